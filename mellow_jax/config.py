@@ -1,0 +1,180 @@
+"""Every choice a run can make, as dataclasses.
+
+The defaults are the architecture of the released Mellow weights and the recipe of its training
+code. Each field names its unit and where its value comes from: "release" is the public inference
+code, "training" the public training code, "paper" the publication of 2025.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class AudioConfig:
+  """Waveform to log-mel spectrogram."""
+
+  sample_rate: int = 32_000  # Hz; paper, appendix E.1
+  clip_seconds: float = 10.0  # seconds heard of each clip; paper, appendix E.1
+  n_fft: int = 1024  # samples per frame, and the length of the Hann window; release
+  hop_samples: int = 320  # samples between frames; release
+  mel_bins: int = 64  # release
+  f_min: float = 50.0  # Hz, lower edge of the first mel bin; release
+  f_max: float = 14_000.0  # Hz, upper edge of the last mel bin; release
+  min_power: float = 1e-10  # power below which a bin reads as silence (-100 dB); release
+
+  @property
+  def clip_samples(self) -> int:
+    return round(self.sample_rate * self.clip_seconds)
+
+
+@dataclass(kw_only=True)
+class HTSATConfig:
+  """HTSAT, the audio encoder: a Swin transformer over the folded log-mel image."""
+
+  chunks: int = 4  # pieces of time stacked into the square image; release
+  patch: int = 4  # pixels; release
+  width: int = 96  # channels after the patch embedding; release
+  depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks a stage; release
+  heads: tuple[int, ...] = (4, 8, 16, 32)  # attention heads a stage; release
+  window: int = 8  # patches along a side; release
+  mlp_ratio: int = 4  # release
+  classes: int = 527  # AudioSet events; release
+  tscam_init_scale: float = 1.0  # factor on the token-semantic head's initial weights
+  batch_statistics: bool = False  # bn0 uses and tracks the batch's own statistics; training: True
+  spec_augment: bool = False  # stripes of time and mel set to 0 in training; training: True
+  time_stripes: int = 2  # stripes an example; training
+  time_stripe_frames: int = 64  # frames, upper bound (exclusive) of a stripe's width; training
+  mel_stripes: int = 2  # stripes an example; training
+  mel_stripe_bins: int = 8  # bins, upper bound (exclusive) of a stripe's width; training
+  stochastic_depth: float = 0.0  # drop rate of the last block, rising from 0; training: 0.1
+
+
+@dataclass(kw_only=True)
+class MapperConfig:
+  """Encoder outputs to decoder embeddings."""
+
+  downsample: int = 8  # frames averaged into one audio token; paper, appendix E.1
+  dropout: float = 0.5  # rate inside the projection, while training; release
+  c2l_init_std: float | None = None  # initial deviation of c2l's weights; None: 1/sqrt(classes)
+
+
+@dataclass(kw_only=True)
+class SmolLM2Config:
+  """SmolLM2-135M, a Llama decoder."""
+
+  vocab: int = 49_152  # tokens; release
+  width: int = 576  # release
+  layers: int = 30  # release
+  heads: int = 9  # query heads; release
+  kv_heads: int = 3  # key and value heads; release
+  head_size: int = 64  # release
+  mlp: int = 1536  # SwiGLU width; release
+  rope_theta: float = 100_000.0  # release
+  norm_eps: float = 1e-5  # release
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+  """Mellow: two clips and a question in, an answer out."""
+
+  audio: AudioConfig = field(default_factory=AudioConfig)
+  encoder: HTSATConfig = field(default_factory=HTSATConfig)
+  mapper: MapperConfig = field(default_factory=MapperConfig)
+  decoder: SmolLM2Config = field(default_factory=SmolLM2Config)
+  text_tokens: int = 129  # slots for the question; release
+  answer_tokens: int = 250  # slots for the answer in training; training
+  sep_id: int = 0  # token whose embedding separates the parts of the prefix; release
+  end_id: int = 0  # token that ends an answer; release
+  pad_id: int = 17  # token that fills the question's slots ("!"); release
+  mask_padding: bool = False  # keep the question's padding out of attention; release: False
+  dtype: str = "float32"  # of computation: "float32" or "bfloat16"; parameters are float32
+
+  @property
+  def image_side(self) -> int:
+    """Pixels along a side of the folded log-mel image."""
+    return self.audio.mel_bins * self.encoder.chunks
+
+  @property
+  def frames(self) -> int:
+    """Frames after the resize in time."""
+    return self.image_side * self.encoder.chunks
+
+  @property
+  def grid(self) -> int:
+    """Patches along a side after the last stage."""
+    return self.image_side // (self.encoder.patch * 2 ** (len(self.encoder.depths) - 1))
+
+  @property
+  def encoder_width(self) -> int:
+    return self.encoder.width * 2 ** (len(self.encoder.depths) - 1)
+
+  @property
+  def steps(self) -> int:
+    """Distinct time steps the encoder tells apart (32, one every 0.31 s)."""
+    return self.grid * self.encoder.chunks
+
+  @property
+  def bands(self) -> int:
+    """Frequency bands of the last stage (2)."""
+    return self.grid // self.encoder.chunks
+
+  @property
+  def audio_tokens(self) -> int:
+    """Tokens a clip takes in the prefix: the latent and the averaged frames (129)."""
+    return 1 + self.frames // self.mapper.downsample
+
+  @property
+  def prefix_tokens(self) -> int:
+    return 2 * (self.audio_tokens + 1) + self.text_tokens
+
+
+def validate(model: ModelConfig) -> None:
+  """Raises ValueError, naming the fields, where sizes do not fit together."""
+  encoder, stages = model.encoder, len(model.encoder.depths)
+  step = encoder.patch * 2 ** (stages - 1)
+
+  def require(holds: bool, message: str) -> None:
+    if not holds:
+      raise ValueError(f"model config: {message}")
+
+  require(len(encoder.heads) == stages, "encoder.heads and encoder.depths differ in length")
+  require(model.image_side % step == 0, f"audio.mel_bins * encoder.chunks must divide by {step}")
+  require(
+    model.grid % encoder.chunks == 0 and model.bands > 0,
+    f"encoder.chunks {encoder.chunks} must divide the last stage's grid of {model.grid}",
+  )
+  for stage, heads in enumerate(encoder.heads):
+    width, grid = encoder.width * 2**stage, model.image_side // (encoder.patch * 2**stage)
+    require(width % heads == 0, f"stage {stage}: {heads} heads do not divide {width} channels")
+    window = min(encoder.window, grid)
+    require(grid % window == 0, f"stage {stage}: window {window} does not divide a grid of {grid}")
+  repeat = model.frames // model.steps
+  require(
+    model.mapper.downsample <= repeat and repeat % model.mapper.downsample == 0,
+    f"mapper.downsample must divide the {repeat} frames of an encoder step",
+  )
+  require(
+    model.decoder.heads % model.decoder.kv_heads == 0,
+    "decoder.kv_heads must divide decoder.heads",
+  )
+  require(model.dtype in ("float32", "bfloat16"), f"dtype {model.dtype!r} is unknown")
+
+
+def from_dict(cls: type, values: dict, path: str = "") -> object:
+  """A config dataclass from the plain dict that `dataclasses.asdict` and JSON make of it.
+
+  Raises ValueError naming an unknown field.
+  """
+  known = {f.name: f for f in dataclasses.fields(cls)}
+  unknown = sorted(set(values) - set(known))
+  if unknown:
+    raise ValueError(f"unknown config field {path}{unknown[0]!r}; known: {', '.join(known)}")
+  kwargs = {}
+  for name, value in values.items():
+    default = known[name].default_factory
+    if dataclasses.is_dataclass(default):
+      value = from_dict(default, value, f"{path}{name}.")
+    elif isinstance(value, list):
+      value = tuple(value)
+    kwargs[name] = value
+  return cls(**kwargs)

@@ -1,0 +1,103 @@
+"""Mellow: two clips and a question in, the next tokens of the answer out."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from mellow_jax import config as config_lib
+from mellow_jax.config import ModelConfig
+from mellow_jax.models.htsat import HTSAT
+from mellow_jax.models.mapper import Mapper
+from mellow_jax.models.smollm2 import Cache, SmolLM2
+
+
+class Mellow(nnx.Module):
+  """HTSAT, the mapper and SmolLM2.
+
+  The sequence, with the default sizes:
+
+    [audio 1: 129][sep][audio 2: 129][sep][question: 129][answer]
+    0                                                   389
+  """
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    config_lib.validate(cfg)
+    self.cfg = cfg
+    self.encoder = HTSAT(cfg, rngs=rngs)
+    self.mapper = Mapper(cfg, rngs=rngs)
+    self.decoder = SmolLM2(cfg.decoder, jnp.dtype(cfg.dtype), rngs=rngs)
+
+  def encode(
+    self,
+    wav: Float[Array, "B S"],
+    encoder_key: PRNGKeyArray | None = None,
+    mapper_key: PRNGKeyArray | None = None,
+  ) -> Float[Array, "B A D"]:
+    """Audio tokens of clips; each key puts its part in training mode."""
+    return self.mapper(self.encoder(wav, encoder_key), mapper_key)
+
+  def prefix(
+    self,
+    audio1: Float[Array, "B A D"],
+    audio2: Float[Array, "B A D"],
+    text_ids: Int[Array, "B L"],
+  ) -> Float[Array, "B P D"]:
+    """Joins the two clips' tokens and the question, a separator after each clip."""
+    sep = self.decoder.embed(jnp.full((len(text_ids), 1), self.cfg.sep_id))
+    return jnp.concatenate([audio1, sep, audio2, sep, self.decoder.embed(text_ids)], axis=1)
+
+  def is_heard(self, text_lengths: Int[Array, "B"], answer_tokens: int = 0) -> Bool[Array, "B T"]:
+    """True at slots that may be attended to: all but the question's padding.
+
+    The reference pads the question with "!" and masks nothing; its weights were trained so.
+    Hence with mask_padding off every slot is heard.
+    """
+    slots = jnp.arange(self.cfg.prefix_tokens + answer_tokens)
+    if not self.cfg.mask_padding:
+      return jnp.ones((len(text_lengths), len(slots)), bool)
+    first_pad = self.cfg.prefix_tokens - self.cfg.text_tokens + text_lengths[:, None]
+    return (slots < first_pad) | (slots >= self.cfg.prefix_tokens)
+
+  def hidden(
+    self,
+    prefix: Float[Array, "B P D"],
+    text_lengths: Int[Array, "B"],
+    answer_ids: Int[Array, "B R"],
+  ) -> Float[Array, "B R D"]:
+    """States that predict each answer token, the true tokens before it given.
+
+    The state of slot P - 1 predicts the first answer token, so the last answer token is not fed.
+    """
+    x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
+    heard = self.is_heard(text_lengths, answer_ids.shape[1] - 1)
+    mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & heard[:, None]
+    hidden, _ = self.decoder(x, positions(heard), mask)
+    return hidden[:, self.cfg.prefix_tokens - 1 :]
+
+  def prefill(
+    self, prefix: Float[Array, "B P D"], text_lengths: Int[Array, "B"]
+  ) -> tuple[Float[Array, "B D"], Cache]:
+    """The state that predicts the first answer token, and the cache of the P slots."""
+    heard = self.is_heard(text_lengths)
+    slots = self.cfg.prefix_tokens
+    mask = jnp.tril(jnp.ones((slots, slots), bool)) & heard[:, None]
+    hidden, cache = self.decoder(prefix, positions(heard), mask)
+    return hidden[:, -1], cache
+
+
+def positions(heard: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+  """Rotary positions: the number of heard slots before each, so that padding takes no room."""
+  return jnp.maximum(jnp.cumsum(heard, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def abstract(cfg: ModelConfig) -> tuple[nnx.GraphDef, dict]:
+  """The model's structure and its parameters as ShapeDtypeStructs, without their memory."""
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: Mellow(cfg, rngs=nnx.Rngs(0))))
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def init_params(cfg: ModelConfig, seed: int) -> dict:
+  """Fresh parameters (and bn0's running statistics) as a nested dict of arrays."""
+  make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(Mellow(cfg, rngs=nnx.Rngs(seed)))))
+  return make()

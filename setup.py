@@ -1,0 +1,52 @@
+"""Packaging of mellow_jax: `pip install .` or, for one of the extras below, `pip install .[cuda]`."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mellow_jax/__init__.py").read_text())[1]
+
+setup(
+  name="mellow_jax",
+  version=VERSION,
+  description="The Mellow small audio-language model in JAX: convert, train, ask, evaluate.",
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["mellow_jax", "mellow_jax.*", "tools", "tools.*", "configs"]),
+  install_requires=[
+    "jax>=0.10,<0.12",
+    "flax>=0.12.5,<0.13",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11,<0.13",
+    "grain>=0.2.16,<0.3",
+    "transformers>=5",  # AutoTokenizer only; the models are ours
+    "tokenizers>=0.22",
+    "safetensors>=0.5",
+    "huggingface_hub>=1.0",
+    "librosa>=0.11",  # mel filterbank
+    "soundfile>=0.13",  # decoding of wav, flac, ogg, mp3
+    "numpy>=2.0",
+    "ml_dtypes>=0.5",
+    "absl-py>=2.1",
+    "ml_collections>=1.1",  # config overrides from the command line
+    "jaxtyping>=0.3",
+    "tqdm>=4.66",
+    "tensorboardX>=2.6",
+    "matplotlib>=3.9",
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]>=0.10"],
+    "cuda": ["jax[cuda12]>=0.10"],
+    "metrics": ["pycocoevalcap==1.2"],
+    # importlib_resources: tensorflow-datasets needs it and does not declare it for Python > 3.8.
+    "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],
+    # Cross-checks against PyTorch, in tests marked `torch` and in benchmarks. Never imported by
+    # mellow_jax itself.
+    "torch": ["torch>=2.10"],
+    "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.12", "beartype>=0.21", "setuptools>=75", "wheel"],
+  },
+)

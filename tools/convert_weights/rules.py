@@ -1,0 +1,128 @@
+"""The whole table between PyTorch's names and ours, one regex a line.
+
+Each rule is (torch key, path in our parameter tree, transform). A transform is a pair of
+functions, there and back. A path of None names an entry that is computed from the configuration
+and not learned: it is dropped on the way in and made anew on the way out.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Transform(NamedTuple):
+  """How an array changes its layout: PyTorch to JAX, and back."""
+
+  there: Callable[[np.ndarray], np.ndarray]
+  back: Callable[[np.ndarray], np.ndarray]
+
+
+class Rule(NamedTuple):
+  """One line of the table."""
+
+  key: str
+  path: str | None
+  transform: Transform | None
+
+
+keep = Transform(lambda x: x, lambda x: x)
+transpose = Transform(lambda x: x.T, lambda x: x.T)  # Linear: [out, in] to [in, out]
+# Conv2d: [out, in, height, width] to [height, width, in, out].
+conv = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+
+
+def _norm(key: str, path: str) -> list[Rule]:
+  return [
+    Rule(rf"{key}\.weight", f"{path}.scale", keep),
+    Rule(rf"{key}\.bias", f"{path}.bias", keep),
+  ]
+
+
+def _linear(key: str, path: str) -> list[Rule]:
+  return [
+    Rule(rf"{key}\.weight", f"{path}.kernel", transpose),
+    Rule(rf"{key}\.bias", f"{path}.bias", keep),
+  ]
+
+
+def htsat(prefix: str) -> list[Rule]:
+  """HTSAT under `prefix`, a regex that ends with a dot or is empty."""
+  block, ours = prefix + r"layers\.(\d+)\.blocks\.(\d+)\.", r"encoder.stages.\1.blocks.\2."
+  merge = prefix + r"layers\.(\d+)\.downsample\."
+  return [
+    *_norm(prefix + "bn0", "encoder.bn0"),
+    Rule(prefix + r"bn0\.running_mean", "encoder.bn0.mean", keep),
+    Rule(prefix + r"bn0\.running_var", "encoder.bn0.var", keep),
+    Rule(prefix + r"patch_embed\.proj\.weight", "encoder.patch_embed.kernel", conv),
+    Rule(prefix + r"patch_embed\.proj\.bias", "encoder.patch_embed.bias", keep),
+    *_norm(prefix + r"patch_embed\.norm", "encoder.patch_norm"),
+    *_norm(block + "norm1", ours + "norm1"),
+    Rule(block + r"attn\.relative_position_bias_table", ours + "attn.bias_table", keep),
+    *_linear(block + r"attn\.qkv", ours + "attn.qkv"),
+    *_linear(block + r"attn\.proj", ours + "attn.proj"),
+    *_norm(block + "norm2", ours + "norm2"),
+    *_linear(block + r"mlp\.fc1", ours + "fc1"),
+    *_linear(block + r"mlp\.fc2", ours + "fc2"),
+    *_norm(merge + "norm", r"encoder.stages.\1.merge.norm"),
+    Rule(merge + r"reduction\.weight", r"encoder.stages.\1.merge.reduction.kernel", transpose),
+    *_norm(prefix + "norm", "encoder.norm"),
+    Rule(prefix + r"tscam_conv\.weight", "encoder.tscam_conv.kernel", conv),
+    Rule(prefix + r"tscam_conv\.bias", "encoder.tscam_conv.bias", keep),
+    *_linear(prefix + "head", "encoder.head"),
+    Rule(prefix + r"spectrogram_extractor\.stft\.conv_(real|imag)\.weight", None, None),
+    Rule(prefix + r"logmel_extractor\.melW", None, None),
+    Rule(prefix + r"bn0\.num_batches_tracked", None, None),
+    Rule(block + r"attn\.relative_position_index", None, None),
+    Rule(block + "attn_mask", None, None),
+  ]
+
+
+def smollm2(prefix: str) -> list[Rule]:
+  """SmolLM2 under `prefix`, a regex that ends with a dot or is empty."""
+  layer, ours = prefix + r"model\.layers\.(\d+)\.", r"decoder.blocks.\1."
+  return [
+    Rule(prefix + r"model\.embed_tokens\.weight", "decoder.embed.embedding", keep),
+    *(
+      Rule(layer + rf"self_attn\.{name}_proj\.weight", ours + f"attn.{name}.kernel", transpose)
+      for name in "qkvo"
+    ),
+    *(
+      Rule(layer + rf"mlp\.{name}_proj\.weight", ours + f"mlp.{name}.kernel", transpose)
+      for name in ("gate", "up", "down")
+    ),
+    Rule(layer + r"input_layernorm\.weight", ours + "attn_norm.scale", keep),
+    Rule(layer + r"post_attention_layernorm\.weight", ours + "mlp_norm.scale", keep),
+    Rule(prefix + r"model\.norm\.weight", "decoder.norm.scale", keep),
+    # The tied head: dropped after a check that it equals the embedding.
+    Rule(prefix + r"lm_head\.weight", None, None),
+  ]
+
+
+MELLOW = [
+  *htsat(r"audio_encoder\.base\.htsat\."),
+  *_linear(r"audio_encoder\.base\.c2l", "mapper.c2l"),
+  Rule(
+    r"audio_encoder\.projection\.linear(1|2)\.weight",
+    r"mapper.projection.linear\1.kernel",
+    transpose,
+  ),
+  *_norm(r"audio_encoder\.projection\.layer_norm", "mapper.projection.norm"),
+  *smollm2(r"caption_decoder\.lm\."),
+]
+HTSAT = htsat(r"sed_model\.")
+SMOLLM2 = smollm2("")
+
+# What a source holds, told by a key that only it has.
+TABLES = {
+  "mellow": ("audio_encoder.projection.linear1.weight", MELLOW),
+  "htsat": ("sed_model.patch_embed.proj.weight", HTSAT),
+  "smollm2": ("model.embed_tokens.weight", SMOLLM2),
+}
+
+
+def match(key: str, rules: list[Rule]) -> list[tuple[Rule, str | None]]:
+  """Every rule that matches the whole key, with the path it gives."""
+  found = ((rule, re.fullmatch(rule.key, key)) for rule in rules)
+  return [(rule, rule.path and m.expand(rule.path)) for rule, m in found if m]
