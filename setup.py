@@ -1,4 +1,4 @@
-"""Packaging of mellow_jax: `pip install .` or, for one of the extras below, `pip install .[cuda]`."""
+"""Packaging of mellow_jax: `pip install .`, or `pip install .[cuda]` for one of the extras."""
 
 import pathlib
 import re
@@ -47,6 +47,13 @@ setup(
     # Cross-checks against PyTorch, in tests marked `torch` and in benchmarks. Never imported by
     # mellow_jax itself.
     "torch": ["torch>=2.10"],
-    "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.12", "beartype>=0.21", "setuptools>=75", "wheel"],
+    "dev": [
+      "pytest>=8",
+      "hypothesis>=6",
+      "ruff>=0.12",
+      "beartype>=0.21",
+      "setuptools>=75",
+      "wheel",
+    ],
   },
 )

@@ -13,7 +13,6 @@ of every leaf: Orbax itself restores flipped bits without a word.
 import dataclasses
 import hashlib
 import json
-import logging
 import pathlib
 import shutil
 from typing import Any
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tokenizers
-from absl import logging as absl_logging
+from absl import logging
 from jaxtyping import PyTree
 from orbax.checkpoint import options as ocp_options
 
@@ -31,9 +30,6 @@ from mellow_jax.config import ModelConfig
 from mellow_jax.models import mellow
 
 FORMAT = 1
-
-# Orbax reports each phase of each save as a line of its own.
-logging.getLogger("orbax").setLevel(logging.ERROR)
 
 
 class CheckpointError(ValueError):
@@ -50,17 +46,6 @@ class LoadedModel:
   tokenizer: tokenizers.Tokenizer
 
 
-def flatten(tree: PyTree) -> dict[str, Any]:
-  """Leaves by their path, parts joined by "/"."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: dict[str, Any], like: PyTree) -> PyTree:
-  """Undoes `flatten`, with the structure of `like`."""
-  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in flatten(like)])
-
-
 def digest(flat: dict[str, Any]) -> dict[str, str]:
   """SHA-256 of every leaf's type, shape and bytes."""
   result = {}
@@ -70,6 +55,10 @@ def digest(flat: dict[str, Any]) -> dict[str, str]:
     sha.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
     result[name] = sha.hexdigest()
   return result
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [repr(error)])[0][:300]
 
 
 def _free_space(path: pathlib.Path) -> str:
@@ -83,20 +72,24 @@ def save_model(
   params: PyTree,
   config: ModelConfig,
   preset: str,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: tokenizers.Tokenizer | None,
+  *,
+  overwrite: bool = False,
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
 
-  Raises CheckpointError where the folder exists already or the disk is full.
+  params may be a part of the model's, such as a pretrained encoder alone; such a folder is for
+  `init_from`, not for answering. Raises CheckpointError where the folder holds something and
+  overwrite is False, and where the disk is full.
   """
   folder = pathlib.Path(folder).absolute()
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+  if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
     raise CheckpointError(f"{folder} exists and is not empty: name a new folder or remove it")
   part = folder.with_name(folder.name + ".part")
   shutil.rmtree(part, ignore_errors=True)
   try:
     part.mkdir(parents=True)
-    flat = flatten(params)
+    flat = mellow.flatten(params)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(part / "params", flat)
     content = {
@@ -106,14 +99,15 @@ def save_model(
       "sha256": digest(flat),
     }
     (part / "config.json").write_text(json.dumps(content, indent=1))
-    tokenizer.save(str(part / "tokenizer.json"))
+    if tokenizer is not None:
+      tokenizer.save(str(part / "tokenizer.json"))
     if folder.exists():
-      folder.rmdir()
+      shutil.rmtree(folder)
     part.rename(folder)
-  except (OSError, ValueError) as error:
+  except Exception as error:  # a full disk arrives as OSError, ValueError or plain Exception
     shutil.rmtree(part, ignore_errors=True)
     raise CheckpointError(
-      f"{folder}: could not be written ({_free_space(folder)}): {str(error).splitlines()[0]}"
+      f"{folder}: could not be written ({_free_space(folder)}): {_first_line(error)}"
     ) from error
 
 
@@ -130,8 +124,8 @@ def _read_config(folder: pathlib.Path) -> dict:
   return content
 
 
-def load_model(folder: str | pathlib.Path) -> LoadedModel:
-  """Reads a model folder and checks every leaf against its digest.
+def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig, str]:
+  """(parameters by path, configuration, preset) of a model folder, checked against its digests.
 
   Raises CheckpointError where a part is missing, damaged or of another architecture than
   config.json says.
@@ -141,28 +135,57 @@ def load_model(folder: str | pathlib.Path) -> LoadedModel:
   try:
     config = config_lib.from_dict(ModelConfig, content["model"])
     config_lib.validate(config)
+    names, preset = content["sha256"], content["preset"]
   except (KeyError, TypeError, ValueError) as error:
     raise CheckpointError(f"{folder}/config.json: {error}") from error
-  _, abstract = mellow.abstract(config)
+  abstract = mellow.flatten(mellow.abstract(config)[1])
+  unknown = sorted(set(names) - set(abstract))
+  if unknown:
+    raise CheckpointError(f"{folder}/config.json: {unknown[0]} is no parameter of this model")
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {
-    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-    for name, leaf in flatten(abstract).items()
+    name: jax.ShapeDtypeStruct(abstract[name].shape, abstract[name].dtype, sharding=device)
+    for name in names
   }
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       flat = checkpointer.restore(folder / "params", target)
   except Exception as error:  # Orbax raises plain Exception and many others for damage
     raise CheckpointError(
-      f"{folder}/params: damaged, or not of the architecture in config.json: "
-      f"{str(error).splitlines()[0][:300]}"
+      f"{folder}/params: damaged, or not of the architecture in config.json: {_first_line(error)}"
     ) from error
-  _check_digest(f"{folder}/params", flat, content["sha256"])
+  _check_digest(f"{folder}/params", flat, names)
+  return flat, config, preset
+
+
+def load_tokenizer(path: str | pathlib.Path) -> tokenizers.Tokenizer:
+  """The tokenizer of a tokenizer.json or of the folder that holds one.
+
+  Raises CheckpointError naming the file.
+  """
+  path = pathlib.Path(path)
+  path = path / "tokenizer.json" if path.is_dir() else path
   try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # tokenizers raises plain Exception
-    raise CheckpointError(f"{folder}/tokenizer.json: {error}") from error
-  return LoadedModel(unflatten(flat, abstract), config, content["preset"], tokenizer)
+    raise CheckpointError(f"{path}: no readable tokenizer: {_first_line(error)}") from error
+
+
+def load_model(folder: str | pathlib.Path) -> LoadedModel:
+  """A whole model folder.
+
+  Raises CheckpointError as load_params does, and where parameters are missing.
+  """
+  flat, config, preset = load_params(folder)
+  _, abstract = mellow.abstract(config)
+  missing = sorted(set(mellow.flatten(abstract)) - set(flat))
+  if missing:
+    raise CheckpointError(
+      f"{folder} holds a part of the model: {len(missing)} parameters are missing, first "
+      f"{missing[0]}; train from it with --config.init_from"
+    )
+  tokenizer = load_tokenizer(folder)
+  return LoadedModel(mellow.unflatten(flat, abstract), config, preset, tokenizer)
 
 
 def _check_digest(where: str, flat: dict[str, Any], expected: dict[str, str]) -> None:
@@ -200,7 +223,8 @@ class TrainCheckpoints:
 
     Raises CheckpointError with path and free space where this or the last save failed.
     """
-    flat = {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
+    # A copy: the step after this one reuses the state's own buffers.
+    flat = {name: np.array(leaf) for name, leaf in mellow.flatten(state).items()}
     meta = {**meta, "step": step, "sha256": digest(flat)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave(meta))
     try:
@@ -218,7 +242,7 @@ class TrainCheckpoints:
   def _failed(self, error: Exception) -> CheckpointError:
     return CheckpointError(
       f"{self.folder}: saving failed ({_free_space(self.folder)}); earlier steps "
-      f"{self._manager.all_steps()} are kept: {str(error).splitlines()[0][:300]}"
+      f"{self._manager.all_steps()} are kept: {_first_line(error)}"
     )
 
   def restore(self, like: PyTree, meta: dict[str, Any]) -> tuple[PyTree, dict] | None:
@@ -235,8 +259,8 @@ class TrainCheckpoints:
       except _OtherRunError as error:
         raise CheckpointError(f"{self.folder}/{step}: {error}") from error
       except Exception as error:  # Orbax raises plain Exception and many others for damage
-        failures.append(f"step {step}: {str(error).splitlines()[0][:200]}")
-        absl_logging.warning("checkpoint %s is unusable, trying an older one: %s", step, error)
+        failures.append(f"step {step}: {_first_line(error)}")
+        logging.warning("checkpoint %s is unusable, trying an older one: %s", step, error)
     leftover = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
     if failures or leftover:
       detail = "; ".join(failures) or f"folders {sorted(leftover)} have no commit marker"
@@ -255,10 +279,10 @@ class TrainCheckpoints:
           f"was saved with {key} = {saved_meta.get(key)!r}, this run has {value!r}; "
           "use another --workdir or the same settings"
         )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(flatten(like)))
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(mellow.flatten(like)))
     flat = self._manager.restore(step, args=args)["state"]
     _check_digest(f"{self.folder}/{step}", flat, saved_meta["sha256"])
-    return unflatten(flat, like), saved_meta
+    return mellow.unflatten(flat, like), saved_meta
 
   def close(self) -> None:
     """Waits for the last save and lets go of Orbax's threads."""

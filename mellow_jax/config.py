@@ -9,6 +9,10 @@ import dataclasses
 from dataclasses import dataclass, field
 
 
+class ConfigError(ValueError):
+  """A choice that cannot be carried out; the message names the field and what it may be."""
+
+
 @dataclass(kw_only=True)
 class AudioConfig:
   """Waveform to log-mel spectrogram."""
@@ -87,7 +91,8 @@ class ModelConfig:
   end_id: int = 0  # token that ends an answer; release
   pad_id: int = 17  # token that fills the question's slots ("!"); release
   mask_padding: bool = False  # keep the question's padding out of attention; release: False
-  dtype: str = "float32"  # of computation: "float32" or "bfloat16"; parameters are float32
+  # Of computation; parameters are float32. "auto": bfloat16, on CPUs float32.
+  dtype: str = "auto"
 
   @property
   def image_side(self) -> int:
@@ -128,14 +133,71 @@ class ModelConfig:
     return 2 * (self.audio_tokens + 1) + self.text_tokens
 
 
+@dataclass(kw_only=True)
+class DataConfig:
+  """Where rows and audio come from, and how they become batches."""
+
+  source: str = "json"  # "json": ReasonAQA files; "scenes": generated listening scenes
+  train: str = ""  # path of the training rows (source json)
+  val: str = ""  # path of the validation rows (source json)
+  audio_root: str = ""  # folder that the rows' audio paths start from (source json)
+  tokenizer: str = ""  # folder or file of tokenizer.json; unused with train.init_from or scenes
+  preset: str = "training"  # of preprocessing and prompts: "release", "training" or "clean"
+  another_clip_share: float = 1.0  # of one-clip rows that hear another clip second; training
+  mix: dict[str, float] = field(default_factory=dict)  # scenes: weight of each task
+  warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
+  warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
+  augment: bool = False  # roll, gain, equalise and mix training clips, redraw option order
+  threads: int = 2  # that decode and tokenise, a process
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+  """How parameters are updated."""
+
+  optimizer: str = "adam_l2"  # "adam_l2": decay added to the gradient, training; or "adamw"
+  learning_rate: float = 1e-3  # at its peak; paper, appendix E.2
+  schedule: str = "cosine_per_epoch"  # training; or "cosine" (every step) or "constant"
+  warmup_steps: int = 0  # steps of linear rise; training: none
+  b1: float = 0.9  # training
+  b2: float = 0.999  # training
+  eps: float = 1e-8  # training
+  weight_decay: float = 1e-4  # training
+  clip: str = "running_norm"  # per-tensor running norms, training; or "global_norm" or "none"
+  clip_norm: float = 0.5  # first running norm, or the global norm allowed; training
+  freeze: tuple[str, ...] = ("encoder/.*",)  # regexes of parameter paths held fixed; training
+
+
+@dataclass(kw_only=True)
+class Config:
+  """A training run."""
+
+  model: ModelConfig = field(default_factory=ModelConfig)
+  data: DataConfig = field(default_factory=DataConfig)
+  optim: OptimConfig = field(default_factory=OptimConfig)
+  seed: int = 0  # of initial weights, data order and dropout
+  init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
+  batch_size: int = 4  # examples a step, over all devices
+  steps: int = 1000  # optimiser steps of the run
+  encoder_train_mode: bool = False  # SpecAugment, stochastic depth, bn0 statistics as configured
+  calibrate_batches: int = 0  # batches that set bn0's running statistics before step 0
+  mesh: tuple[int, int] = (-1, 1)  # devices along (data, fsdp); -1: all that are left
+  save_every: int = 500  # steps between checkpoints
+  keep: int = 3  # checkpoints kept
+  eval_every: int = 500  # steps between validations
+  eval_batches: int = 16  # batches of a validation
+  sample_answers: int = 3  # validation questions answered and shown at each validation
+  log_every: int = 20  # steps between log lines
+
+
 def validate(model: ModelConfig) -> None:
-  """Raises ValueError, naming the fields, where sizes do not fit together."""
+  """Raises ConfigError, naming the fields, where sizes do not fit together."""
   encoder, stages = model.encoder, len(model.encoder.depths)
   step = encoder.patch * 2 ** (stages - 1)
 
   def require(holds: bool, message: str) -> None:
     if not holds:
-      raise ValueError(f"model config: {message}")
+      raise ConfigError(f"model config: {message}")
 
   require(len(encoder.heads) == stages, "encoder.heads and encoder.depths differ in length")
   require(model.image_side % step == 0, f"audio.mel_bins * encoder.chunks must divide by {step}")
@@ -157,18 +219,18 @@ def validate(model: ModelConfig) -> None:
     model.decoder.heads % model.decoder.kv_heads == 0,
     "decoder.kv_heads must divide decoder.heads",
   )
-  require(model.dtype in ("float32", "bfloat16"), f"dtype {model.dtype!r} is unknown")
+  require(model.dtype in ("auto", "float32", "bfloat16"), f"dtype {model.dtype!r} is unknown")
 
 
 def from_dict(cls: type, values: dict, path: str = "") -> object:
   """A config dataclass from the plain dict that `dataclasses.asdict` and JSON make of it.
 
-  Raises ValueError naming an unknown field.
+  Raises ConfigError naming an unknown field.
   """
   known = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(values) - set(known))
   if unknown:
-    raise ValueError(f"unknown config field {path}{unknown[0]!r}; known: {', '.join(known)}")
+    raise ConfigError(f"unknown config field {path}{unknown[0]!r}; known: {', '.join(known)}")
   kwargs = {}
   for name, value in values.items():
     default = known[name].default_factory

@@ -42,7 +42,7 @@ def window_reverse(windows: Float[Array, "W M C"], grid: int) -> Float[Array, "B
 
 
 @functools.lru_cache
-def _relative_position_index(size: int) -> np.ndarray:
+def relative_position_index(size: int) -> np.ndarray:
   """[M, M] row of the bias table for each pair of tokens of a window."""
   y, x = np.divmod(np.arange(size * size), size)
   dy, dx = y[:, None] - y[None] + size - 1, x[:, None] - x[None] + size - 1
@@ -50,8 +50,8 @@ def _relative_position_index(size: int) -> np.ndarray:
 
 
 @functools.lru_cache
-def _shift_mask(grid: int, size: int, shift: int) -> np.ndarray:
-  """[grid / size squared, M, M]: -100 where a shifted window joins patches that are no neighbours."""
+def shift_mask(grid: int, size: int, shift: int) -> np.ndarray:
+  """[w, M, M]: -100 where a shifted window joins patches that are no neighbours."""
   band = np.zeros(grid, int)
   band[grid - size : grid - shift] = 1
   band[grid - shift :] = 2
@@ -80,7 +80,7 @@ class WindowAttention(nnx.Module):
     scores = jnp.einsum(
       "wmng,wlng->wnml", q * (c // self.heads) ** -0.5, k, preferred_element_type=jnp.float32
     )
-    bias = self.bias_table[...][_relative_position_index(self.window)]
+    bias = self.bias_table[...][relative_position_index(self.window)]
     scores = scores + bias.transpose(2, 0, 1)
     if mask is not None:
       per_clip = scores.reshape(-1, len(mask), self.heads, m, m) + mask[:, None]
@@ -131,7 +131,7 @@ class SwinBlock(nnx.Module):
     h, mask = self.norm1(x), None
     if self.shift:
       h = jnp.roll(h, (-self.shift, -self.shift), (1, 2))
-      mask = _shift_mask(self.grid, self.window, self.shift)
+      mask = shift_mask(self.grid, self.window, self.shift)
     h = window_reverse(self.attn(window_partition(h, self.window), mask), self.grid)
     if self.shift:
       h = jnp.roll(h, (self.shift, self.shift), (1, 2))

@@ -1,9 +1,12 @@
 """Mellow: two clips and a question in, the next tokens of the answer out."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from mellow_jax import config as config_lib
 from mellow_jax.config import ModelConfig
@@ -23,6 +26,10 @@ class Mellow(nnx.Module):
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     config_lib.validate(cfg)
+    if cfg.dtype == "auto":
+      # bfloat16 is the accelerators' fast type, and slower than float32 on CPUs.
+      dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+      cfg = dataclasses.replace(cfg, dtype=dtype)
     self.cfg = cfg
     self.encoder = HTSAT(cfg, rngs=rngs)
     self.mapper = Mapper(cfg, rngs=rngs)
@@ -101,3 +108,14 @@ def init_params(cfg: ModelConfig, seed: int) -> dict:
   """Fresh parameters (and bn0's running statistics) as a nested dict of arrays."""
   make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(Mellow(cfg, rngs=nnx.Rngs(seed)))))
   return make()
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+  """Leaves by their path, parts joined by "/"."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, Any], like: PyTree) -> PyTree:
+  """Undoes `flatten`, with the structure of `like`."""
+  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in flatten(like)])

@@ -77,11 +77,13 @@ class Attention(nnx.Module):
     if cache is not None:
       k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start, 0))
       v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, 0, start, 0))
-    q = q.reshape(b, l, cfg.kv_heads, -1, cfg.head_size)
-    scores = jnp.einsum("blkhg,bktg->bkhlt", q, k, preferred_element_type=jnp.float32)
+    # Heads come before positions on both sides of each product: in any other order XLA on CPU
+    # copies the whole cache, transposed, for every token.
+    q = q.reshape(b, l, cfg.kv_heads, -1, cfg.head_size).transpose(0, 2, 3, 1, 4)
+    scores = jnp.einsum("bkhlg,bktg->bkhlt", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores * cfg.head_size**-0.5, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    y = jnp.einsum("bkhlt,bktg->blkhg", weights, v).reshape(b, l, -1)
+    y = jnp.einsum("bkhlt,bktg->bkhlg", weights, v).transpose(0, 3, 1, 2, 4).reshape(b, l, -1)
     return self.o(y), LayerCache(k, v)
 
 

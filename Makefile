@@ -1,0 +1,38 @@
+# Two commands set everything up on a fresh machine with Python 3.11 or 3.12:
+#   make demo   train the small model and hear it answer
+#   make test   run the tests
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+DEMO_DIR ?= runs/demo
+SEED ?= 0
+
+.PHONY: demo test test-slow lint lock clean
+
+$(VENV)/installed: requirements.lock setup.py
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) -m mellow_jax.demo --workdir=$(DEMO_DIR) --seed=$(SEED)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/installed
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --extra dev setup.py -o requirements.lock
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,86 @@
+"""The embedded default: a small Mellow learns to listen to generated scenes on two CPU cores.
+
+Sizes, curriculum and rates follow a trial on such a machine; `make demo` prints what they reach.
+"""
+
+from mellow_jax import config
+
+
+def get_config(arg: str = "") -> config.Config:
+  """The run of `make demo`."""
+  del arg
+  model = config.ModelConfig(
+    audio=config.AudioConfig(
+      sample_rate=16_000,
+      clip_seconds=5.12,
+      n_fft=1024,
+      hop_samples=640,  # 129 frames
+      mel_bins=32,
+      f_min=50.0,
+      f_max=8000.0,
+      min_power=10**-4.5,  # a floor above the scenes' digital silence: without it nothing is learnt
+    ),
+    encoder=config.HTSATConfig(
+      chunks=2,
+      patch=8,
+      width=48,
+      depths=(2, 2),
+      heads=(3, 6),
+      window=4,
+      classes=64,
+      tscam_init_scale=4.0,
+    ),
+    mapper=config.MapperConfig(downsample=16, dropout=0.0, c2l_init_std=1.0),
+    decoder=config.SmolLM2Config(
+      vocab=128,
+      width=96,
+      layers=3,
+      heads=4,
+      kv_heads=2,
+      head_size=24,
+      mlp=192,
+      rope_theta=10_000.0,
+    ),
+    text_tokens=24,
+    answer_tokens=22,
+    sep_id=0,
+    end_id=0,
+    pad_id=1,
+    mask_padding=True,
+  )
+  return config.Config(
+    model=model,
+    data=config.DataConfig(
+      source="scenes",
+      preset="clean",
+      another_clip_share=0.3,
+      warmup_mix={"caption": 0.8, "binary": 0.2},
+      warmup_share=0.15,
+      mix={
+        "presence": 0.30,
+        "order": 0.20,
+        "binary": 0.25,
+        "caption": 0.17,
+        "difference": 0.04,
+        "entailment": 0.04,
+      },
+    ),
+    optim=config.OptimConfig(
+      optimizer="adamw",
+      learning_rate=1.2e-3,
+      schedule="cosine",
+      warmup_steps=190,
+      b2=0.95,
+      weight_decay=0.01,
+      clip="global_norm",
+      clip_norm=1.0,
+      freeze=(),
+    ),
+    batch_size=16,
+    steps=4700,
+    calibrate_batches=16,
+    save_every=1000,
+    eval_every=500,
+    eval_batches=8,
+    log_every=50,
+  )

@@ -1,0 +1,294 @@
+"""Audio file or bytes to the float32 waveform of a clip: decode, mono, resample, fit.
+
+Only the part that will be heard is decoded, with the margin that the resampling filter needs: ten
+seconds out of an hour cost what ten seconds cost. Resampling any window equals resampling the whole
+file and cutting the window from it.
+"""
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32
+
+from mellow_jax.config import AudioConfig
+from mellow_jax.data import records, resampling
+from mellow_jax.data.prompts import Preset
+
+# Limits on what a header may claim. Without them a rate of 1 Hz asks for gigabytes of output, and
+# a damaged flac or mp3 for terabytes.
+MAX_CHANNELS = 16
+MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+MAX_SECONDS = 4 * 3600.0
+# Full scale is 1. Floating-point files may go beyond it, and real ones near 100 exist; at this size
+# the samples are integers that somebody forgot to scale.
+MAX_AMPLITUDE = 1e4
+# The shortest remainder that counts as a window of its own.
+MIN_WINDOW_SECONDS = 1.0
+# A RIFF size from here up means "unknown": what programs write when they stream.
+_STREAMED_RIFF = 0x7FFF_0000
+
+Source = str | os.PathLike | bytes | tuple[np.ndarray, int]
+Window = Literal["first", "center", "random"]
+
+
+class AudioError(ValueError):
+  """Audio that cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+  """A waveform as long as the model hears, and where it comes from.
+
+  Seconds count the mono signal, which under the preset "release" is every channel end to end.
+  """
+
+  wav: Float32[np.ndarray, "S"]
+  start_seconds: float  # where the clip begins in the signal
+  seconds_heard: float  # of the signal, without repetition and padding
+  total_seconds: float  # of the signal
+
+
+@dataclass(frozen=True)
+class _Signal:
+  """An opened source, its header checked."""
+
+  name: str
+  rate: int  # Hz
+  channels: int
+  frames: int
+  read: Callable[[int, int], Float32[np.ndarray, "frames channels"]]  # (start, stop), in frames
+
+
+# --- Opening -------------------------------------------------------------------------------------
+
+
+def _check_header(name: str, rate: int, channels: int, frames: int) -> None:
+  if not MIN_RATE <= rate <= MAX_RATE:
+    raise AudioError(
+      f"{name}: sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE}: convert it to 32000 Hz"
+    )
+  if not 1 <= channels <= MAX_CHANNELS:
+    raise AudioError(
+      f"{name}: {channels} channels, where 1 to {MAX_CHANNELS} are read: mix it down to mono"
+    )
+  if frames < 1:
+    raise AudioError(f"{name}: holds no samples: replace it or drop its record")
+  if frames > MAX_SECONDS * rate:
+    raise AudioError(
+      f"{name}: claims {frames / rate:.0f} s, more than {MAX_SECONDS:.0f}: split it, or get it "
+      "again if it is shorter"
+    )
+
+
+def _open_array(wav: np.ndarray, rate: int) -> _Signal:
+  name = f"array {wav.dtype}{list(wav.shape)}"
+  if not np.issubdtype(wav.dtype, np.floating) or wav.ndim not in (1, 2):
+    raise AudioError(
+      f"{name}: give floating-point samples in [-1, 1], shaped [samples] or [samples, channels]"
+    )
+  wav = wav[:, None] if wav.ndim == 1 else wav
+  _check_header(name, rate, wav.shape[1], wav.shape[0])
+  return _Signal(name, rate, wav.shape[1], wav.shape[0], lambda a, b: wav[a:b].astype(np.float32))
+
+
+def _check_riff(name: str, head: bytes, size: int) -> None:
+  """A wav cut short still opens, as a shorter file; only its header tells."""
+  promised = 8 + int.from_bytes(head[4:8], "little")
+  # One byte less is no loss: some programs count the last padding byte and do not write it.
+  if head[:4] == b"RIFF" and size + 1 < promised < _STREAMED_RIFF:
+    raise AudioError(f"{name}: cut short, {size} of {promised} bytes are there: get it again")
+
+
+def _head(path: str) -> bytes:
+  with Path(path).open("rb") as file:
+    return file.read(12)
+
+
+@contextlib.contextmanager
+def _open(source: Source) -> Iterator[_Signal]:
+  """Raises AudioError for what cannot be opened and for headers beyond the limits."""
+  if isinstance(source, tuple):
+    yield _open_array(*source)
+    return
+  if isinstance(source, bytes):
+    name, size, head, file = f"{len(source)} bytes", len(source), source[:12], io.BytesIO(source)
+  else:
+    name = file = os.fspath(source)
+    try:
+      status = Path(name).stat()
+      is_file = stat.S_ISREG(status.st_mode)  # opening a pipe would wait for ever
+      head = _head(name) if is_file else b""
+    except FileNotFoundError:
+      raise AudioError(f"{name}: there is no such file: check the path and the root") from None
+    except (OSError, ValueError) as error:
+      raise AudioError(f"{name!r}: cannot be opened ({error}): check the path") from None
+    if not is_file:
+      raise AudioError(f"{name}: is not a file: check the path")
+    size = status.st_size
+  if not size:
+    raise AudioError(f"{name}: is empty: get it again or drop its record")
+  _check_riff(name, head, size)
+  try:
+    # TypeError: soundfile wants to be told how to read a file called ".raw".
+    sound = soundfile.SoundFile(file)
+  except (soundfile.SoundFileError, TypeError) as error:
+    raise AudioError(
+      f"{name}: cannot be decoded ({error}): give wav, flac, ogg or mp3, or get it again"
+    ) from None
+
+  def read(start: int, stop: int) -> Float32[np.ndarray, "frames channels"]:
+    try:
+      if sound.tell() != start:
+        sound.seek(start)
+      wav = sound.read(stop - start, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+      raise AudioError(f"{name}: is damaged ({error}): get it again") from None
+    if len(wav) < stop - start:
+      raise AudioError(
+        f"{name}: ends at frame {start + len(wav)} of the {sound.frames} its header claims: get it "
+        "again, or convert it to wav"
+      )
+    return wav
+
+  with sound:
+    _check_header(name, sound.samplerate, sound.channels, sound.frames)
+    yield _Signal(name, sound.samplerate, sound.channels, sound.frames, read)
+
+
+# --- Clips ---------------------------------------------------------------------------------------
+
+
+def _mono(
+  signal: _Signal, columns: slice, rate: int, start: int, stop: int
+) -> Float32[np.ndarray, "_"]:
+  """Output samples [start, stop) of the mean of some channels."""
+
+  def read(begin: int, end: int) -> Float32[np.ndarray, "_"]:
+    frames = signal.read(begin, end)[:, columns]
+    if not np.abs(frames).max(initial=0.0) <= MAX_AMPLITUDE:  # true of NaN as well
+      raise AudioError(
+        f"{signal.name}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}: export "
+        "it again with samples in [-1, 1], or drop its record"
+      )
+    return frames.mean(axis=1)
+
+  return resampling.resample_window(read, signal.frames, signal.rate, rate, start, stop)
+
+
+def _cut(
+  signal: _Signal, rate: int, preset: Preset, start: int, stop: int
+) -> Float32[np.ndarray, "_"]:
+  """Output samples [start, stop) of the mono signal."""
+  if preset.mono != "concatenate":
+    columns = slice(0, 2) if preset.mono == "first two" else slice(None)
+    return _mono(signal, columns, rate, start, stop)
+  # The reference flattens [channels, samples] and so plays the channels one after the other.
+  each = resampling.length(signal.frames, signal.rate, rate)
+  pieces = []
+  for channel in range(signal.channels):
+    begin, end = max(start - channel * each, 0), min(stop - channel * each, each)
+    if begin < end:
+      pieces.append(_mono(signal, slice(channel, channel + 1), rate, begin, end))
+  return np.concatenate(pieces)
+
+
+def _total(signal: _Signal, rate: int, preset: Preset) -> int:
+  """Output samples of the mono signal."""
+  samples = resampling.length(signal.frames, signal.rate, rate)
+  return samples * signal.channels if preset.mono == "concatenate" else samples
+
+
+def _clip(signal: _Signal, cfg: AudioConfig, preset: Preset, start: int, total: int) -> Clip:
+  rate, samples = cfg.sample_rate, cfg.clip_samples
+  heard = min(samples, total - start)
+  wav = _cut(signal, rate, preset, start, start + heard)
+  if heard < samples:
+    wav = np.resize(wav, samples) if preset.short == "repeat" else np.pad(wav, (0, samples - heard))
+  return Clip(
+    wav=np.ascontiguousarray(wav),
+    start_seconds=start / rate,
+    seconds_heard=heard / rate,
+    total_seconds=total / rate,
+  )
+
+
+def load(
+  source: Source,
+  cfg: AudioConfig,
+  preset: Preset,
+  *,
+  window: Window | None = None,
+  rng: np.random.Generator | None = None,
+) -> Clip:
+  """The clip the model hears: one window of a longer source, the whole of a shorter one.
+
+  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate).
+  window None leaves the choice to the preset: a random one if it says so and rng is given, else the
+  first. An mp3 of varying bit rate whose header tells no length may be refused as cut short.
+
+  Raises AudioError for a source that is absent, empty, unreadable, damaged or beyond the limits of
+  this module, and for samples that are not finite; ValueError for an unknown window
+  and for "random" without rng.
+  """
+  if window is None:
+    window = "random" if preset.long == "random" and rng is not None else "first"
+  if window not in get_args(Window):
+    raise ValueError(f"window {window!r} is unknown: one of {', '.join(get_args(Window))}")
+  if window == "random" and rng is None:
+    raise ValueError('window "random" needs a generator: pass rng')
+  with _open(source) as signal:
+    total = _total(signal, cfg.sample_rate, preset)
+    spare = max(total - cfg.clip_samples, 0)
+    if window == "random":
+      start = int(rng.integers(spare + 1))
+    else:
+      start = {"first": 0, "center": spare // 2}[window]
+    return _clip(signal, cfg, preset, start, total)
+
+
+def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]:
+  """The whole source as consecutive clips.
+
+  The last is filled up as the preset fills short clips, and left out if less than one second of the
+  source remains for it; a source that is shorter in all still gives one clip.
+
+  Raises AudioError as load does.
+  """
+  with _open(source) as signal:
+    total = _total(signal, cfg.sample_rate, preset)
+    least = min(total, round(MIN_WINDOW_SECONDS * cfg.sample_rate))
+    starts = range(0, total - least + 1, cfg.clip_samples)
+    return [_clip(signal, cfg, preset, start, total) for start in starts]
+
+
+@dataclass(frozen=True)
+class FileClips:
+  """Clips of the audio files below a root folder, by the paths that records give.
+
+  Symbolic links are followed, wherever they lead: datasets are put together with them, and the root
+  is trusted. What records say is not.
+  """
+
+  root: str | os.PathLike
+  cfg: AudioConfig
+  preset: Preset
+
+  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
+    """The waveform of a file below the root.
+
+    Raises AudioError as the function load does, and for a path that is absolute, has a drive
+    letter, a ".." or a NUL.
+    """
+    try:
+      relative = records.relative_path(path)
+    except ValueError as error:
+      raise AudioError(f"audio path {error}") from None
+    return load(Path(self.root) / relative, self.cfg, self.preset, rng=rng).wav

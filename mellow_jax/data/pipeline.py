@@ -1,0 +1,164 @@
+"""Rows to batches: tokens and waveforms, in an order that depends on seed and step number alone.
+
+The batch of a step is a pure function of the seed and the step, so a run resumes at any step with
+any number of hosts and threads, and no iterator's state is ever saved.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+import tokenizers
+from jaxtyping import Float32
+
+from mellow_jax.config import Config, ConfigError, DataConfig, ModelConfig
+from mellow_jax.data import audio, augment, prompts, records, scenes
+from mellow_jax.data.records import Record
+
+
+class Clips(Protocol):
+  """Where waveforms come from."""
+
+  def load(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
+    """The clip of a row's path; rng draws the window where the preset crops at random."""
+    ...
+
+
+class PipelineError(ValueError):
+  """A row that cannot become an example; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """Makes an example of a row: a random one with rng (training), always the same without."""
+
+  rows: Sequence[Record]
+  clips: Clips
+  tokenizer: tokenizers.Tokenizer
+  model: ModelConfig
+  data: DataConfig
+
+  def __call__(self, row: Record, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    """The arrays of one example, by the names of a step's batch.
+
+    Raises PipelineError naming the row.
+    """
+    try:
+      return self._encode(row, rng)
+    except ValueError as error:
+      raise PipelineError(f"row {row.row} ({row.subtype}): {error}") from error
+
+  def _encode(self, row: Record, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    preset, model = prompts.PRESETS[self.data.preset], self.model
+    if rng is not None and self.data.augment:
+      row = augment.reorder_options(row, rng)
+    wav1 = self._clip(row.filepath1, rng)
+    if row.filepath2:
+      wav2 = self._clip(row.filepath2, rng)
+    elif rng is not None and rng.random() < self.data.another_clip_share:
+      # The reference lets one-clip questions hear any clip of the dataset second.
+      wav2 = self._clip(self.rows[int(rng.integers(len(self.rows)))].filepath1, rng)
+    else:
+      wav2 = wav1
+    task = prompts.task_of(row.input)
+    question = prompts.question(row.input, preset, rng=rng)
+    answer = prompts.answer(
+      row.answer, preset, task=task, training=rng is not None, second=row.caption2 or None
+    )
+    ids = (model.pad_id, model.end_id)
+    text_ids, text_length = prompts.encode_question(
+      self.tokenizer, question, preset, model.text_tokens, *ids
+    )
+    answer_ids, answer_length = prompts.encode_answer(
+      self.tokenizer, answer, preset, model.answer_tokens, *ids
+    )
+    if preset.answer_end == "string":
+      # The reference leaves out the loss of every pad token, also of a genuine "!".
+      loss_mask = answer_ids != model.pad_id
+    else:
+      loss_mask = np.arange(model.answer_tokens) < answer_length
+    return {
+      "wav1": wav1,
+      "wav2": wav2,
+      "text_ids": text_ids,
+      "text_lengths": np.int32(text_length),
+      "answer_ids": answer_ids,
+      "loss_mask": loss_mask,
+    }
+
+  def _clip(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
+    wav = self.clips.load(path, rng)
+    if rng is not None and self.data.augment:
+      wav = augment.distort(wav, rng)
+    return wav
+
+
+def sources(cfg: Config) -> tuple[Sequence[Record], Sequence[Record], Clips]:
+  """Training rows, validation rows and their clips, as the config says.
+
+  Raises RecordError, PipelineError or ConfigError naming what is absent or wrong.
+  """
+  data, model_audio = cfg.data, cfg.model.audio
+  if data.source == "scenes":
+    size = cfg.steps * cfg.batch_size
+    train = scenes.Scenes(
+      "train", cfg.seed, size, data.mix, data.warmup_mix, round(size * data.warmup_share)
+    )
+    val = scenes.Scenes("val", cfg.seed, max(cfg.eval_batches * cfg.batch_size, 1), data.mix)
+    return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
+  if data.source != "json":
+    raise ConfigError(f"config.data.source {data.source!r}: use json or scenes")
+  for name in ("train", "val", "audio_root"):
+    if not getattr(data, name):
+      raise ConfigError(f"config.data.{name} is empty: give --config.data.{name}=PATH")
+  rows = [records.read(path) for path in (data.train, data.val)]
+  for path, split in zip((data.train, data.val), rows, strict=True):
+    missing = records.missing_audio(split, data.audio_root)
+    if missing:
+      raise PipelineError(
+        f"{path}: {len(missing)} of its audio files are not below {data.audio_root}, first "
+        f"{missing[0]}: check --config.data.audio_root or remove their rows"
+      )
+  clips = audio.FileClips(data.audio_root, model_audio, prompts.PRESETS[data.preset])
+  return rows[0], rows[1], clips
+
+
+def train_batches(
+  encoder: Encoder,
+  *,
+  seed: int,
+  batch_size: int,
+  start_step: int,
+  shuffle: bool,
+  shard: int = 0,
+  shards: int = 1,
+) -> Iterator[dict[str, Any]]:
+  """This host's part of the global batch of start_step, of the step after it, and so on.
+
+  Each epoch is shuffled anew; without shuffle rows come in their own order. Seeds are named at each
+  operation, since Grain otherwise derives them from an operation's place in the chain.
+  """
+  ds = grain.MapDataset.source(encoder.rows)
+  if shuffle:
+    ds = ds.shuffle(seed=seed)
+  ds = ds.repeat().random_map(encoder, seed=seed + 1)
+  ds = ds[start_step * batch_size + shard :: shards].batch(batch_size // shards)
+  threads = encoder.data.threads
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+  return iter(ds.to_iter_dataset(options))
+
+
+def eval_batches(encoder: Encoder, *, batch_size: int, count: int) -> Iterator[dict[str, Any]]:
+  """The first `count` batches of the rows, in order, nothing random.
+
+  The last one is filled up with its first row, whose copies carry no loss.
+  """
+  total = min(len(encoder.rows), count * batch_size)
+  for start in range(0, total, batch_size):
+    stop = min(start + batch_size, total)
+    examples = [encoder(encoder.rows[i]) for i in range(start, stop)]
+    blank = {**examples[0], "loss_mask": np.zeros_like(examples[0]["loss_mask"])}
+    examples += [blank] * (batch_size - len(examples))
+    yield {name: np.stack([e[name] for e in examples]) for name in blank}

@@ -1,0 +1,334 @@
+"""What the model is asked and what it should answer: presets, prompt keys and their paraphrases.
+
+A preset gathers every choice of preprocessing in which the public inference code ("release") and
+the public training code ("training") differ, and a third set without their quirks ("clean").
+
+ReasonAQA writes captions and differences with short prompt keys, such as "explain the difference in
+few words". In training, a key gives way to one of its paraphrases, drawn at random; in evaluation,
+to one fixed sentence.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int32
+from tokenizers import Tokenizer
+
+# A tokenizer takes 2 s for a megabyte, and no more than the first few hundred tokens are kept.
+MAX_CHARACTERS = 10_000
+
+Task = Literal["difference", "caption first", "caption second", "caption both", "other"]
+End = Literal["none", "string", "token"]
+
+
+@dataclass(frozen=True)
+class Preset:
+  """How waveforms and text are made ready for the model."""
+
+  name: str
+  mono: Literal["concatenate", "first two", "all"]  # channels end to end, or the mean of some
+  short: Literal["repeat", "zeros"]  # what fills a clip shorter than the model hears
+  long: Literal["random", "first"]  # which window of a longer clip is heard
+  tidy: bool  # runs of white space become one space
+  lower_case: bool
+  paraphrase: bool  # prompt keys give way to sentences
+  caption_sentence: bool  # captions become "The audio 1 is <caption>."
+  question_end: End  # how the end token is put after a question ...
+  answer_end: End  # ... and after an answer
+
+
+PRESETS = {
+  "release": Preset(
+    name="release",
+    mono="concatenate",
+    short="repeat",
+    long="random",
+    tidy=False,
+    lower_case=False,
+    paraphrase=False,
+    caption_sentence=False,
+    question_end="none",
+    # The released code never trains; answers end as in the code that trained its weights.
+    answer_end="string",
+  ),
+  "training": Preset(
+    name="training",
+    mono="first two",
+    short="zeros",
+    long="random",
+    tidy=False,
+    lower_case=True,
+    paraphrase=True,
+    caption_sentence=True,
+    question_end="string",
+    answer_end="string",
+  ),
+  "clean": Preset(
+    name="clean",
+    mono="all",
+    short="zeros",
+    long="first",
+    tidy=True,
+    lower_case=False,
+    paraphrase=False,
+    caption_sentence=False,
+    question_end="token",
+    answer_end="token",
+  ),
+}
+
+
+@dataclass(frozen=True)
+class PromptKey:
+  """What a prompt key stands for: its task, its fixed sentence and its paraphrases."""
+
+  task: Task
+  evaluation: str
+  paraphrases: tuple[str, ...]
+
+
+KEYS = {
+  "explain the difference in few words": PromptKey(
+    task="difference",
+    evaluation="Explain the difference between the two audios in few words.",
+    paraphrases=(
+      "Briefly, how do the two audios differ?",
+      "Give the difference between the audios in a handful of words.",
+      "In short, what sets audio 1 apart from audio 2?",
+      "Name the main difference between the two recordings.",
+      "Sum up how these two sounds differ, as briefly as you can.",
+      "Use only a few words to contrast the first audio with the second.",
+      "What changes from audio 1 to audio 2? Be brief.",
+      "State the contrast between both clips concisely.",
+      "Tell me quickly what is different about the two audios.",
+      "Compare the audios in a short phrase or two.",
+      "Point out, in few words, where the two clips differ.",
+      "Keep it short: how is the first recording unlike the second?",
+      "A short comparison of the two audios, please.",
+    ),
+  ),
+  "explain the difference in a sentence": PromptKey(
+    task="difference",
+    evaluation="Explain the difference between the two audios in one extended sentence.",
+    paraphrases=(
+      "Contrast the two audios in a single sentence.",
+      "Write one full sentence on how the recordings differ.",
+      "In one sentence, say what distinguishes audio 1 from audio 2.",
+      "Describe with one longer sentence how the first clip is unlike the second.",
+      "How do the two sounds differ? Reply with one complete sentence.",
+      "Put the differences between both audios into one sentence.",
+      "Compare the audios, taking no more than one sentence.",
+      "One sentence, please: what makes these two clips different?",
+      "Form a sentence that sets the first audio against the second.",
+      "Express in a sentence what you hear in one audio and not in the other.",
+      "Let a single sentence tell the two recordings apart.",
+      "What differs between the audios? Answer within one well-formed sentence.",
+      "Summarise the contrast between the two clips as a sentence.",
+    ),
+  ),
+  "explain the difference in detail": PromptKey(
+    task="difference",
+    evaluation="Explain the difference between the two audios in detail.",
+    paraphrases=(
+      "Compare the two audios thoroughly.",
+      "Give a detailed account of how audio 1 differs from audio 2.",
+      "Describe at length what distinguishes the two recordings.",
+      "Go through every difference you can hear between the clips.",
+      "How do the two audios differ? Cover the events, the setting and the quality of the sound.",
+      "Analyse both recordings and set out their differences in full.",
+      "Take your time and explain in depth how the first audio is unlike the second.",
+      "Write a careful comparison of the two sounds, leaving nothing out.",
+      "What separates the first clip from the second? Please elaborate.",
+      "List and explain the ways in which the audios differ.",
+      "Provide an extensive description of the contrast between both audios.",
+      "Examine the two audios closely and report how they are different.",
+      "Discuss in several sentences what changes between audio 1 and audio 2.",
+    ),
+  ),
+  "caption first audio": PromptKey(
+    task="caption first",
+    evaluation="caption the audio",
+    paraphrases=(
+      "Caption the first audio.",
+      "Describe what happens in audio 1.",
+      "What can be heard in the first recording?",
+      "Write a caption for the first clip.",
+      "Summarise the sounds of the first audio.",
+      "Tell me about the first of the two audios.",
+      "Which sounds make up audio 1?",
+      "Put the content of the first audio into words.",
+      "Listen to the first clip and say what is going on.",
+      "Give a one-line description of audio 1.",
+      "Ignore the second audio and describe the first.",
+      "What is the first sound clip about?",
+      "Report the events of the first recording.",
+    ),
+  ),
+  "caption second audio": PromptKey(
+    task="caption second",
+    evaluation="caption second audio",
+    paraphrases=(
+      "Caption the second audio.",
+      "Describe what happens in audio 2.",
+      "What can be heard in the second recording?",
+      "Write a caption for the second clip.",
+      "Summarise the sounds of the second audio.",
+      "Tell me about the latter of the two audios.",
+      "Which sounds make up audio 2?",
+      "Put the content of the second audio into words.",
+      "Listen to the second clip and say what is going on.",
+      "Give a one-line description of audio 2.",
+      "Ignore the first audio and describe the second.",
+      "What is the second sound clip about?",
+      "Report the events of the second recording.",
+    ),
+  ),
+  "caption both audios": PromptKey(
+    task="caption both",
+    evaluation="caption both audios",
+    paraphrases=(
+      "Caption both audios.",
+      "Describe what happens in audio 1 and in audio 2.",
+      "What can be heard in each of the two recordings?",
+      "Write one caption for each clip.",
+      "Summarise the sounds of the first audio, then those of the second.",
+      "Tell me about the two audios, one after the other.",
+      "Which sounds make up audio 1, and which make up audio 2?",
+      "Put the content of both audios into words.",
+      "Listen to the two clips and say what is going on in each.",
+      "Give a one-line description of either audio in turn.",
+      "Say what the first sound clip is about and what the second is about.",
+      "Report the events of both recordings.",
+      "Provide captions for the pair of audios.",
+    ),
+  ),
+  "caption the audio": PromptKey(
+    task="caption first",
+    evaluation="caption the audio",
+    paraphrases=(
+      "Caption this audio.",
+      "Describe the audio.",
+      "What do you hear?",
+      "Write a caption for this recording.",
+      "Summarise what is happening in the clip.",
+      "Say in plain words what this sound is.",
+      "Which events can be heard here?",
+      "Give a short description of the sound clip.",
+      "Tell me what is going on in this recording.",
+      "Describe the scene that you are listening to.",
+      "Put this sound into a sentence.",
+      "What is this audio about?",
+    ),
+  ),
+}
+
+
+def _key(text: str) -> PromptKey | None:
+  return KEYS.get(" ".join(text.lower().split()).rstrip(" ."))
+
+
+def task_of(text: str) -> Task:
+  """The task behind a record's question; "other" unless it is one of the prompt keys."""
+  key = _key(text)
+  return key.task if key else "other"
+
+
+def _plain(text: str, preset: Preset) -> str:
+  return " ".join(text.split()) if preset.tidy else text
+
+
+def question(text: str, preset: Preset, *, rng: np.random.Generator | None = None) -> str:
+  """The question as the preset asks it, before the end token.
+
+  With rng (training) a prompt key becomes one of its paraphrases; without (evaluation), its fixed
+  sentence. Only presets that paraphrase do either.
+
+  Source: reference, training branch, the data loader. The wording of the paraphrases is our own.
+  """
+  key = _key(text) if preset.paraphrase else None
+  if key and rng is not None:
+    # The reference lower-cases every question but these.
+    return key.paraphrases[int(rng.integers(len(key.paraphrases)))]
+  text = key.evaluation if key else _plain(text, preset)
+  return text.lower() if preset.lower_case else text
+
+
+def answer(
+  text: str, preset: Preset, *, task: Task, training: bool, second: str | None = None
+) -> str:
+  """The answer as the preset expects it, before the end token.
+
+  second is the caption of the second clip, for the task "caption both" under a preset that makes
+  sentences of captions: raises ValueError without it. Elsewhere the text alone is the answer.
+
+  Source: reference, training branch, the data loader.
+  """
+
+  def written(words: str) -> str:
+    words = _plain(words, preset)
+    # The reference leaves the case of differences alone, but only while it trains.
+    return words.lower() if preset.lower_case and not (training and task == "difference") else words
+
+  if not (preset.caption_sentence and task.startswith("caption")):
+    return written(text)
+  captions = {1: text} if task == "caption first" else {2: text}
+  if task == "caption both":
+    if second is None:
+      raise ValueError("a caption of both audios needs the second caption: pass it as `second`")
+    captions = {1: text, 2: second}
+  # Clotho ends its captions with a full stop and AudioCaps does not: the sentence has one.
+  return " ".join(
+    f"The audio {i} is {written(caption).rstrip(' .')}." for i, caption in captions.items()
+  )
+
+
+def _encode(
+  tokenizer: Tokenizer, text: str, end: End, slots: int, pad_id: int, end_id: int
+) -> tuple[Int32[np.ndarray, "slots"], int]:
+  if len(text) > MAX_CHARACTERS:
+    raise ValueError(
+      f"text of {len(text)} characters, more than the {MAX_CHARACTERS} allowed: shorten it"
+    )
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"text holds half a surrogate pair at character {error.start}, which no tokenizer reads: "
+      "remove it, or decode its source as UTF-8"
+    ) from None
+  if end == "string":
+    token = tokenizer.id_to_token(end_id)
+    if token is None:
+      raise ValueError(f"the tokenizer has no token {end_id}: set end_id to its end of text")
+    # The reference writes a space before the end token, and the space is a token of its own.
+    text = f"{text} {token}"
+  ids = tokenizer.encode(text, add_special_tokens=False).ids
+  if end == "token":
+    ids = [*ids[: slots - 1], end_id]
+  # Elsewhere the reference just cuts: a text too long for its slots has no end.
+  ids = ids[:slots]
+  padded = np.full(slots, pad_id, np.int32)
+  padded[: len(ids)] = ids
+  return padded, len(ids)
+
+
+def encode_question(
+  tokenizer: Tokenizer, text: str, preset: Preset, slots: int, pad_id: int, end_id: int
+) -> tuple[Int32[np.ndarray, "L"], int]:
+  """Token ids of a question, cut to slots and padded on the right, and how many are not padding.
+
+  Raises ValueError for text beyond MAX_CHARACTERS, for half a surrogate pair, and for an end_id the
+  tokenizer lacks where the preset needs its string.
+  """
+  return _encode(tokenizer, text, preset.question_end, slots, pad_id, end_id)
+
+
+def encode_answer(
+  tokenizer: Tokenizer, text: str, preset: Preset, slots: int, pad_id: int, end_id: int
+) -> tuple[Int32[np.ndarray, "R"], int]:
+  """Token ids of an answer, cut to slots and padded on the right, and how many are not padding.
+
+  Raises ValueError as encode_question does.
+  """
+  return _encode(tokenizer, text, preset.answer_end, slots, pad_id, end_id)

@@ -1,0 +1,348 @@
+"""Generated listening scenes as ReasonAQA rows, with exact answers: any number, from a seed.
+
+A row and its clips follow from numbers alone, so training needs no files. The same rows as files:
+
+  python -m mellow_jax.data.scenes --output=DIR --rows=1000 --split=train --seed=0
+
+Source: our own. The format of the rows is ReasonAQA's.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import soundfile
+import tokenizers
+from jaxtyping import Float
+from tokenizers import decoders, normalizers, pre_tokenizers
+
+from mellow_jax.data.records import FIELDS, Record
+from mellow_jax.data.synthesis import (
+  KINDS,
+  ROW_STREAM,
+  SPLITS,
+  Event,
+  Scene,
+  SceneClips,
+  draw_scene,
+  generator,
+  scene_path,
+)
+
+# Task to question. The first and the last are prompt keys of ReasonAQA: a preset that paraphrases
+# keys would ask in words outside this vocabulary.
+QUESTIONS = {
+  "caption": "caption the audio",
+  "presence": "which sound is heard?",
+  "order": "which sound comes {end}?",
+  "count": "how many times is the {kind} heard?",
+  "pitch": "is the {kind} low or high?",
+  "loudness": "is the {kind} loud or soft?",
+  "overlap": "do the {kind} and the {other} overlap?",
+  "binary": "is there a {kind}?",
+  "entailment": "hypothesis: a {kind} is heard{circumstance}.",
+  "difference": "explain the difference in few words",
+}
+SUBTYPES = {task: f"Scenes-{task.capitalize()}.json" for task in QUESTIONS}
+OPEN_SUBTYPES = (SUBTYPES["caption"], SUBTYPES["difference"])
+LETTERS = ("a)", "b)", "c)", "d)")
+ENDS = ("first", "last")
+TIMES = ("one", "two", "three")
+VERDICTS = ("it is definitely true", "it is definitely false", "it is plausible")
+CIRCUMSTANCES = ("indoors", "outdoors", "downstairs", "today")  # what no clip can tell
+DIFFERENCE = "audio 1: {first}, whereas audio 2: {second}"
+MIX = dict.fromkeys(QUESTIONS, 1.0)  # each task as often as the next
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<pad>", "<unk>")  # ids 0, 1 and 2
+# "a)" is one token, so that the letter of an option differs from the article "a".
+TOKEN = r"[a-d]\)|[a-z0-9]+|[^\sa-z0-9]"
+CLINGING = ",.:?"  # punctuation that follows its word without a space
+SCENES_PER_ROW = 1000  # row 7 hears the first suitable scenes from number 7000 on
+
+Condition = Callable[[Scene], bool]
+Find = Callable[..., Scene]  # the row's next scene, or the next of which a condition holds
+Text = tuple[str, str]  # question and answer, or path and caption
+
+
+class Scenes(Sequence):
+  """Rows of a split, each a pure function of seed, split and row number."""
+
+  def __init__(
+    self,
+    split: str,
+    seed: int,
+    size: int,
+    mix: Mapping[str, float],
+    warmup_mix: Mapping[str, float] | None = None,
+    warmup_rows: int = 0,
+  ):
+    """Weighs the tasks of the first warmup_rows rows by warmup_mix, and of the others by mix.
+
+    Raises ValueError for an unknown split or task, and for weights that are negative or all zero.
+    """
+    generator(seed, split, ROW_STREAM, size)  # checks split, seed and size
+    self.split, self.seed, self.size = split, seed, size
+    self.warmup_rows = warmup_rows if warmup_mix else 0
+    self._mix = _cumulative(mix)
+    self._warmup_mix = _cumulative(warmup_mix or mix)
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    row = operator.index(index)
+    row += self.size if row < 0 else 0
+    if not 0 <= row < self.size:
+      raise IndexError(f"row {operator.index(index)} of {self.size}")
+    rng = generator(self.seed, self.split, ROW_STREAM, row)
+    mix = self._warmup_mix if row < self.warmup_rows else self._mix
+    task = list(QUESTIONS)[int(np.searchsorted(mix, rng.random(), side="right"))]
+    heard = []  # path and caption of each clip
+    find = functools.partial(self._find, itertools.count(row * SCENES_PER_ROW), heard)
+    question, answer = _ASK[task](rng, find)
+    (path1, caption1), (path2, caption2) = [*heard, ("", "")][:2]
+    return Record(
+      taskname="scenes",
+      filepath1=path1,
+      filepath2=path2,
+      caption1=caption1,
+      caption2=caption2,
+      input=question,
+      answer=answer,
+      subtype=SUBTYPES[task],
+      row=row,
+    )
+
+  def _find(
+    self, numbers: Iterator[int], heard: list[Text], suits: Condition = lambda _: True
+  ) -> Scene:
+    """The next scene that suits, of which path and caption are put on the list of those heard."""
+    for number in numbers:
+      scene = draw_scene(self.seed, self.split, number)
+      if suits(scene):
+        break
+    heard.append((scene_path(self.seed, self.split, number), scene.caption))
+    return scene
+
+
+def _cumulative(mix: Mapping[str, float]) -> Float[np.ndarray, "tasks"]:
+  """The tasks' weights, summed up to 1, in the order of QUESTIONS."""
+  if unknown := sorted(set(mix) - set(QUESTIONS)):
+    raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(QUESTIONS)}")
+  weights = np.array([mix.get(task, 0.0) for task in QUESTIONS])
+  if not (weights >= 0.0).all() or not 0.0 < weights.sum() < np.inf:
+    raise ValueError(f"the weights of a mix must be at least 0 and not all 0, not {dict(mix)}")
+  sums = np.cumsum(weights)
+  return sums / sums[-1]
+
+
+def _pick(rng: np.random.Generator, things: Sequence) -> Any:
+  return things[int(rng.integers(len(things)))]
+
+
+def _absent(rng: np.random.Generator, scene: Scene) -> list[str]:
+  """The kinds that are not heard, shuffled."""
+  return [KINDS[k] for k in rng.permutation(len(KINDS)) if KINDS[k] not in scene.kinds]
+
+
+def _options(rng: np.random.Generator, stem: str, options: Sequence[str]) -> Text:
+  """A multiple-choice question whose answer is options[0], which may come under any letter."""
+  order = rng.permutation(len(options)).tolist()
+  lines = [f"{letter} {options[k]}" for letter, k in zip(LETTERS, order, strict=False)]
+  return " ".join([stem, *lines]), lines[order.index(0)]
+
+
+def _ask_caption(rng: np.random.Generator, find: Find) -> Text:
+  return QUESTIONS["caption"], find().caption
+
+
+def _ask_presence(rng: np.random.Generator, find: Find) -> Text:
+  scene = find()
+  return _options(rng, QUESTIONS["presence"], [_pick(rng, scene.kinds), *_absent(rng, scene)[:3]])
+
+
+def _ask_order(rng: np.random.Generator, find: Find) -> Text:
+  end = _pick(rng, ENDS)
+  at = -ENDS.index(end)
+  # Of two sounds that overlap, neither is asked for as the first or the last.
+  scene = find(lambda scene: len(scene.groups) > 1 and len(scene.groups[at]) == 1)
+  right = scene.kinds[at]
+  # The scene's other sounds are among the options: presence alone does not tell.
+  others = [kind for kind in scene.kinds if kind != right]
+  options = [right, *others, *_absent(rng, scene)][:4]
+  return _options(rng, QUESTIONS["order"].format(end=end), options)
+
+
+def _ask_attribute(
+  rng: np.random.Generator,
+  find: Find,
+  *,
+  task: str,
+  values: tuple[str, ...],
+  value: Callable[[Event], str],
+) -> Text:
+  """A question about one event, to which each of the values is the answer equally often."""
+  right = _pick(rng, values)
+  scene = find(lambda scene: right in map(value, scene.events))
+  event = _pick(rng, [event for event in scene.events if value(event) == right])
+  options = [right, *(other for other in values if other != right)]
+  return _options(rng, QUESTIONS[task].format(kind=event.kind), options)
+
+
+def _pairs(scene: Scene, overlap: bool) -> list[tuple[Event, Event]]:
+  """Pairs of events, in either order, that overlap or that do not."""
+  pairs = itertools.permutations(scene.events, 2)
+  return [(one, other) for one, other in pairs if one.overlaps(other) is overlap]
+
+
+def _ask_overlap(rng: np.random.Generator, find: Find) -> Text:
+  yes = bool(rng.integers(2))
+  scene = find(lambda scene: bool(_pairs(scene, yes)))
+  one, other = _pick(rng, _pairs(scene, yes))
+  question = QUESTIONS["overlap"].format(kind=one.kind, other=other.kind)
+  return question, "yes" if yes else "no"
+
+
+def _ask_binary(rng: np.random.Generator, find: Find) -> Text:
+  scene, yes = find(), bool(rng.integers(2))
+  kind = _pick(rng, scene.kinds if yes else _absent(rng, scene))
+  return QUESTIONS["binary"].format(kind=kind), "yes" if yes else "no"
+
+
+def _ask_entailment(rng: np.random.Generator, find: Find) -> Text:
+  """A hypothesis is false if its sound is absent, plausible if it adds what no clip can tell.
+
+  Each verdict is as likely as the next. Without listening, the words alone make two thirds of the
+  answers right: false hypotheses come with and without a circumstance, the others do not.
+  """
+  scene, right = find(), _pick(rng, VERDICTS)
+  _, false, plausible = VERDICTS
+  kind = _pick(rng, _absent(rng, scene) if right == false else scene.kinds)
+  adds = right == plausible or (right == false and bool(rng.integers(2)))
+  circumstance = f" {_pick(rng, CIRCUMSTANCES)}" if adds else ""
+  stem = QUESTIONS["entailment"].format(kind=kind, circumstance=circumstance)
+  return _options(rng, stem, [right, *(other for other in VERDICTS if other != right)])
+
+
+def _ask_difference(rng: np.random.Generator, find: Find) -> Text:
+  first = find().caption
+  second = find(lambda scene: scene.caption != first).caption
+  return QUESTIONS["difference"], DIFFERENCE.format(first=first, second=second)
+
+
+_ASK: dict[str, Callable[[np.random.Generator, Find], Text]] = {
+  "caption": _ask_caption,
+  "presence": _ask_presence,
+  "order": _ask_order,
+  "count": functools.partial(
+    _ask_attribute, task="count", values=TIMES, value=lambda event: TIMES[event.count - 1]
+  ),
+  "pitch": functools.partial(
+    _ask_attribute, task="pitch", values=("low", "high"), value=lambda event: event.pitch
+  ),
+  "loudness": functools.partial(
+    _ask_attribute, task="loudness", values=("loud", "soft"), value=lambda event: event.loudness
+  ),
+  "overlap": _ask_overlap,
+  "binary": _ask_binary,
+  "entailment": _ask_entailment,
+  "difference": _ask_difference,
+}
+
+
+def chance(record: Record) -> float:
+  """How often a guess among the answers a question allows is right; 0 where it allows any."""
+  if record.subtype in OPEN_SUBTYPES:
+    return 0.0
+  return 1 / (sum(letter in record.input for letter in LETTERS) or 2)  # otherwise yes or no
+
+
+def is_correct(prediction: str, record: Record) -> bool:
+  """Whether a prediction is the answer, letter and text, but for white space around it."""
+  return prediction.strip() == record.answer
+
+
+def build_tokenizer() -> tokenizers.Tokenizer:
+  """A token for every word, number and punctuation mark that rows hold, and for "a)" to "d)".
+
+  It lower-cases. Decoding gives the text back as the rows write it; other words are "<unk>".
+  """
+  templates = [re.sub(r"{\w+}", " ", text) for text in (*QUESTIONS.values(), DIFFERENCE)]
+  words = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
+  known = sorted(set(re.findall(TOKEN, " ".join([*templates, *words]))))
+  vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *known])}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[2])
+  )
+  tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+  tokenizer.normalizer = normalizers.Lowercase()
+  tokenizer.pre_tokenizer = pre_tokenizers.Split(
+    tokenizers.Regex(TOKEN), behavior="removed", invert=True
+  )
+  # WordPiece puts a space before all tokens but those that begin with its prefix, which none does.
+  tokenizer.decoder = decoders.Sequence(
+    [
+      decoders.WordPiece(prefix="##", cleanup=False),
+      decoders.Fuse(),
+      *(decoders.Replace(f" {mark}", mark) for mark in CLINGING),
+    ]
+  )
+  return tokenizer
+
+
+def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:
+  """Writes the rows' clips below a folder, then <split>.json, and returns the latter's path.
+
+  The clips are float32: 16 bits would round them, and training would not be quite the same.
+  """
+  table = output / f"{rows.split}.json"
+  table.unlink(missing_ok=True)  # the table of earlier clips: its presence means all is written
+  (output / "scenes" / rows.split / str(rows.seed)).mkdir(parents=True, exist_ok=True)
+  listed = []
+  for record in rows:
+    for path in filter(None, (record.filepath1, record.filepath2)):
+      soundfile.write(output / path, clips.load(path), clips.sample_rate, subtype="FLOAT")
+    listed.append({field: getattr(record, field) for field in FIELDS})
+  unfinished = table.with_suffix(".json.tmp")
+  unfinished.write_text(json.dumps(listed, indent=1), encoding="utf-8")
+  unfinished.replace(table)
+  return table
+
+
+def _parse_mix(text: str) -> dict[str, float]:
+  """Weights from text such as "caption=0.8,binary=0.2"."""
+  return {task: float(weight) for task, weight in (part.split("=") for part in text.split(","))}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command: writes the rows of a split and their clips."""
+  parser = argparse.ArgumentParser(prog="python -m mellow_jax.data.scenes", description=__doc__)
+  parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+  parser.add_argument("--rows", type=int, required=True)
+  parser.add_argument("--split", choices=SPLITS, default="train")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--mix", type=_parse_mix, default=MIX, help="task=weight,... (default: even)")
+  parser.add_argument("--warmup_mix", type=_parse_mix, help="the same, for the first rows")
+  parser.add_argument("--warmup_rows", type=int, default=0)
+  parser.add_argument("--sample_rate", type=int, default=16_000, help="Hz")
+  parser.add_argument("--clip_seconds", type=float, default=5.12)
+  args = parser.parse_args(argv)
+  if args.rows < 1:
+    parser.error("--rows must be at least 1")
+  try:
+    rows = Scenes(args.split, args.seed, args.rows, args.mix, args.warmup_mix, args.warmup_rows)
+    clips = SceneClips(args.sample_rate, round(args.sample_rate * args.clip_seconds))
+  except ValueError as error:
+    parser.error(str(error))
+  print(f"{write(rows, clips, args.output)}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,125 @@
+"""Optimisers, learning-rate schedules, gradient clipping and freezing."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from mellow_jax.config import ConfigError, OptimConfig
+
+# bn0's running statistics lie among the parameters and are never trained by gradient.
+STATISTICS = (r"encoder/bn0/(mean|var)",)
+
+
+def split(
+  flat: dict[str, Array], freeze: tuple[str, ...]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+  """(trainable, frozen) parameters by path; freeze holds regexes that match whole paths.
+
+  Raises ConfigError where a regex matches nothing, or where nothing is left to train.
+  """
+  for regex in freeze:
+    if not any(re.fullmatch(regex, name) for name in flat):
+      raise ConfigError(f"config.optim.freeze: {regex!r} matches no parameter path")
+  patterns = [re.compile(regex) for regex in (*freeze, *STATISTICS)]
+  frozen = {k: v for k, v in flat.items() if any(p.fullmatch(k) for p in patterns)}
+  trainable = {k: v for k, v in flat.items() if k not in frozen}
+  if not trainable:
+    raise ConfigError(f"config.optim.freeze {freeze} leaves no parameter to train")
+  return trainable, frozen
+
+
+def schedule(cfg: OptimConfig, steps: int, steps_per_epoch: int) -> optax.Schedule:
+  """Learning rate at each step of a run.
+
+  Raises ConfigError for an unknown name.
+  """
+  if cfg.schedule == "constant":
+    rate = optax.constant_schedule(cfg.learning_rate)
+  elif cfg.schedule == "cosine":
+    rate = optax.cosine_decay_schedule(cfg.learning_rate, max(steps - cfg.warmup_steps, 1))
+  elif cfg.schedule == "cosine_per_epoch":
+    # As the training code: CosineAnnealingLR over the epochs, constant within one.
+    epochs = max(-(-steps // steps_per_epoch), 1)
+    cosine = optax.cosine_decay_schedule(cfg.learning_rate, epochs)
+
+    def rate(step: Array) -> Array:
+      return cosine((step + cfg.warmup_steps) // steps_per_epoch)
+  else:
+    raise ConfigError(
+      f"config.optim.schedule {cfg.schedule!r}: use cosine_per_epoch, cosine, constant"
+    )
+  if not cfg.warmup_steps:
+    return rate
+  warmup = optax.linear_schedule(0.0, cfg.learning_rate, cfg.warmup_steps)
+  return optax.join_schedules([warmup, rate], [cfg.warmup_steps])
+
+
+class RunningNormState(NamedTuple):
+  """Running L2 and maximum norm of each tensor's gradient."""
+
+  l2: PyTree
+  maximum: PyTree
+
+
+def clip_by_running_norm(
+  initial: float, *, overdrive: float = 2.5, momentum: float = 0.995
+) -> optax.GradientTransformation:
+  """Scales the whole gradient down when any tensor's norm leaps above its running average.
+
+  A tensor's limit is `overdrive` times its running norm, for the L2 norm (which starts at
+  `initial`) and for the maximum norm (which starts at 10 x initial). The gradient is scaled by the
+  smallest ratio of limit to norm. A leap moves the average by no more than overdrive^2.
+
+  Source: gradient tracking of the reference's training code.
+  """
+
+  def init(params: PyTree) -> RunningNormState:
+    return RunningNormState(
+      jax.tree.map(lambda _: jnp.float32(initial), params),
+      jax.tree.map(lambda _: jnp.float32(10 * initial), params),
+    )
+
+  def update(updates: PyTree, state: RunningNormState, params: PyTree | None = None):
+    del params
+    l2 = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), updates)
+    maximum = jax.tree.map(lambda g: jnp.abs(g).max(), updates)
+
+    def ratio(norm: Float[Array, ""], running: Float[Array, ""]) -> Float[Array, ""]:
+      return jnp.minimum(1.0, overdrive * running / jnp.maximum(norm, 1e-30))
+
+    def track(norm: Float[Array, ""], running: Float[Array, ""]) -> Float[Array, ""]:
+      return momentum * running + (1 - momentum) * jnp.minimum(norm, overdrive**2 * running)
+
+    ratios = [*jax.tree.leaves(jax.tree.map(ratio, l2, state.l2))]
+    ratios += jax.tree.leaves(jax.tree.map(ratio, maximum, state.maximum))
+    scale = jnp.min(jnp.stack(ratios))
+    state = RunningNormState(
+      jax.tree.map(track, l2, state.l2), jax.tree.map(track, maximum, state.maximum)
+    )
+    return jax.tree.map(lambda g: g * scale, updates), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def make(cfg: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+  """Clipping, then Adam with the decay of the config.
+
+  Raises ConfigError for an unknown name.
+  """
+  clips = {
+    "running_norm": lambda: clip_by_running_norm(cfg.clip_norm),
+    "global_norm": lambda: optax.clip_by_global_norm(cfg.clip_norm),
+    "none": optax.identity,
+  }
+  if cfg.clip not in clips:
+    raise ConfigError(f"config.optim.clip {cfg.clip!r}: use {', '.join(clips)}")
+  adam = optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps)
+  decay = optax.add_decayed_weights(cfg.weight_decay)
+  orders = {"adam_l2": (decay, adam), "adamw": (adam, decay)}
+  if cfg.optimizer not in orders:
+    raise ConfigError(f"config.optim.optimizer {cfg.optimizer!r}: use {', '.join(orders)}")
+  return optax.chain(clips[cfg.clip](), *orders[cfg.optimizer], optax.scale_by_learning_rate(rate))

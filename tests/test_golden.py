@@ -1,0 +1,214 @@
+"""Every number of the reference that tests/golden/seed202.npz holds, without PyTorch.
+
+The file's README asks for 1e-4 of each array's largest entry. Where a test allows more, the reason
+stands beside it.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import recipe
+
+from mellow_jax import config, optim, step
+from mellow_jax.models import logmel, mellow
+from tools.convert_weights import rules
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+TOLERANCE = 1e-4  # of the largest entry
+# No float32 program meets 1e-4 on near-silent cells: there the reference's own rounding is larger.
+# float64 arithmetic from the same waveform is 4.8e-4 from the golden log-mel (all of it below -75
+# dB, 27% of the cells) and 1.04e-4 from the golden patch embedding.
+SILENT_DB = -75.0
+PATCH_TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def golden():
+  with np.load(GOLDEN / "seed202.npz") as file:
+    return dict(file)
+
+
+@pytest.fixture(scope="module")
+def cfg():
+  cfg = config.ModelConfig(dtype="float32")
+  cfg.mapper.dropout = 0.0
+  return cfg
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+  """The recipe's weights by our paths."""
+  manifest = json.loads((GOLDEN / "manifest.json").read_text())
+  flat = {}
+  for key, shape in manifest.items():
+    ((rule, path),) = rules.match(key, rules.MELLOW)
+    if path is not None:
+      array = rule.transform.there(recipe.fill(key, tuple(shape), 202))
+      flat[path.replace(".", "/")] = jnp.asarray(array)
+  return flat
+
+
+@pytest.fixture(scope="module")
+def heard(cfg, params):
+  """Each stage of the encoder on both clips of the batch of 2."""
+
+  @jax.jit
+  def run(params, wav):
+    model = step.merge(cfg, params)
+    db = logmel.log_mel(wav, cfg.audio)
+    stages = model.encoder.stage_outputs(db)
+    out = model.encoder.classify(stages[-1])
+    return db, stages, out, model.mapper(out)
+
+  wavs = [np.stack([recipe.waveform(2020 + 5 * a + i) for i in range(2)]) for a in range(2)]
+  with jax.default_matmul_precision("highest"):
+    return wavs, [run(params, wav) for wav in wavs]
+
+
+@pytest.fixture(scope="module")
+def batch(golden, heard):
+  return step.Batch(
+    wav1=jnp.asarray(heard[0][0]),
+    wav2=jnp.asarray(heard[0][1]),
+    text_ids=jnp.asarray(golden["text_ids"], jnp.int32),
+    text_lengths=jnp.asarray(golden["text_lengths"], jnp.int32),
+    answer_ids=jnp.asarray(golden["answer_ids"], jnp.int32),
+    loss_mask=jnp.asarray(golden["answer_ids"] != golden["pad_id"]),
+  )
+
+
+def difference(actual, expected):
+  """Largest difference as a share of the largest expected entry."""
+  actual = np.asarray(actual)
+  assert actual.shape == expected.shape
+  return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def tokens(x):
+  return np.asarray(x).reshape(2, -1, x.shape[-1])
+
+
+def check(record_property, name, actual, expected, tolerance=TOLERANCE):
+  found = difference(actual, expected)
+  record_property(name, found)
+  print(f"fidelity {name} {found:.2e}")
+  assert found <= tolerance
+
+
+def test_waveform(golden, heard, record_property):
+  check(record_property, "waveform", heard[0][0][:, :2000:50], golden["audio_head"], 0.0)
+
+
+def test_log_mel(golden, heard, record_property):
+  ours, expected = np.asarray(heard[1][0][0])[:, ::8], golden["logmel_audio1"]
+  audible = expected > SILENT_DB
+  assert audible.mean() > 0.7
+  assert difference(ours, expected) <= 6e-4
+  found = float(np.abs(ours - expected)[audible].max() / np.abs(expected).max())
+  record_property("log-mel", found)
+  print(f"fidelity log-mel above {SILENT_DB} dB {found:.2e}")
+  assert found <= TOLERANCE
+  # Below, the two agree in power to less than a ten-billionth of the loudest cell's.
+  power, expected_power = 10 ** (ours / 10), 10 ** (expected / 10)
+  silent = np.abs(power - expected_power)[~audible].max() / expected_power.max()
+  assert silent < 1e-10
+
+
+def test_patch_embedding(golden, heard, record_property):
+  ours = tokens(heard[1][0][1][0])[:, ::64]
+  check(record_property, "patch embedding", ours, golden["patch_embed_audio1"], PATCH_TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_stage(golden, heard, stage, record_property):
+  x = tokens(heard[1][0][1][stage + 1])
+  x = x[:, :: x.shape[1] // 16]
+  check(record_property, f"HTSAT stage {stage + 1}", x, golden[f"stage{stage}_audio1"])
+
+
+def test_encoder_outputs(golden, heard, record_property):
+  for i in range(2):
+    check(record_property, f"latent {i + 1}", heard[1][i][2].latent, golden[f"latent_audio{i + 1}"])
+  check(record_property, "framewise", heard[1][0][2].framewise, golden["framewise_audio1"])
+  check(record_property, "clipwise", heard[1][0][2].clipwise, golden["clipwise_audio1"])
+
+
+def test_prefix(cfg, golden, heard, params, record_property):
+  model = step.merge(cfg, params)
+  ids = jnp.asarray(golden["text_ids"], jnp.int32)
+  prefix = model.prefix(heard[1][0][3], heard[1][1][3], ids)
+  assert prefix.shape == (2, 389, 576)
+  rows = prefix[:, golden["prefix_positions"]]
+  check(record_property, "prefix", rows, golden["prefix"])
+
+
+def test_parameter_count(cfg):
+  """167,020,951 as PyTorch counts, where the STFT and mel matrices are parameters too."""
+  flat = mellow.flatten(mellow.abstract(cfg)[1])
+  learned = sum(x.size for name, x in flat.items() if not name.endswith(("bn0/mean", "bn0/var")))
+  bins = cfg.audio.n_fft // 2 + 1
+  computed = 2 * bins * cfg.audio.n_fft + bins * cfg.audio.mel_bins
+  assert learned == 165_937_495
+  assert learned + computed == 167_020_951
+
+
+@pytest.fixture(scope="module")
+def train_config(cfg):
+  """The recipe of golden/README: torch's Adam, learning rate 1e-4, L2 decay 1e-4, HTSAT frozen."""
+  return config.Config(
+    model=cfg,
+    optim=config.OptimConfig(learning_rate=1e-4, schedule="constant", clip="none"),
+  )
+
+
+def test_loss_logits_gradients_and_adam(train_config, golden, batch, params, record_property):
+  """The training loss, its gradient by tensor, and two steps of Adam through our own step."""
+  tx = optim.make(train_config.optim, optim.schedule(train_config.optim, 1, 1))
+  state = step.init_state(params, train_config, tx)
+  names = sorted(state.trainable)
+
+  def norms(trainable, frozen):
+    def loss(trainable):
+      model = step.merge(train_config.model, trainable, frozen)
+      audio = step.encode_pair(model, batch, None, None)
+      prefix = model.prefix(*audio, batch.text_ids)
+      hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids)
+      logits = model.decoder.logits(hidden)
+      log_probs = jax.nn.log_softmax(logits)
+      nll = -jnp.take_along_axis(log_probs, batch.answer_ids[..., None], -1)[..., 0]
+      return step.masked_mean(nll, batch.loss_mask), logits[:, golden["logits_row_ids"], ::96]
+
+    (_, logits), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
+    return logits, jnp.stack([jnp.linalg.norm(grads[name].ravel()) for name in names])
+
+  with jax.default_matmul_precision("highest"):
+    logits, grad_norms = jax.jit(norms)(state.trainable, state.frozen)
+    check(record_property, "logits", logits, golden["logits_rows"])
+    ours = dict(zip(names, np.asarray(grad_norms), strict=True))
+    worst = 0.0
+    for key, expected in zip(golden["grad_names"], golden["grad_norms"], strict=True):
+      ((_, path),) = rules.match(str(key), rules.MELLOW)
+      worst = max(worst, abs(ours.pop(path.replace(".", "/")) - expected) / expected)
+    record_property("gradient norms", worst)
+    print(f"fidelity gradient norms {worst:.2e}")
+    assert not ours
+    assert worst <= 1e-3
+
+    run = jax.jit(functools.partial(step.train_step, cfg=train_config, tx=tx), donate_argnums=0)
+    losses = []
+    for _ in range(3):
+      state, metrics = run(state, batch)
+      losses.append(float(metrics.loss))
+  found = abs(losses[0] - golden["loss"]) / golden["loss"]
+  record_property("loss", found)
+  print(f"fidelity loss {found:.2e}")
+  assert found <= 1e-5
+  worst = float(np.max(np.abs(losses - golden["adam_losses"]) / golden["adam_losses"]))
+  record_property("adam losses", worst)
+  print(f"fidelity adam losses {worst:.2e}")
+  assert worst <= 1e-3
