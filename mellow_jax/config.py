@@ -141,13 +141,16 @@ class DataConfig:
   train: str = ""  # path of the training rows (source json)
   val: str = ""  # path of the validation rows (source json)
   audio_root: str = ""  # folder that the rows' audio paths start from (source json)
-  tokenizer: str = ""  # folder or file of tokenizer.json; unused with train.init_from or scenes
+  # Folder or file of tokenizer.json; "": that of the last of init_from; "words": one token a word
+  # of the training rows. Scenes have their own.
+  tokenizer: str = ""
   preset: str = "training"  # of preprocessing and prompts: "release", "training" or "clean"
   another_clip_share: float = 1.0  # of one-clip rows that hear another clip second; training
   mix: dict[str, float] = field(default_factory=dict)  # scenes: weight of each task
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
   warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
-  augment: bool = False  # roll, gain, equalise and mix training clips, redraw option order
+  augment: bool = False  # distort training clips, mix those of one caption, redraw the options
+  cache_clips: bool = False  # keep decoded clips in memory; for presets without random windows
   threads: int = 2  # that decode and tokenise, a process
 
 

@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,53 +22,65 @@ import tensorboardX
 import tokenizers
 from absl import app, flags, logging
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from ml_collections import config_flags
 
 from mellow_jax import checkpoint, optim, parallel, step
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import pipeline, prompts, scenes
+from mellow_jax.data import pipeline, prompts, scenes, words
 from mellow_jax.data.audio import AudioError
 from mellow_jax.data.pipeline import PipelineError
-from mellow_jax.data.records import RecordError
+from mellow_jax.data.records import Record, RecordError
 from mellow_jax.models import mellow
 from mellow_jax.step import Batch, TrainState
 
 # Raised with a message for the person who started the run; anything else is a defect of ours.
 KNOWN_ERRORS = (AudioError, CheckpointError, ConfigError, PipelineError, RecordError, OSError)
 
+EMBEDDING = "decoder/embed/embedding"
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
 
 
-def load_tokenizer(cfg: Config) -> tokenizers.Tokenizer:
-  """The scenes' own, or the one that config.data.tokenizer or config.init_from names.
+def make_tokenizer(cfg: Config, rows: Sequence[Record]) -> tokenizers.Tokenizer:
+  """The tokenizer that config.data.tokenizer asks for.
 
   Raises CheckpointError or ConfigError, saying what to give.
   """
   if cfg.data.source == "scenes":
-    return scenes.build_tokenizer()
-  folders = [cfg.data.tokenizer] if cfg.data.tokenizer else list(cfg.init_from)[::-1]
-  if not folders:
-    raise ConfigError("no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from")
-  tokenizer = checkpoint.load_tokenizer(folders[0])
+    tokenizer, source = scenes.build_tokenizer(), "scenes"
+  elif cfg.data.tokenizer == "words":
+    texts = (text for row in rows for text in (row.input, row.answer))
+    tokenizer, source = words.build_tokenizer(texts), "words"
+  else:
+    folders = [cfg.data.tokenizer] if cfg.data.tokenizer else list(cfg.init_from)[::-1]
+    if not folders:
+      raise ConfigError("no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from")
+    tokenizer, source = checkpoint.load_tokenizer(folders[0]), folders[0]
   if tokenizer.get_vocab_size() > cfg.model.decoder.vocab:
     raise ConfigError(
-      f"{folders[0]}: a tokenizer of {tokenizer.get_vocab_size()} tokens, and the model has "
-      f"{cfg.model.decoder.vocab} (config.model.decoder.vocab)"
+      f"config.model.decoder.vocab {cfg.model.decoder.vocab} has no room for the "
+      f"{tokenizer.get_vocab_size()} tokens of tokenizer {source!r}"
     )
   return tokenizer
 
 
-def init_flat(cfg: Config) -> dict[str, Array]:
+def init_flat(cfg: Config, tokenizer: tokenizers.Tokenizer) -> dict[str, Array]:
   """Parameters before step 0: fresh ones, replaced by those of each folder of init_from.
 
+  Where a folder's tokenizer is another one, the tokens that both know keep their embedding.
   Raises CheckpointError where a folder's parameters are not this model's.
   """
   flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
   for folder in cfg.init_from:
     loaded, _, _ = checkpoint.load_params(folder)
+    if EMBEDDING in loaded and EMBEDDING in flat:
+      old = checkpoint.load_tokenizer(folder).get_vocab()
+      loaded[EMBEDDING] = move_embeddings(
+        loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
+      )
     for name, value in loaded.items():
       if name not in flat or flat[name].shape != value.shape:
         ours = flat[name].shape if name in flat else "absent"
@@ -78,6 +90,21 @@ def init_flat(cfg: Config) -> dict[str, Array]:
     flat.update(loaded)
     say(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
   return flat
+
+
+def move_embeddings(
+  loaded: Float[Array, "U D"],
+  fresh: Float[Array, "V D2"],
+  old: dict[str, int],
+  new: dict[str, int],
+) -> Float[Array, "W D"]:
+  """Embeddings of a vocabulary in the order of another; tokens only the new one has stay fresh."""
+  if old == new or loaded.shape[1] != fresh.shape[1]:
+    return loaded
+  shared = sorted(set(old) & set(new))
+  source, target = ([vocab[token] for token in shared] for vocab in (old, new))
+  say(f"{len(shared)} of {len(new)} tokens keep their embedding")
+  return fresh.at[np.asarray(target)].set(loaded[np.asarray(source)])
 
 
 def calibrate(flat: dict[str, Array], cfg: Config, batches: Iterable[Batch]) -> dict[str, Array]:
@@ -171,7 +198,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
   if cfg.data.preset not in prompts.PRESETS:
     raise ConfigError(f"config.data.preset {cfg.data.preset!r}: use {', '.join(prompts.PRESETS)}")
   rows, val_rows, clips = pipeline.sources(cfg)
-  tokenizer = load_tokenizer(cfg)
+  tokenizer = make_tokenizer(cfg, rows)
   encoder = pipeline.Encoder(rows, clips, tokenizer, cfg.model, cfg.data)
   val_encoder = dataclasses.replace(encoder, rows=val_rows)
 
@@ -204,7 +231,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
     state = restored[0]
     say(f"resumed from step {int(state.step)} of {workdir}")
   else:
-    flat = init_flat(cfg)
+    flat = init_flat(cfg, tokenizer)
     if cfg.calibrate_batches:
       say(f"measuring bn0's statistics on {cfg.calibrate_batches} batches")
       first = (b for b, _ in zip(batches(0), range(cfg.calibrate_batches), strict=False))

@@ -1,7 +1,8 @@
-"""Changes that leave a training row's answer true: to the waveform, and to the order of options."""
+"""Changes that leave a training row's answer true: to its waveforms and to its options."""
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,16 +20,26 @@ def distort(wav: Float32[np.ndarray, "S"], rng: np.random.Generator) -> Float32[
   wav = np.roll(wav, int(rng.integers(len(wav))))
   spectrum = np.fft.rfft(wav)
   knots = rng.uniform(-6.0, 6.0, 6)
-  db = np.interp(np.linspace(0, 5, len(spectrum)) ** 1.0, np.arange(6), knots)
+  db = np.interp(np.linspace(0, 5, len(spectrum)), np.arange(6), knots)
   wav = np.fft.irfft(spectrum * 10 ** (db / 20), len(wav))
   gain = 10 ** (rng.uniform(-10.0, 10.0) / 20)
   peak = float(np.abs(wav).max())
   return (wav * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)
 
 
-def reorder_options(row: Record, rng: np.random.Generator) -> Record:
+def mix(
+  wav: Float32[np.ndarray, "S"], other: Float32[np.ndarray, "S"], rng: np.random.Generator
+) -> Float32[np.ndarray, "S"]:
+  """A clip with another of the same caption under it, at an equal to a tenfold lower weight."""
+  weight = 10 ** rng.uniform(-1.0, 0.0)
+  wav = wav + np.float32(weight) * other
+  return wav / max(float(np.abs(wav).max()), 1.0)
+
+
+def redraw_options(row: Record, captions: Sequence[str], rng: np.random.Generator) -> Record:
   """The row with its options "a) .. b) .." in another order, the answer's letter to match.
 
+  Where the options are captions of the dataset, the wrong ones are drawn anew among all captions.
   Rows without lettered options, or whose answer is none of them, stay as they are.
   """
   parts = _OPTION.split(row.input)
@@ -39,8 +50,14 @@ def reorder_options(row: Record, rng: np.random.Generator) -> Record:
   right = texts[letters.index(answer[1])]
   if row.answer[answer.end() :].strip() != right:
     return row
-  order = rng.permutation(len(texts))
-  shuffled = [texts[i] for i in order]
-  question = stem + " ".join(f"{a}) {t}" for a, t in zip(letters, shuffled, strict=True))
-  letter = letters[int(np.flatnonzero(order == letters.index(answer[1]))[0])]
-  return dataclasses.replace(row, input=question, answer=f"{letter}) {right}")
+  wrong = [text for text in texts if text != right]
+  others = [caption for caption in captions if caption != right]
+  if len(wrong) <= len(others) and set(texts) <= set(captions):
+    wrong = [others[i] for i in rng.choice(len(others), len(wrong), replace=False)]
+  options = [*wrong, right]
+  order = rng.permutation(len(options))
+  options = [options[i] for i in order]
+  question = stem + " ".join(f"{a}) {t}" for a, t in zip(letters, options, strict=False))
+  return dataclasses.replace(
+    row, input=question, answer=f"{letters[options.index(right)]}) {right}"
+  )

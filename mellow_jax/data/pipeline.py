@@ -5,6 +5,7 @@ any number of hosts and threads, and no iterator's state is ever saved.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from jaxtyping import Float32
 from mellow_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from mellow_jax.data import audio, augment, prompts, records, scenes
 from mellow_jax.data.records import Record
+
+MIXED_SHARE = 0.5  # of augmented clips that sound together with another of their caption
 
 
 class Clips(Protocol):
@@ -52,14 +55,16 @@ class Encoder:
 
   def _encode(self, row: Record, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
     preset, model = prompts.PRESETS[self.data.preset], self.model
-    if rng is not None and self.data.augment:
-      row = augment.reorder_options(row, rng)
-    wav1 = self._clip(row.filepath1, rng)
+    augmented = rng is not None and self.data.augment
+    if augmented:
+      row = augment.redraw_options(row, list(self.clips_by_caption), rng)
+    wav1 = self._clip(row.filepath1, row.caption1, rng)
     if row.filepath2:
-      wav2 = self._clip(row.filepath2, rng)
+      wav2 = self._clip(row.filepath2, row.caption2, rng)
     elif rng is not None and rng.random() < self.data.another_clip_share:
       # The reference lets one-clip questions hear any clip of the dataset second.
-      wav2 = self._clip(self.rows[int(rng.integers(len(self.rows)))].filepath1, rng)
+      other = self.rows[int(rng.integers(len(self.rows)))]
+      wav2 = self._clip(other.filepath1, other.caption1, rng)
     else:
       wav2 = wav1
     task = prompts.task_of(row.input)
@@ -88,11 +93,40 @@ class Encoder:
       "loss_mask": loss_mask,
     }
 
-  def _clip(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
+  def _clip(
+    self, path: str, caption: str, rng: np.random.Generator | None
+  ) -> Float32[np.ndarray, "S"]:
     wav = self.clips.load(path, rng)
-    if rng is not None and self.data.augment:
-      wav = augment.distort(wav, rng)
+    if rng is None or not self.data.augment:
+      return wav
+    wav = augment.distort(wav, rng)
+    paths = self.clips_by_caption.get(caption, [path])
+    if rng.random() < MIXED_SHARE:
+      other = self.clips.load(paths[int(rng.integers(len(paths)))], rng)
+      wav = augment.mix(wav, augment.distort(other, rng), rng)
     return wav
+
+  @functools.cached_property
+  def clips_by_caption(self) -> dict[str, list[str]]:
+    """The paths of the first clips with each caption, once each."""
+    found: dict[str, dict[str, None]] = {}
+    for row in self.rows:
+      found.setdefault(row.caption1, {})[row.filepath1] = None
+    return {caption: list(paths) for caption, paths in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedClips:
+  """Clips that are decoded once and kept; for readers that crop nothing at random."""
+
+  clips: Clips
+  kept: dict[str, Float32[np.ndarray, "S"]] = dataclasses.field(default_factory=dict)
+
+  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
+    """The clip of a path."""
+    if path not in self.kept:
+      self.kept[path] = self.clips.load(path, None)
+    return self.kept[path]
 
 
 def sources(cfg: Config) -> tuple[Sequence[Record], Sequence[Record], Clips]:
@@ -121,8 +155,13 @@ def sources(cfg: Config) -> tuple[Sequence[Record], Sequence[Record], Clips]:
         f"{path}: {len(missing)} of its audio files are not below {data.audio_root}, first "
         f"{missing[0]}: check --config.data.audio_root or remove their rows"
       )
-  clips = audio.FileClips(data.audio_root, model_audio, prompts.PRESETS[data.preset])
-  return rows[0], rows[1], clips
+  preset = prompts.PRESETS[data.preset]
+  clips = audio.FileClips(data.audio_root, model_audio, preset)
+  if not data.cache_clips:
+    return rows[0], rows[1], clips
+  if preset.long == "random":
+    raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
+  return rows[0], rows[1], CachedClips(clips)
 
 
 def train_batches(

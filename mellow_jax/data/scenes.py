@@ -21,8 +21,8 @@ import numpy as np
 import soundfile
 import tokenizers
 from jaxtyping import Float
-from tokenizers import decoders, normalizers, pre_tokenizers
 
+from mellow_jax.data import words
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.data.synthesis import (
   KINDS,
@@ -60,10 +60,6 @@ CIRCUMSTANCES = ("indoors", "outdoors", "downstairs", "today")  # what no clip c
 DIFFERENCE = "audio 1: {first}, whereas audio 2: {second}"
 MIX = dict.fromkeys(QUESTIONS, 1.0)  # each task as often as the next
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<pad>", "<unk>")  # ids 0, 1 and 2
-# "a)" is one token, so that the letter of an option differs from the article "a".
-TOKEN = r"[a-d]\)|[a-z0-9]+|[^\sa-z0-9]"
-CLINGING = ",.:?"  # punctuation that follows its word without a space
 SCENES_PER_ROW = 1000  # row 7 hears the first suitable scenes from number 7000 on
 
 Condition = Callable[[Scene], bool]
@@ -270,31 +266,10 @@ def is_correct(prediction: str, record: Record) -> bool:
 
 
 def build_tokenizer() -> tokenizers.Tokenizer:
-  """A token for every word, number and punctuation mark that rows hold, and for "a)" to "d)".
-
-  It lower-cases. Decoding gives the text back as the rows write it; other words are "<unk>".
-  """
+  """A token for everything that rows can say."""
   templates = [re.sub(r"{\w+}", " ", text) for text in (*QUESTIONS.values(), DIFFERENCE)]
-  words = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
-  known = sorted(set(re.findall(TOKEN, " ".join([*templates, *words]))))
-  vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *known])}
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[2])
-  )
-  tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-  tokenizer.normalizer = normalizers.Lowercase()
-  tokenizer.pre_tokenizer = pre_tokenizers.Split(
-    tokenizers.Regex(TOKEN), behavior="removed", invert=True
-  )
-  # WordPiece puts a space before all tokens but those that begin with its prefix, which none does.
-  tokenizer.decoder = decoders.Sequence(
-    [
-      decoders.WordPiece(prefix="##", cleanup=False),
-      decoders.Fuse(),
-      *(decoders.Replace(f" {mark}", mark) for mark in CLINGING),
-    ]
-  )
-  return tokenizer
+  said = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
+  return words.build_tokenizer([*templates, *said])
 
 
 def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:

@@ -74,13 +74,15 @@ class Mellow(nnx.Module):
   ) -> Float[Array, "B R D"]:
     """States that predict each answer token, the true tokens before it given.
 
-    The state of slot P - 1 predicts the first answer token, so the last answer token is not fed.
+    The last heard slot of the prefix predicts the first answer token, so the last answer token is
+    not fed.
     """
     x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
     heard = self.is_heard(text_lengths, answer_ids.shape[1] - 1)
     mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & heard[:, None]
     hidden, _ = self.decoder(x, positions(heard), mask)
-    return hidden[:, self.cfg.prefix_tokens - 1 :]
+    first = last_heard(hidden, self.is_heard(text_lengths))
+    return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
 
   def prefill(
     self, prefix: Float[Array, "B P D"], text_lengths: Int[Array, "B"]
@@ -90,12 +92,21 @@ class Mellow(nnx.Module):
     slots = self.cfg.prefix_tokens
     mask = jnp.tril(jnp.ones((slots, slots), bool)) & heard[:, None]
     hidden, cache = self.decoder(prefix, positions(heard), mask)
-    return hidden[:, -1], cache
+    return last_heard(hidden, heard), cache
 
 
 def positions(heard: Bool[Array, "B T"]) -> Int[Array, "B T"]:
   """Rotary positions: the number of heard slots before each, so that padding takes no room."""
   return jnp.maximum(jnp.cumsum(heard, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def last_heard(hidden: Float[Array, "B T D"], heard: Bool[Array, "B P"]) -> Float[Array, "B D"]:
+  """The state of the prefix's last heard slot: P - 1 unless padding is masked.
+
+  A padding slot would predict as well, but only where a question has one.
+  """
+  last = heard.shape[1] - 1 - jnp.argmax(heard[:, ::-1], axis=1)
+  return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
 def abstract(cfg: ModelConfig) -> tuple[nnx.GraphDef, dict]:
