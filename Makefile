@@ -18,7 +18,8 @@ $(VENV)/installed: requirements.lock setup.py
 	touch $@
 
 demo: $(VENV)/installed
-	$(RUN) -m mellow_jax.demo --workdir=$(DEMO_DIR) --seed=$(SEED)
+	$(RUN) -m mellow_jax.train --config=configs/demo.py --workdir=$(DEMO_DIR) --config.seed=$(SEED)
+	$(RUN) -m mellow_jax.evaluation.listening --workdir=$(DEMO_DIR)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

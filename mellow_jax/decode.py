@@ -100,7 +100,7 @@ def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
   least = jnp.zeros(shape, jnp.int32)
   beyond = jnp.full(shape, jax.lax.bitcast_convert_type(jnp.float32(1), jnp.int32) + 1)
 
-  def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+  def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
     least, beyond = bounds
     middle = (least + beyond) // 2
     enough = jnp.sum(jnp.where(bits >= middle, probs, 0), axis=-1, keepdims=True) >= p
@@ -361,7 +361,9 @@ def score(
   hidden, _ = model.decoder(x, positions, mask)
   first = mellow.last_heard(hidden, heard)
   first = jnp.broadcast_to(first[:, None, None], (batch, o, 1, hidden.shape[-1]))
-  states = jnp.concatenate([first, hidden[:, slots:].reshape(batch, o, fed, -1)], axis=2)
+  states = jnp.concatenate(
+    [first, hidden[:, slots:].reshape(batch, o, fed, hidden.shape[-1])], axis=2
+  )
 
   def likelihood(option: tuple[Array, Array, Array]) -> Float[Array, "B"]:
     states, tokens, lengths = option

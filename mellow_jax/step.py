@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mellow_jax import optim
+from mellow_jax import decode, optim
 from mellow_jax.config import Config, ModelConfig
 from mellow_jax.models import logmel, mellow
 from mellow_jax.models.mellow import Mellow
@@ -121,6 +121,15 @@ def eval_step(
   """Summed loss and number of answer tokens of a batch, nothing random."""
   nll = answer_nll(merge(cfg, trainable, frozen), batch)
   return jnp.sum(nll * batch.loss_mask), jnp.sum(batch.loss_mask)
+
+
+def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Answers:
+  """Greedy answers to a batch."""
+  model = merge(cfg, trainable, frozen)
+  prefix = model.prefix(*encode_pair(model, batch, None, None), batch.text_ids)
+  keys = jax.random.split(jax.random.key(0), len(batch.text_ids))  # greedy draws nothing
+  sampling = decode.Sampling(max_new_tokens=cfg.answer_tokens)
+  return decode.generate(model, prefix, batch.text_lengths, keys, sampling)
 
 
 def mel_moments(

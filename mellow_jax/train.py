@@ -152,6 +152,12 @@ class MetricsLog:
     for name, value in values.items():
       self._board.add_scalar(name, value, step_number)
 
+  def write_answer(self, step_number: int, shown: dict[str, str]) -> None:
+    """A sample answer, as a line of answers.jsonl and as text on the board."""
+    with (self.path.parent / "answers.jsonl").open("a") as file:
+      file.write(json.dumps({"step": step_number, **shown}) + "\n")
+    self._board.add_text(shown["question"], shown["answer"], step_number)
+
   def close(self) -> None:
     """Flushes both."""
     self._file.close()
@@ -170,12 +176,28 @@ def validate(
   """Mean loss over the answer tokens of the first eval_batches batches of the validation rows."""
   loss, tokens = 0.0, 0
   for arrays in pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=cfg.eval_batches):
-    host = jax.tree.map(lambda x: _shard(x), Batch(**arrays))
+    host = jax.tree.map(_shard, Batch(**arrays))
     batch_loss, batch_tokens = eval_step(
       state.trainable, state.frozen, parallel.place_batch(host, mesh)
     )
     loss, tokens = loss + float(batch_loss), tokens + int(batch_tokens)
   return loss / max(tokens, 1)
+
+
+def sample_answers(
+  state: TrainState, encoder: pipeline.Encoder, cfg: Config, mesh: Mesh, answer_step: Any
+) -> list[dict[str, str]]:
+  """The first validation questions with the right answer and the model's."""
+  (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
+  host = jax.tree.map(_shard, Batch(**arrays))
+  found = answer_step(state.trainable, state.frozen, parallel.place_batch(host, mesh))
+  shown = []
+  for i in range(min(cfg.sample_answers, cfg.batch_size, len(encoder.rows))):
+    tokens = np.asarray(found.tokens[i, 0])[: int(found.lengths[i, 0])]
+    row = encoder.rows[i]
+    text = encoder.tokenizer.decode(tokens.tolist())
+    shown.append({"question": row.input, "expected": row.answer, "answer": text})
+  return shown
 
 
 def _shard(x: np.ndarray) -> np.ndarray:
@@ -224,6 +246,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
   like = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
+  (workdir / "run.json").write_text(json.dumps(dataclasses.asdict(cfg), indent=1))
   checkpoints = checkpoint.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
   meta = run_meta(cfg)
   restored = checkpoints.restore(like, meta)
@@ -250,6 +273,11 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
   )
   eval_step = jax.jit(
     functools.partial(step.eval_step, cfg=cfg.model),
+    in_shardings=(sharding.trainable, sharding.frozen, parallel.batch_sharding(mesh)),
+    out_shardings=replicated,
+  )
+  answer_step = jax.jit(
+    functools.partial(step.answer, cfg=cfg.model),
     in_shardings=(sharding.trainable, sharding.frozen, parallel.batch_sharding(mesh)),
     out_shardings=replicated,
   )
@@ -302,9 +330,16 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
     if number % cfg.save_every == 0 or last:
       save(number)
     if number % cfg.eval_every == 0 or last:
+      metrics.loss.block_until_ready()
+      paused = time.perf_counter()
       loss = validate(state, val_encoder, cfg, mesh, eval_step)
       log.write(number, {"val_loss": loss})
       say(f"step {number}  validation loss {loss:.4f}")
+      if cfg.sample_answers:
+        for shown in sample_answers(state, val_encoder, cfg, mesh, answer_step):
+          log.write_answer(number, shown)
+          say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
+      clock += time.perf_counter() - paused  # examples/s and time left are of training alone
   report()
   log.close()
   checkpoints.wait()

@@ -1,0 +1,42 @@
+"""Real recordings: the small model of configs/demo.py goes on with ESC-10's environmental sounds.
+
+  make demo
+  python -m mellow_jax.train --config=configs/esc10.py --workdir=runs/esc10 \\
+    --config.data.train=esc10/train.json --config.data.val=esc10/val.json \\
+    --config.data.audio_root=esc10
+  python -m mellow_jax.evaluation.listening --workdir=runs/esc10 --redraws=5
+
+`--config=configs/esc10.py:scratch` starts from random weights.
+"""
+
+import dataclasses
+
+from configs import demo
+from mellow_jax import config
+
+
+def get_config(arg: str = "") -> config.Config:
+  """The run from the demo's weights in runs/demo/model, or with arg "scratch" from none."""
+  base = demo.get_config()
+  encoder = dataclasses.replace(
+    base.model.encoder,
+    spec_augment=True,
+    time_stripe_frames=16,
+    mel_stripe_bins=6,
+  )
+  decoder = dataclasses.replace(base.model.decoder, vocab=96)  # the rows' 85 words and marks
+  return dataclasses.replace(
+    base,
+    model=dataclasses.replace(base.model, encoder=encoder, decoder=decoder, text_tokens=40),
+    data=config.DataConfig(
+      source="json",
+      tokenizer="words",
+      preset="clean",
+      another_clip_share=0.3,
+      augment=True,
+      cache_clips=True,
+    ),
+    init_from=() if arg == "scratch" else ("runs/demo/model",),
+    encoder_train_mode=True,  # SpecAugment
+    steps=12_000,
+  )
