@@ -1,6 +1,8 @@
 """Mellow: two clips and a question in, the next tokens of the answer out."""
 
 import dataclasses
+import functools
+import json
 from typing import Any
 
 import jax
@@ -111,6 +113,14 @@ def last_heard(hidden: Float[Array, "B T D"], heard: Bool[Array, "B P"]) -> Floa
 
 def abstract(cfg: ModelConfig) -> tuple[nnx.GraphDef, dict]:
   """The model's structure and its parameters as ShapeDtypeStructs, without their memory."""
+  return _abstract(json.dumps(dataclasses.asdict(cfg)))
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(content: str) -> tuple[nnx.GraphDef, dict]:
+  # Kept, since tracing the constructors of 30 layers takes seconds, and by content, since configs
+  # can change.
+  cfg = config_lib.from_dict(ModelConfig, json.loads(content))
   graphdef, state = nnx.split(nnx.eval_shape(lambda: Mellow(cfg, rngs=nnx.Rngs(0))))
   return graphdef, nnx.to_pure_dict(state)
 

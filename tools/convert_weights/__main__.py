@@ -101,7 +101,7 @@ def backward(args: argparse.Namespace) -> None:
   elif output.suffix == ".safetensors":
     part = output.with_name(output.name + ".part")
     try:
-      save_file({k: np.ascontiguousarray(v) for k, v in state_dict.items()}, part)
+      save_file({k: np.asarray(v, order="C") for k, v in state_dict.items()}, part)
       part.replace(output)
     except Exception as error:  # safetensors raises its own error for a full disk
       part.unlink(missing_ok=True)
