@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import recipe
 
-from mellow_jax import config, optim, step
+from mellow_jax import config, decode, optim, step
 from mellow_jax.models import logmel, mellow
 from tools.convert_weights import rules
 
@@ -155,6 +155,27 @@ def test_parameter_count(cfg):
   computed = 2 * bins * cfg.audio.n_fft + bins * cfg.audio.mel_bins
   assert learned == 165_937_495
   assert learned + computed == 167_020_951
+
+
+def test_greedy_tokens(cfg, golden, heard, batch, params, record_property):
+  """The reference's answers, through the cache that it does without."""
+  sampling = decode.Sampling(max_new_tokens=golden["greedy_tokens"].shape[1])
+
+  @jax.jit
+  def answer(params, audio1, audio2):
+    # An end token would end our answer early: the golden tokens hold none.
+    model = step.merge(cfg, params)
+    prefix = model.prefix(audio1, audio2, batch.text_ids)
+    keys = jax.random.split(jax.random.key(0), 2)
+    return decode.generate(model, prefix, batch.text_lengths, keys, sampling)
+
+  assert not (golden["greedy_tokens"] == cfg.end_id).any()
+  with jax.default_matmul_precision("highest"):
+    found = answer(params, heard[1][0][3], heard[1][1][3])
+  wrong = int((np.asarray(found.tokens)[:, 0] != golden["greedy_tokens"]).sum())
+  record_property("greedy tokens", wrong)
+  print(f"fidelity greedy tokens that differ {wrong}")
+  assert wrong == 0
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ QUESTIONS = {
   "caption": "caption the audio",
   "presence": "which sound is heard?",
   "order": "which sound comes {end}?",
+  "detail": "which sound comes {end}?",
   "count": "how many times is the {kind} heard?",
   "pitch": "is the {kind} low or high?",
   "loudness": "is the {kind} loud or soft?",
@@ -51,7 +52,6 @@ QUESTIONS = {
   "difference": "explain the difference in few words",
 }
 SUBTYPES = {task: f"Scenes-{task.capitalize()}.json" for task in QUESTIONS}
-OPEN_SUBTYPES = (SUBTYPES["caption"], SUBTYPES["difference"])
 LETTERS = ("a)", "b)", "c)", "d)")
 ENDS = ("first", "last")
 TIMES = ("one", "two", "three")
@@ -164,16 +164,27 @@ def _ask_presence(rng: np.random.Generator, find: Find) -> Text:
   return _options(rng, QUESTIONS["presence"], [_pick(rng, scene.kinds), *_absent(rng, scene)[:3]])
 
 
-def _ask_order(rng: np.random.Generator, find: Find) -> Text:
+def _find_end(rng: np.random.Generator, find: Find) -> tuple[Scene, str, str]:
+  """A scene, one of its ends in time, and the sound there."""
   end = _pick(rng, ENDS)
   at = -ENDS.index(end)
   # Of two sounds that overlap, neither is asked for as the first or the last.
   scene = find(lambda scene: len(scene.groups) > 1 and len(scene.groups[at]) == 1)
-  right = scene.kinds[at]
+  return scene, end, scene.kinds[at]
+
+
+def _ask_order(rng: np.random.Generator, find: Find) -> Text:
+  scene, end, right = _find_end(rng, find)
   # The scene's other sounds are among the options: presence alone does not tell.
   others = [kind for kind in scene.kinds if kind != right]
   options = [right, *others, *_absent(rng, scene)][:4]
   return _options(rng, QUESTIONS["order"].format(end=end), options)
+
+
+def _ask_detail(rng: np.random.Generator, find: Find) -> Text:
+  """The question of order without options, as ReasonAQA asks its questions both ways."""
+  _, end, right = _find_end(rng, find)
+  return QUESTIONS["detail"].format(end=end), right
 
 
 def _ask_attribute(
@@ -237,6 +248,7 @@ _ASK: dict[str, Callable[[np.random.Generator, Find], Text]] = {
   "caption": _ask_caption,
   "presence": _ask_presence,
   "order": _ask_order,
+  "detail": _ask_detail,
   "count": functools.partial(
     _ask_attribute, task="count", values=TIMES, value=lambda event: TIMES[event.count - 1]
   ),
@@ -251,18 +263,6 @@ _ASK: dict[str, Callable[[np.random.Generator, Find], Text]] = {
   "entailment": _ask_entailment,
   "difference": _ask_difference,
 }
-
-
-def chance(record: Record) -> float:
-  """How often a guess among the answers a question allows is right; 0 where it allows any."""
-  if record.subtype in OPEN_SUBTYPES:
-    return 0.0
-  return 1 / (sum(letter in record.input for letter in LETTERS) or 2)  # otherwise yes or no
-
-
-def is_correct(prediction: str, record: Record) -> bool:
-  """Whether a prediction is the answer, letter and text, but for white space around it."""
-  return prediction.strip() == record.answer
 
 
 def build_tokenizer() -> tokenizers.Tokenizer:

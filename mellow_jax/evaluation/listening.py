@@ -44,7 +44,10 @@ _OPTION = re.compile(r"(?<!\S)[a-h]\) ")
 
 
 def chance(row: Record) -> float | None:
-  """Accuracy of a blind guess among the answers a question allows; None where any text is."""
+  """Accuracy of a blind guess among the answers a question allows; None where any text is.
+
+  A reader may do better: of the scenes' entailment rows it finds two thirds without listening.
+  """
   options = len(_OPTION.findall(row.input))
   if options:
     return 1 / options
@@ -55,7 +58,7 @@ def family(row: Record) -> str:
   """The kind of task: "multiple choice", "yes/no" or the subtype's own name."""
   if "Entailment" in row.subtype:
     return "entailment"
-  if chance(row) == 0.5:
+  if row.answer in ("yes", "no"):
     return "yes/no"
   if chance(row):
     return "multiple choice"

@@ -1,0 +1,203 @@
+"""Decoding speed, side by side in one run: without a cache, Hugging Face with a cache, and ours.
+
+  pip install -e .[torch]        (or, for a CPU, `pip install torch` from a CPU build)
+  python -m benchmarks.decode --new_tokens=64 --batch=1,8 --output=decode.json
+
+All three get the same random weights at full size, the same prefix of 389 embeddings and decode
+greedily in float32; their tokens must agree before anything is timed. They take turns, several
+rounds, and medians are reported. "reference" works as the public PyTorch code does: the whole
+sequence anew for every token, logits at every position. It is timed at the first, a middle and the
+last token only, since a token takes seconds.
+
+The limit is what memory allows: a token reads every decoder weight once, and each row of the batch
+its cached keys and values. The bandwidth is measured in the same run, as the better of two
+multi-threaded reads of 1 GiB.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from mellow_jax import decode, parallel, step
+from mellow_jax.config import ModelConfig
+from mellow_jax.models import mellow
+from tools.convert_weights import convert
+
+END_NEVER = -1  # no token has this id: every run decodes all its tokens
+
+
+def timed(run) -> tuple[float, object]:
+  start = time.perf_counter()
+  result = run()
+  return time.perf_counter() - start, result
+
+
+def bandwidth() -> float:
+  """Bytes a second of the better of two reads of 1 GiB by all cores, the best of five."""
+  array = np.ones(2**28, np.float32)
+  tensor, device_array = torch.from_numpy(array), jnp.asarray(array)
+  reduce = jax.jit(jnp.max)
+  runs = (tensor.max, lambda: reduce(device_array).block_until_ready())
+  for run in runs:
+    run()
+  return array.nbytes / min(timed(run)[0] for run in runs for _ in range(5))
+
+
+class Peer:
+  """Hugging Face's Llama with our weights."""
+
+  def __init__(self, cfg: ModelConfig, flat: dict[str, np.ndarray]):
+    d = cfg.decoder
+    config = transformers.LlamaConfig(
+      vocab_size=d.vocab,
+      hidden_size=d.width,
+      intermediate_size=d.mlp,
+      num_hidden_layers=d.layers,
+      num_attention_heads=d.heads,
+      num_key_value_heads=d.kv_heads,
+      head_dim=d.head_size,
+      rms_norm_eps=d.norm_eps,
+      rope_parameters={"rope_type": "default", "rope_theta": d.rope_theta},
+      max_position_embeddings=8192,
+      tie_word_embeddings=True,
+    )
+    self.model = transformers.LlamaForCausalLM(config).eval()
+    prefix = "caption_decoder.lm."
+    weights = {
+      key.removeprefix(prefix): torch.from_numpy(np.array(value))
+      for key, value in convert.reverse(flat, cfg).items()
+      if key.startswith(prefix)
+    }
+    self.model.load_state_dict(weights, strict=True)
+
+  @torch.inference_mode()
+  def cached(self, prefix: torch.Tensor, count: int) -> np.ndarray:
+    """Greedy tokens, keys and values kept."""
+    out = self.model(inputs_embeds=prefix, use_cache=True, logits_to_keep=1)
+    tokens = [out.logits[:, -1].argmax(-1)]
+    while len(tokens) < count:
+      out = self.model(tokens[-1][:, None], past_key_values=out.past_key_values, logits_to_keep=1)
+      tokens.append(out.logits[:, -1].argmax(-1))
+    return torch.stack(tokens, 1).numpy()
+
+  @torch.inference_mode()
+  def uncached_token(self, sequence: torch.Tensor) -> np.ndarray:
+    """One greedy token as the reference makes it: everything anew, every position's logits."""
+    return self.model(inputs_embeds=sequence, use_cache=False).logits[:, -1].argmax(-1).numpy()
+
+  @torch.inference_mode()
+  def extend(self, prefix: torch.Tensor, tokens: np.ndarray) -> torch.Tensor:
+    """The sequence after these tokens."""
+    return torch.cat([prefix, self.model.get_input_embeddings()(torch.from_numpy(tokens))], 1)
+
+
+def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, speed: float) -> dict:
+  """One row of the table."""
+  params = mellow.init_params(cfg, 0)
+  flat = {name: np.asarray(x) for name, x in mellow.flatten(params).items()}
+  peer = Peer(cfg, flat)
+  rng = np.random.default_rng(0)
+  scale = cfg.decoder.width**-0.5
+  prefix = (scale * rng.standard_normal((batch, cfg.prefix_tokens, cfg.decoder.width))).astype(
+    np.float32
+  )
+  torch_prefix = torch.from_numpy(prefix)
+  lengths = jnp.full(batch, cfg.text_tokens, jnp.int32)
+  keys = jax.random.split(jax.random.key(0), batch)
+
+  def compiled(tokens: int):
+    def run(params, prefix):
+      model = step.merge(cfg, params)
+      sampling = decode.Sampling(max_new_tokens=tokens)
+      return decode.generate(model, prefix, lengths, keys, sampling).tokens[:, 0]
+
+    seconds, program = timed(lambda: jax.jit(run).lower(flat_params, prefix).compile())
+    return seconds, lambda: np.asarray(program(flat_params, prefix))
+
+  flat_params = {name: jnp.asarray(x) for name, x in flat.items()}
+  compile_seconds, ours = compiled(count)
+  _, ours_first = compiled(1)
+  tokens = peer.cached(torch_prefix, count)
+  ours_tokens = ours()
+  agree = bool((tokens == ours_tokens).all())
+  middle = [0, count // 2, count - 1]
+  sequences = [peer.extend(torch_prefix, tokens[:, :n]) for n in middle]
+  agree &= all(
+    (peer.uncached_token(s) == tokens[:, n]).all() for s, n in zip(sequences, middle, strict=True)
+  )
+  ours_first()
+  times = {name: [] for name in ("reference", "hugging face", "ours", "ours, first token")}
+  for _ in range(rounds):
+    per_token = statistics.mean(timed(lambda s=s: peer.uncached_token(s))[0] for s in sequences)
+    times["reference"].append(per_token * count)
+    times["hugging face"].append(timed(lambda: peer.cached(torch_prefix, count))[0])
+    times["ours"].append(timed(ours)[0])
+    times["ours, first token"].append(timed(ours_first)[0])
+  median = {name: statistics.median(values) for name, values in times.items()}
+  rate = {name: batch * count / median[name] for name in ("reference", "hugging face", "ours")}
+  loop = (median["ours"] - median["ours, first token"]) / (count - 1)
+  decoder = sum(x.size for name, x in flat.items() if name.startswith("decoder/"))
+  d = cfg.decoder
+  slots = cfg.prefix_tokens + count / 2
+  read = 4 * decoder + 4 * batch * slots * 2 * d.layers * d.kv_heads * d.head_size
+  return {
+    "batch": batch,
+    "new tokens": count,
+    "tokens agree": agree,
+    "tokens/s, prefill included": rate,
+    "times the reference": rate["ours"] / rate["reference"],
+    "times hugging face": rate["ours"] / rate["hugging face"],
+    "ms a token after the first": 1e3 * loop,
+    "GB/s measured": speed / 1e9,
+    "share of the bandwidth limit": read / speed / loop,
+    "compile seconds": compile_seconds,
+    "seconds": times,
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--batch", default="1,8")
+  parser.add_argument("--new_tokens", type=int, default=64)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--output", type=pathlib.Path)
+  args = parser.parse_args()
+  parallel.enable_compilation_cache()
+  cfg = ModelConfig(dtype="float32", end_id=END_NEVER)
+  report = {
+    "machine": platform.processor() or platform.machine(),
+    "cores": os.cpu_count(),
+    "versions": {m.__name__: m.__version__ for m in (jax, torch, transformers)},
+    "load": os.getloadavg(),
+    "rows": [],
+  }
+  for batch in map(int, args.batch.split(",")):
+    row = measure(cfg, batch, args.new_tokens, args.rounds, bandwidth())
+    report["rows"].append(row)
+    rates = row["tokens/s, prefill included"]
+    print(
+      f"batch {batch}: "
+      + ", ".join(f"{name} {rate:.2f} tokens/s" for name, rate in rates.items())
+      + f"\n  {row['times the reference']:.1f} x the reference, "
+      f"{row['times hugging face']:.2f} x Hugging Face; "
+      f"{row['ms a token after the first']:.1f} ms a token, "
+      f"{100 * row['share of the bandwidth limit']:.0f}% of the limit at "
+      f"{row['GB/s measured']:.1f} GB/s; tokens agree: {row['tokens agree']}",
+      flush=True,
+    )
+  if args.output:
+    args.output.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+  main()
