@@ -6,8 +6,8 @@ A model folder is what the converter writes and what generate, evaluate and trai
   params/          parameters, an Orbax checkpoint with one entry a leaf
   tokenizer.json   of the `tokenizers` library
 
-A training run's folder `checkpoints/` holds one Orbax step a save, and beside the state the SHA-256
-of every leaf: Orbax itself restores flipped bits without a word.
+A training run's folder `checkpoints/` holds one Orbax step a save, and beside the state the run's
+settings and the SHA-256 of every leaf: Orbax itself restores flipped bits without a word.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,10 +27,12 @@ from jaxtyping import PyTree
 from orbax.checkpoint import options as ocp_options
 
 from mellow_jax import config as config_lib
+from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
 from mellow_jax.models import mellow
 
 FORMAT = 1
+COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
 
 
 class CheckpointError(ValueError):
@@ -47,24 +50,49 @@ class LoadedModel:
 
 
 def digest(flat: dict[str, Any]) -> dict[str, str]:
-  """SHA-256 of every leaf's type, shape and bytes."""
+  """SHA-256 of every leaf's type, shape and bytes; the same in every process."""
   result = {}
   for name, leaf in flat.items():
-    array = np.asarray(leaf)
+    array = parallel.to_host(leaf)
     sha = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
     sha.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
     result[name] = sha.hexdigest()
   return result
 
 
+def _digest_json(values: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _first_line(error: Exception) -> str:
   return (str(error).splitlines() or [repr(error)])[0][:300]
 
 
-def _free_space(path: pathlib.Path) -> str:
+def _free_bytes(path: pathlib.Path) -> int:
   while not path.exists():
     path = path.parent
-  return f"{shutil.disk_usage(path).free / 2**20:.0f} MiB free"
+  return shutil.disk_usage(path).free
+
+
+def _unwritten(path: pathlib.Path, what: str, error: Exception) -> CheckpointError:
+  free = f"{_free_bytes(path) / 2**20:.0f} MiB free"
+  return CheckpointError(f"{path}: {what} ({free}): {_first_line(error)}")
+
+
+def _lack_of_room(path: pathlib.Path, flat: dict[str, Any]) -> str:
+  """Why the disk cannot take the arrays, "" if it can: Orbax notices late, and in many words."""
+  needed = sum(leaf.nbytes for leaf in flat.values())
+  return f"{needed / 2**20:.1f} MiB are needed" if needed > _free_bytes(path) else ""
+
+
+def _local_checkpointer() -> ocp.StandardCheckpointer:
+  """For this process alone, which neither waits for the others nor is waited for."""
+  this = jax.process_index()
+  return ocp.StandardCheckpointer(
+    multiprocessing_options=ocp_options.MultiprocessingOptions(
+      primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    )
+  )
 
 
 def save_model(
@@ -79,8 +107,8 @@ def save_model(
   """Writes a model folder; it appears whole or not at all.
 
   params may be a part of the model's, such as a pretrained encoder alone; such a folder is for
-  `init_from`, not for answering. Raises CheckpointError where the folder holds something and
-  overwrite is False, and where the disk is full.
+  `init_from`, not for answering. Of several processes, one writes. Raises CheckpointError where the
+  folder holds something and overwrite is False, and where the disk is full.
   """
   folder = pathlib.Path(folder).absolute()
   if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
@@ -90,7 +118,9 @@ def save_model(
   try:
     part.mkdir(parents=True)
     flat = mellow.flatten(params)
-    with ocp.StandardCheckpointer() as checkpointer:
+    if lack := _lack_of_room(part, flat):
+      raise OSError(lack)
+    with _local_checkpointer() as checkpointer:
       checkpointer.save(part / "params", flat)
     content = {
       "format": FORMAT,
@@ -101,14 +131,15 @@ def save_model(
     (part / "config.json").write_text(json.dumps(content, indent=1))
     if tokenizer is not None:
       tokenizer.save(str(part / "tokenizer.json"))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-      shutil.rmtree(folder)
+      folder.rename(old)
     part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
   except Exception as error:  # a full disk arrives as OSError, ValueError or plain Exception
     shutil.rmtree(part, ignore_errors=True)
-    raise CheckpointError(
-      f"{folder}: could not be written ({_free_space(folder)}): {_first_line(error)}"
-    ) from error
+    raise _unwritten(folder, "could not be written", error) from error
 
 
 def _read_config(folder: pathlib.Path) -> dict:
@@ -119,8 +150,9 @@ def _read_config(folder: pathlib.Path) -> dict:
       f"{folder}: no readable config.json; a model folder is written by "
       f"`python -m tools.convert_weights` or by training ({error})"
     ) from error
-  if content.get("format") != FORMAT:
-    raise CheckpointError(f"{folder}: format {content.get('format')}, this version reads {FORMAT}")
+  found = content.get("format") if isinstance(content, dict) else None
+  if found != FORMAT:
+    raise CheckpointError(f"{folder}/config.json: format {found}, this version reads {FORMAT}")
   return content
 
 
@@ -136,9 +168,9 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
     config = config_lib.from_dict(ModelConfig, content["model"])
     config_lib.validate(config)
     names, preset = content["sha256"], content["preset"]
-  except (KeyError, TypeError, ValueError) as error:
-    raise CheckpointError(f"{folder}/config.json: {error}") from error
-  abstract = mellow.flatten(mellow.abstract(config)[1])
+    abstract = mellow.flatten(mellow.abstract(config)[1])
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise CheckpointError(f"{folder}/config.json: {_first_line(error)}") from error
   unknown = sorted(set(names) - set(abstract))
   if unknown:
     raise CheckpointError(f"{folder}/config.json: {unknown[0]} is no parameter of this model")
@@ -148,7 +180,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
     for name in names
   }
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _local_checkpointer() as checkpointer:
       flat = checkpointer.restore(folder / "params", target)
   except Exception as error:  # Orbax raises plain Exception and many others for damage
     raise CheckpointError(
@@ -207,27 +239,40 @@ class TrainCheckpoints:
 
   def __init__(self, folder: str | pathlib.Path, *, keep: int):
     self.folder = pathlib.Path(folder).absolute()
-    atomicity = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        # With one kept step, a failed save would leave none.
-        max_to_keep=max(keep, 2),
-        cleanup_tmp_directories=True,
-        atomicity_options=atomicity,
-      ),
+    self._options = ocp.CheckpointManagerOptions(
+      max_to_keep=max(keep, 2),  # with one, a failed save would leave none
+      atomicity_options=ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE),
     )
+    if parallel.is_first():
+      # What a kill left of a save. It has no use, and it takes the room of the next one.
+      for part in self.folder.glob("*"):
+        if part.name.isdigit() and not (part / COMMITTED).exists():
+          logging.warning("%s was not finished: removed", part)
+          shutil.rmtree(part)
+    parallel.from_first(0)  # the others look after that
+    self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
-  def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:
-    """Starts writing a step in the background; waits for the one before it.
+  def save(self, step: int, state: PyTree, run: dict[str, Any]) -> None:
+    """Starts writing a step in the background, once the one before it is on disk.
 
-    Raises CheckpointError with path and free space where this or the last save failed.
+    run is what another run must share to go on from here. Raises CheckpointError with path and free
+    space where this save cannot start, and where the last one failed, though this one is started.
     """
-    # A copy: the step after this one reuses the state's own buffers.
-    flat = {name: np.array(leaf) for name, leaf in mellow.flatten(state).items()}
-    meta = {**meta, "step": step, "sha256": digest(flat)}
+    try:
+      self.wait()
+    finally:
+      self._start(step, state, run)
+
+  def _start(self, step: int, state: PyTree, run: dict[str, Any]) -> None:
+    flat = mellow.flatten(state)
+    meta = {"run": run, "step": step, "sha256": digest(flat)}
+    meta["check"] = _digest_json(meta)
     args = ocp.args.Composite(state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave(meta))
     try:
+      # The first process decides: a save that only some begin would wait for the others for ever.
+      lack = _lack_of_room(self.folder, flat)
+      if parallel.from_first(bool(lack)):
+        raise OSError(lack)
       self._manager.save(step, args=args, force=True)
     except Exception as error:  # a full disk arrives as ValueError, OSError or plain Exception
       raise self._failed(error) from error
@@ -240,54 +285,66 @@ class TrainCheckpoints:
       raise self._failed(error) from error
 
   def _failed(self, error: Exception) -> CheckpointError:
-    return CheckpointError(
-      f"{self.folder}: saving failed ({_free_space(self.folder)}); earlier steps "
-      f"{self._manager.all_steps()} are kept: {_first_line(error)}"
-    )
+    # After a failed save, Orbax 0.12 forgets steps that are on disk: a new manager finds them.
+    self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+    what = f"saving failed, steps {self._manager.all_steps()} are kept"
+    return _unwritten(self.folder, what, error)
 
-  def restore(self, like: PyTree, meta: dict[str, Any]) -> tuple[PyTree, dict] | None:
-    """The newest sound step and its meta data; None where no step was ever written.
+  def restore(self, like: PyTree, run: dict[str, Any]) -> PyTree | None:
+    """The state of the newest sound step; None where no step was ever finished.
 
-    like holds ShapeDtypeStructs with their shardings. Each entry of meta must equal the saved one.
-    Raises CheckpointError where the run was started with other settings, or where steps exist and
-    none is sound: training never silently starts from zero.
+    like holds ShapeDtypeStructs with their shardings. Newer steps that are damaged get another
+    name, so that the run can write them anew. Raises CheckpointError where the run was started with
+    other settings, and where steps exist and none is sound: training never silently starts from
+    zero.
     """
-    failures = []
+    failures = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        return self._restore_step(step, like, meta)
-      except _OtherRunError as error:
-        raise CheckpointError(f"{self.folder}/{step}: {error}") from error
+        meta = self._restore_meta(step)
+        state = self._restore_state(step, like, meta) if meta["run"] == run else None
       except Exception as error:  # Orbax raises plain Exception and many others for damage
-        failures.append(f"step {step}: {_first_line(error)}")
-        logging.warning("checkpoint %s is unusable, trying an older one: %s", step, error)
-    leftover = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
-    if failures or leftover:
-      detail = "; ".join(failures) or f"folders {sorted(leftover)} have no commit marker"
+        failures[step] = _first_line(error)
+        logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)
+        continue
+      if state is None:
+        saved = meta["run"]
+        key = min(key for key in saved.keys() | run.keys() if saved.get(key) != run.get(key))
+        raise CheckpointError(
+          f"{self.folder}/{step}: was saved with {key} = {saved.get(key)!r}, this run has "
+          f"{run.get(key)!r}; use another --workdir or the same settings"
+        )
+      self._set_aside(failures)
+      return state
+    if failures:
+      detail = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
       raise CheckpointError(
         f"{self.folder}: no usable checkpoint ({detail}). Restore one from a copy, or remove the "
         "folder to start from the beginning"
       )
     return None
 
-  def _restore_step(self, step: int, like: PyTree, meta: dict) -> tuple[PyTree, dict]:
-    saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-    saved_meta = saved["meta"]
-    for key, value in meta.items():
-      if saved_meta.get(key) != value:
-        raise _OtherRunError(
-          f"was saved with {key} = {saved_meta.get(key)!r}, this run has {value!r}; "
-          "use another --workdir or the same settings"
-        )
+  def _set_aside(self, steps: Iterable[int]) -> None:
+    for step in steps:
+      if parallel.is_first():
+        damaged = self.folder / f"{step}.damaged"
+        shutil.rmtree(damaged, ignore_errors=True)
+        (self.folder / str(step)).rename(damaged)
+    parallel.from_first(0)  # the others look after that
+    self._manager.reload()
+
+  def _restore_meta(self, step: int) -> dict[str, Any]:
+    meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    if meta.pop("check", None) != _digest_json(meta):
+      raise ValueError("its meta data differ from their SHA-256")
+    return meta
+
+  def _restore_state(self, step: int, like: PyTree, meta: dict[str, Any]) -> PyTree:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(mellow.flatten(like)))
     flat = self._manager.restore(step, args=args)["state"]
-    _check_digest(f"{self.folder}/{step}", flat, saved_meta["sha256"])
-    return mellow.unflatten(flat, like), saved_meta
+    _check_digest(f"{self.folder}/{step}", flat, meta["sha256"])
+    return mellow.unflatten(flat, like)
 
   def close(self) -> None:
     """Waits for the last save and lets go of Orbax's threads."""
     self._manager.close()
-
-
-class _OtherRunError(Exception):
-  """A sound checkpoint of a run with other settings."""

@@ -1,12 +1,193 @@
-"""Questions about audio, answered: the class `Mellow` and the command.
+"""Answers questions about audio: one, or a whole manifest of them.
 
   python -m mellow_jax.generate --checkpoint=DIR --audio=a.wav [--audio=b.wav] --prompt="..."
   python -m mellow_jax.generate --checkpoint=DIR --manifest=rows.json --audio_root=DIR \
     --output=predictions.jsonl
 """
 
-from mellow_jax.data.audio import Clip, Source
-from mellow_jax.decode import Sampling
+import dataclasses
+import functools
+import hashlib
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-GREEDY = Sampling()
-Row = tuple[Source | Clip, Source | Clip | None, str]  # first clip, second or None, question
+import tqdm
+from absl import flags
+
+from mellow_jax import predictions
+from mellow_jax.ask import GREEDY, Mellow, QuestionError, Row
+from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.data import audio, records
+from mellow_jax.data.audio import AudioError, Clip
+from mellow_jax.data.records import RecordError
+from mellow_jax.decode import Sampling
+from mellow_jax.predictions import PredictionsError
+
+
+class FlagsError(ValueError):
+  """Flags that do not go together; the message says what to change."""
+
+
+def _flags() -> flags.FlagValues:
+  """A set of the command's own: absl's global one would be filled by whoever imports this."""
+  f = flags.FlagValues()
+  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
+  text("checkpoint", help="Model folder, from the converter or from training.")
+  flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
+  text("prompt", help="The question about --audio.")
+  text("manifest", help="ReasonAQA JSON file whose rows are answered.")
+  text("audio_root", help="Folder below which the manifest's clips are; its own folder if absent.")
+  text("output", help="JSONL file for the manifest's answers; a rerun goes on where it stopped.")
+  text("preset", help="release, training or clean; by default the model folder's.")
+  kinds = ["greedy", "sample", "beam"]
+  flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
+  windows = ["first", "center", "all"]
+  flags.DEFINE_enum(
+    "window", "first", windows, "Part of a long clip that is heard; all: one by one.", flag_values=f
+  )
+  number = functools.partial(flags.DEFINE_integer, flag_values=f)
+  number("max_new_tokens", GREEDY.max_new_tokens, "Tokens after which an answer is cut off.")
+  number("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
+  number("samples", 1, "Answers a question, from sample or beam.")
+  number("beams", 4, "Answers the beam search follows.")
+  number("seed", 0, "What sample draws depends on it.")
+  number("batch_size", 8, "Rows of the manifest answered together.", lower_bound=1)
+  share = functools.partial(flags.DEFINE_float, flag_values=f)
+  share("temperature", 1.0, "Below 1 sample prefers probable tokens, above 1 it varies.")
+  share("top_p", 1.0, "Draw from the fewest tokens that hold this share of the probability.")
+  return f
+
+
+def _sampling(f: flags.FlagValues) -> Sampling:
+  used = {
+    "greedy": (),
+    "sample": ("temperature", "top_k", "top_p", "samples"),
+    "beam": ("beams", "samples"),
+  }[f.sampling]
+  for name in ("temperature", "top_k", "top_p", "samples", "beams"):
+    if f[name].present and name not in used:
+      raise FlagsError(f"--{name} does nothing with --sampling={f.sampling}: drop one of them")
+  try:
+    return Sampling(max_new_tokens=f.max_new_tokens, **{name: f[name].value for name in used})
+  except ValueError as error:
+    raise FlagsError(f"--sampling={f.sampling}: {error}") from None
+
+
+def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
+  """Prints the answer about --audio."""
+  if not 1 <= len(f.audio) <= 2:
+    raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
+  if not f.prompt:
+    raise FlagsError("--prompt is missing: ask a question about --audio")
+  if f.window == "all" and len(f.audio) > 1:
+    raise FlagsError("--window=all takes one --audio: choose first or center for two")
+  model = Mellow.load(f.checkpoint, f.preset, say=_say)
+  if f.window == "all":
+    found = model.answer_windows(f.audio[0], f.prompt, sampling=sampling, seed=f.seed)
+  else:
+    second = f.audio[1] if len(f.audio) > 1 else None
+    how = {"sampling": sampling, "seed": f.seed, "window": f.window}
+    found = [model.answer(f.audio[0], f.prompt, audio2=second, **how)]
+  for answer in found:
+    where = f"{answer.heard[0]}: " if f.window == "all" else ""
+    print("\n".join(where + text for text in answer.texts))
+
+
+def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
+  """Appends the answers to the rows of --manifest to --output."""
+  if not f.output:
+    raise FlagsError("--output is missing: name a file for the answers")
+  if f.window == "all":
+    raise FlagsError("--window=all is for --audio: choose first or center for a manifest")
+  rows, root = records.read(f.manifest), Path(f.audio_root or Path(f.manifest).parent)
+  if absent := records.missing_audio(rows, root):
+    raise FlagsError(
+      f"{f.manifest}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
+      "check --audio_root"
+    )
+  model = Mellow.load(f.checkpoint, f.preset, say=_say)
+  config = Path(f.checkpoint) / "config.json"  # holds the digests of all parameters
+  settings = {
+    "checkpoint_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+    "manifest_sha256": hashlib.sha256(Path(f.manifest).read_bytes()).hexdigest(),
+    "preset": model.preset.name,
+    "window": f.window,
+    "seed": f.seed,
+    **dataclasses.asdict(sampling),
+  }
+  output = predictions.Predictions(f.output, settings)
+  first_row = output.done
+
+  @functools.lru_cache(64)  # rows about the same clip stand together
+  def clip(path: str) -> Clip:
+    return audio.load(root / path, model.cfg.audio, model.preset, window=f.window)
+
+  def ask(record: records.Record) -> Row:
+    try:
+      second = clip(record.filepath2) if record.filepath2 else None
+      return clip(record.filepath1), second, record.input
+    except AudioError as error:
+      raise AudioError(f"{f.manifest}, row {record.row} (from 0): {error}") from None
+
+  left = range(first_row, len(rows))
+  stream = model.stream(
+    (ask(rows[i]) for i in left),
+    sampling=sampling,
+    seed=f.seed,
+    batch_size=f.batch_size,
+    first_row=first_row,
+  )
+  with tqdm.tqdm(total=len(rows), initial=first_row, unit="row", file=sys.stderr) as bar:
+    while lines := [
+      {
+        **dataclasses.asdict(rows[i]),
+        "prediction": answer.text,
+        **dataclasses.asdict(answer),
+      }
+      for i, answer in zip(
+        range(output.done, len(rows)), itertools.islice(stream, f.batch_size), strict=False
+      )
+    ]:
+      output.append(lines)
+      bar.update(len(lines))
+  _say(f"{f.output}: {output.done} answers")
+
+
+def _say(line: str) -> None:
+  tqdm.tqdm.write(line, file=sys.stderr)
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  f = _flags()
+  try:
+    if extra := f(argv)[1:]:
+      raise FlagsError(f"{extra[0]!r} is no flag: write --audio=FILE, --prompt='...'")
+    if f.help:
+      print(__doc__, f.get_help(), sep="\n")
+      return 0
+    if not f.checkpoint:
+      raise FlagsError("--checkpoint is missing: name a model folder")
+    if bool(f.manifest) == bool(f.audio):
+      raise FlagsError("give either --audio and --prompt, or --manifest and --output")
+    (_answer_manifest if f.manifest else _answer_prompt)(f, _sampling(f))
+  except (
+    flags.Error,
+    FlagsError,
+    QuestionError,
+    AudioError,
+    RecordError,
+    CheckpointError,
+    PredictionsError,
+    FileNotFoundError,
+  ) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

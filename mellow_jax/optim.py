@@ -59,10 +59,10 @@ def schedule(cfg: OptimConfig, steps: int, steps_per_epoch: int) -> optax.Schedu
 
 
 class RunningNormState(NamedTuple):
-  """Running L2 and maximum norm of each tensor's gradient."""
+  """Running norms of each tensor's gradient, in the order of the tree's leaves."""
 
-  l2: PyTree
-  maximum: PyTree
+  l2: Float[Array, "tensors"]
+  maximum: Float[Array, "tensors"]
 
 
 def clip_by_running_norm(
@@ -72,33 +72,27 @@ def clip_by_running_norm(
 
   A tensor's limit is `overdrive` times its running norm, for the L2 norm (which starts at
   `initial`) and for the maximum norm (which starts at 10 x initial). The gradient is scaled by the
-  smallest ratio of limit to norm. A leap moves the average by no more than overdrive^2.
+  smallest ratio of limit to norm. The running norm then takes in 1 - momentum of the norm, of a
+  leap no more than overdrive^2 times itself.
 
   Source: gradient tracking of the reference's training code.
   """
 
   def init(params: PyTree) -> RunningNormState:
-    return RunningNormState(
-      jax.tree.map(lambda _: jnp.float32(initial), params),
-      jax.tree.map(lambda _: jnp.float32(10 * initial), params),
-    )
+    ones = jnp.ones(len(jax.tree.leaves(params)), jnp.float32)
+    return RunningNormState(initial * ones, 10 * initial * ones)
 
   def update(updates: PyTree, state: RunningNormState, params: PyTree | None = None):
     del params
-    l2 = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), updates)
-    maximum = jax.tree.map(lambda g: jnp.abs(g).max(), updates)
-
-    def ratio(norm: Float[Array, ""], running: Float[Array, ""]) -> Float[Array, ""]:
-      return jnp.minimum(1.0, overdrive * running / jnp.maximum(norm, 1e-30))
-
-    def track(norm: Float[Array, ""], running: Float[Array, ""]) -> Float[Array, ""]:
-      return momentum * running + (1 - momentum) * jnp.minimum(norm, overdrive**2 * running)
-
-    ratios = [*jax.tree.leaves(jax.tree.map(ratio, l2, state.l2))]
-    ratios += jax.tree.leaves(jax.tree.map(ratio, maximum, state.maximum))
-    scale = jnp.min(jnp.stack(ratios))
-    state = RunningNormState(
-      jax.tree.map(track, l2, state.l2), jax.tree.map(track, maximum, state.maximum)
+    leaves = jax.tree.leaves(updates)
+    norms = RunningNormState(
+      l2=jnp.stack([jnp.linalg.norm(g.ravel()) for g in leaves]),
+      maximum=jnp.stack([jnp.abs(g).max() for g in leaves]),
+    )
+    ratios = jax.tree.map(lambda n, r: overdrive * r / jnp.maximum(n, 1e-30), norms, state)
+    scale = jnp.minimum(1.0, jnp.min(jnp.stack(ratios)))
+    state = jax.tree.map(
+      lambda n, r: momentum * r + (1 - momentum) * jnp.minimum(n, overdrive**2 * r), norms, state
     )
     return jax.tree.map(lambda g: g * scale, updates), state
 

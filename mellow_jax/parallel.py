@@ -1,22 +1,65 @@
-"""Devices: the mesh, where each array of the state lies, and how host batches become global."""
+"""Devices and processes: how a run starts, the mesh, where each array lies, and the way back."""
 
 import os
 import pathlib
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from mellow_jax.config import ConfigError
 
 
-def make_mesh(shape: tuple[int, int]) -> Mesh:
+def initialize(
+  coordinator: str = "", processes: int | None = None, process_id: int | None = None
+) -> None:
+  """Joins this process to the others of its run; where nothing asks for it, nothing is done.
+
+  coordinator is HOST:PORT of process 0, or "auto" where the surroundings tell everything (SLURM,
+  Open MPI, Kubernetes, TPU pods); without it JAX_COORDINATOR_ADDRESS counts. To be called before
+  any device is used. All processes must see the same files.
+
+  Raises ConfigError where the flags do not say enough.
+  """
+  coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+  if not coordinator:
+    if processes is not None or process_id is not None:
+      raise ConfigError("--processes and --process_id go with --coordinator=HOST:PORT")
+    return
+  try:
+    jax.distributed.initialize(
+      None if coordinator == "auto" else coordinator, processes, process_id
+    )
+  except (ValueError, RuntimeError) as error:
+    raise ConfigError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
+
+
+def is_first() -> bool:
+  """Whether this process is the one that speaks and writes."""
+  return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+  """A line for the person who watches, from the first process alone."""
+  if is_first():
+    print(text, flush=True)
+
+
+def from_first(value: int) -> int:
+  """The first process's number, in every process; a point that all of them reach."""
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def make_mesh(shape: tuple[int, ...]) -> Mesh:
   """All devices as (data, fsdp); one of the two sizes may be -1, meaning what is left.
 
   Raises ConfigError where the shape does not use every device.
   """
   devices = jax.device_count()
+  if len(shape) != 2:
+    raise ConfigError(f"config.mesh {tuple(shape)} must be two numbers: data, fsdp")
   data, fsdp = shape
   if data == -1:
     data = devices // max(fsdp, 1)
@@ -59,6 +102,13 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   """This process's rows of a batch as one global array over all processes' devices."""
   sharding = batch_sharding(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
+  """The whole array in every process; where devices of others hold a part, all must ask for it."""
+  if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
 
 
 def enable_compilation_cache() -> pathlib.Path:

@@ -56,10 +56,14 @@ def encode_pair(
   model: Mellow, batch: Batch, encoder_key: Array | None, mapper_key: Array | None
 ) -> tuple[Float[Array, "B A D"], Float[Array, "B A D"]]:
   """Audio tokens of both clips."""
-  if encoder_key is None and mapper_key is None:
-    return tuple(jnp.split(model.encode(jnp.concatenate([batch.wav1, batch.wav2])), 2))
+  if encoder_key is None:
+    # One call, an example's clips side by side: on a mesh they stay on the example's device.
+    clips = jnp.stack([batch.wav1, batch.wav2], axis=1)
+    heard = model.encode(clips.reshape(-1, clips.shape[-1]), None, mapper_key)
+    heard = heard.reshape(len(clips), 2, *heard.shape[1:])
+    return heard[:, 0], heard[:, 1]
 
-  def keys(i: int) -> tuple[Array | None, Array | None]:
+  def keys(i: int) -> tuple[Array, Array | None]:
     return tuple(k if k is None else jax.random.fold_in(k, i) for k in (encoder_key, mapper_key))
 
   # Two calls, as in the reference: batch statistics are those of the first, then of the second.
@@ -81,11 +85,6 @@ def answer_nll(
   )
 
 
-def masked_mean(x: Float[Array, "B R"], mask: Bool[Array, "B R"]) -> Float[Array, ""]:
-  """Mean over the True entries of the whole batch; 0 where there are none."""
-  return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
 def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> TrainState:
   """The state before step 0."""
   trainable, frozen = optim.split(flat, cfg.optim.freeze)
@@ -99,16 +98,21 @@ def train_step(
   key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
   encoder_key, mapper_key = jax.random.split(key)
 
-  def loss_fn(trainable: Flat) -> tuple[Float[Array, ""], Flat]:
+  def loss_fn(trainable: Flat) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Flat]]:
     model = merge(cfg.model, trainable, state.frozen)
     nll = answer_nll(model, batch, encoder_key if cfg.encoder_train_mode else None, mapper_key)
     statistics = {
       "encoder/bn0/mean": model.encoder.bn0.mean[...],
       "encoder/bn0/var": model.encoder.bn0.var[...],
     }
-    return masked_mean(nll, batch.loss_mask), statistics
+    # Counted in float32: sums of one type share an all-reduce.
+    tokens = jnp.sum(batch.loss_mask, dtype=jnp.float32)
+    return jnp.sum(nll * batch.loss_mask), (tokens, statistics)
 
-  (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+  # The mean over the learnt tokens of the whole batch, divided last: dividing the loss would need
+  # the number of tokens on other devices before the gradient, an all-reduce of its own.
+  (loss, (tokens, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+  loss, grads = jax.tree.map(lambda x: x / jnp.maximum(tokens, 1), (loss, grads))
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
   trainable = optax.apply_updates(state.trainable, updates)
   state = TrainState(state.step + 1, trainable, {**state.frozen, **statistics}, opt_state)

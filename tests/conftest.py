@@ -13,6 +13,11 @@ install_import_hook("mellow_jax", "beartype.beartype")
 # Grain reads its flags when it starts workers, which absl forbids before they are parsed.
 flags.FLAGS.mark_as_parsed()
 
+import tiny  # noqa: E402  it imports the package, which only the hook above may precede
+
+from mellow_jax import checkpoint  # noqa: E402
+from mellow_jax.config import ModelConfig  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
@@ -22,3 +27,32 @@ def reference_data() -> Path:
   if not folder.is_dir():
     pytest.skip(f"no reference data in {folder}: set MELLOW_REFERENCE_DATA to its folder")
   return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+  """The smallest Mellow with every part of the real one."""
+  return tiny.config()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """A model folder of random weights."""
+  folder = tmp_path_factory.mktemp("tiny") / "model"
+  params, tokenizer = tiny.params(tiny_config), tiny.tokenizer()
+  checkpoint.save_model(folder, params, tiny_config, "training", tokenizer)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """Folder in which the processes that tests start keep compiled programs for each other."""
+  return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """The file of a tiny training run on generated scenes, for the command."""
+  path = tmp_path_factory.mktemp("config") / "tiny_run.py"
+  path.write_text("import tiny\n\n\ndef get_config(arg=''):\n  return tiny.run()\n")
+  return path

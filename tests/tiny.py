@@ -2,10 +2,23 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import tokenizers
 
-from mellow_jax.config import AudioConfig, HTSATConfig, MapperConfig, ModelConfig, SmolLM2Config
+from mellow_jax.config import (
+  AudioConfig,
+  Config,
+  DataConfig,
+  HTSATConfig,
+  MapperConfig,
+  ModelConfig,
+  OptimConfig,
+  SmolLM2Config,
+)
 from mellow_jax.data import words
+from mellow_jax.models import mellow
 
 TEXT = "what is heard in the audio ? a dog barks , then rain falls . one two three four"
 
@@ -28,6 +41,49 @@ def config(**changes: Any) -> ModelConfig:
   return ModelConfig(**{**fields, **changes})
 
 
+def run(**changes: Any) -> Config:
+  """A training run of four steps on generated scenes, with dropout, saved at steps 2 and 4."""
+  model = config(
+    # Scenes last up to 4 s.
+    audio=AudioConfig(
+      sample_rate=16_000, clip_seconds=5.12, hop_samples=2560, mel_bins=16, f_max=8000.0
+    ),
+    decoder=SmolLM2Config(vocab=80, width=32, layers=1, heads=4, kv_heads=2, head_size=8, mlp=48),
+    text_tokens=24,
+    answer_tokens=22,
+    mask_padding=True,
+  )
+  fields = {
+    "model": model,
+    "data": DataConfig(source="scenes", preset="clean", mix={"caption": 1.0, "binary": 1.0}),
+    "optim": OptimConfig(schedule="cosine", warmup_steps=2, freeze=("encoder/.*",)),
+    "batch_size": 8,
+    "steps": 4,
+    "save_every": 2,
+    "eval_every": 4,
+    "eval_batches": 1,
+    "sample_answers": 0,
+    "log_every": 1,
+  }
+  return Config(**{**fields, **changes})
+
+
 def tokenizer() -> tokenizers.Tokenizer:
   """Words of TEXT; 0 ends, 1 pads, as in the config."""
   return words.build_tokenizer([TEXT])
+
+
+def params(cfg: ModelConfig, seed: int = 0) -> dict:
+  """Random weights, large enough for lively answers; they need no compilation."""
+  rng = np.random.default_rng(seed)
+
+  def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    if len(leaf.shape) < 2:
+      return jnp.ones(leaf.shape)
+    return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * 2 * leaf.shape[0] ** -0.5)
+
+  _, abstract = mellow.abstract(cfg)
+  filled = jax.tree.map(fill, abstract)
+  embed = filled["decoder"]["embed"]
+  embed["embedding"] *= cfg.decoder.vocab**0.5 / 4  # what comes out of a table of any length
+  return filled

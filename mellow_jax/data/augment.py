@@ -1,4 +1,8 @@
-"""Changes that leave a training row's answer true: to its waveforms and to its options."""
+"""Changes that leave a training row's answer true: to its waveforms and to its options.
+
+Not for rows that ask when sounds come, how many or how loud: rolled, mixed or louder, a clip has
+another answer to that.
+"""
 
 import dataclasses
 import re
@@ -39,20 +43,22 @@ def mix(
 def redraw_options(row: Record, captions: Sequence[str], rng: np.random.Generator) -> Record:
   """The row with its options "a) .. b) .." in another order, the answer's letter to match.
 
-  Where the options are captions of the dataset, the wrong ones are drawn anew among all captions.
-  Rows without lettered options, or whose answer is none of them, stay as they are.
+  Where the wrong options are among the captions, others are drawn from those in their place. Rows
+  without lettered options, or whose answer is none of them, stay as they are.
   """
   parts = _OPTION.split(row.input)
   stem, letters, texts = parts[0], parts[1::2], [t.strip() for t in parts[2::2]]
   answer = _OPTION.match(row.answer)
-  if len(texts) < 2 or not answer or answer[1] not in letters:
+  if len(texts) < 2 or len(set(letters)) < len(letters):
+    return row
+  if not answer or answer[1] not in letters:
     return row
   right = texts[letters.index(answer[1])]
   if row.answer[answer.end() :].strip() != right:
     return row
   wrong = [text for text in texts if text != right]
   others = [caption for caption in captions if caption != right]
-  if len(wrong) <= len(others) and set(texts) <= set(captions):
+  if len(wrong) <= len(others) and set(wrong) <= set(others):
     wrong = [others[i] for i in rng.choice(len(others), len(wrong), replace=False)]
   options = [*wrong, right]
   order = rng.permutation(len(options))

@@ -7,7 +7,7 @@ any number of hosts and threads, and no iterator's state is ever saved.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -21,6 +21,7 @@ from mellow_jax.data.records import Record
 MIXED_SHARE = 0.5  # of augmented clips that sound together with another of their caption
 
 
+@runtime_checkable
 class Clips(Protocol):
   """Where waveforms come from."""
 
@@ -57,7 +58,10 @@ class Encoder:
     preset, model = prompts.PRESETS[self.data.preset], self.model
     augmented = rng is not None and self.data.augment
     if augmented:
-      row = augment.redraw_options(row, list(self.clips_by_caption), rng)
+      # Another caption of the row's own clips would be right as well.
+      own = {row.filepath1, row.filepath2}
+      captions = [c for c, paths in self.clips_by_caption.items() if own.isdisjoint(paths)]
+      row = augment.redraw_options(row, captions, rng)
     wav1 = self._clip(row.filepath1, row.caption1, rng)
     if row.filepath2:
       wav2 = self._clip(row.filepath2, row.caption2, rng)
@@ -108,7 +112,7 @@ class Encoder:
 
   @functools.cached_property
   def clips_by_caption(self) -> dict[str, list[str]]:
-    """The paths of the first clips with each caption, once each."""
+    """Each caption of the rows' first clips, and the paths of those, once each."""
     found: dict[str, dict[str, None]] = {}
     for row in self.rows:
       found.setdefault(row.caption1, {})[row.filepath1] = None
@@ -137,11 +141,14 @@ def sources(cfg: Config) -> tuple[Sequence[Record], Sequence[Record], Clips]:
   data, model_audio = cfg.data, cfg.model.audio
   if data.source == "scenes":
     size = cfg.steps * cfg.batch_size
-    train = scenes.Scenes(
-      "train", cfg.seed, size, data.mix, data.warmup_mix, round(size * data.warmup_share)
-    )
-    val = scenes.Scenes("val", cfg.seed, max(cfg.eval_batches * cfg.batch_size, 1), data.mix)
-    return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
+    try:
+      train = scenes.Scenes(
+        "train", cfg.seed, size, data.mix, data.warmup_mix, round(size * data.warmup_share)
+      )
+      val = scenes.Scenes("val", cfg.seed, max(cfg.eval_batches * cfg.batch_size, 1), data.mix)
+      return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
+    except ValueError as error:
+      raise ConfigError(f"config: {error}") from error
   if data.source != "json":
     raise ConfigError(f"config.data.source {data.source!r}: use json or scenes")
   for name in ("train", "val", "audio_root"):
@@ -176,28 +183,32 @@ def train_batches(
 ) -> Iterator[dict[str, Any]]:
   """This host's part of the global batch of start_step, of the step after it, and so on.
 
-  Each epoch is shuffled anew; without shuffle rows come in their own order. Seeds are named at each
+  The parts of all hosts, one after the other, are the batch that a single one would have. Each
+  epoch is shuffled anew; without shuffle rows come in their own order. Seeds are named at each
   operation, since Grain otherwise derives them from an operation's place in the chain.
   """
   ds = grain.MapDataset.source(encoder.rows)
   if shuffle:
     ds = ds.shuffle(seed=seed)
   ds = ds.repeat().random_map(encoder, seed=seed + 1)
-  ds = ds[start_step * batch_size + shard :: shards].batch(batch_size // shards)
+  ds = ds.batch(batch_size // shards, drop_remainder=True)  # repeated for ever, it has none
+  ds = ds[start_step * shards + shard :: shards]
   threads = encoder.data.threads
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   return iter(ds.to_iter_dataset(options))
 
 
-def eval_batches(encoder: Encoder, *, batch_size: int, count: int) -> Iterator[dict[str, Any]]:
-  """The first `count` batches of the rows, in order, nothing random.
+def eval_batches(
+  encoder: Encoder, *, batch_size: int, count: int, shard: int = 0, shards: int = 1
+) -> Iterator[dict[str, Any]]:
+  """This host's part of the first `count` batches of the rows, in order, nothing random.
 
-  The last one is filled up with its first row, whose copies carry no loss.
+  The last one is filled up with copies of the last row, which carry no loss.
   """
-  total = min(len(encoder.rows), count * batch_size)
-  for start in range(0, total, batch_size):
-    stop = min(start + batch_size, total)
-    examples = [encoder(encoder.rows[i]) for i in range(start, stop)]
-    blank = {**examples[0], "loss_mask": np.zeros_like(examples[0]["loss_mask"])}
-    examples += [blank] * (batch_size - len(examples))
-    yield {name: np.stack([e[name] for e in examples]) for name in blank}
+  part, rows = batch_size // shards, len(encoder.rows)
+  for step in range(min(count, -(-rows // batch_size))):
+    first = step * batch_size + shard * part
+    examples = [encoder(encoder.rows[min(i, rows - 1)]) for i in range(first, first + part)]
+    batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    batch["loss_mask"] &= np.arange(first, first + part)[:, None] < rows
+    yield batch

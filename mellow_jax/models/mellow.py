@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from mellow_jax import config as config_lib
 from mellow_jax.config import ModelConfig
+from mellow_jax.models import smollm2
 from mellow_jax.models.htsat import HTSAT
 from mellow_jax.models.mapper import Mapper
 from mellow_jax.models.smollm2 import Cache, SmolLM2
@@ -26,16 +27,13 @@ class Mellow(nnx.Module):
     0                                                   389
   """
 
-  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False):
     config_lib.validate(cfg)
-    if cfg.dtype == "auto":
-      # bfloat16 is the accelerators' fast type, and slower than float32 on CPUs.
-      dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-      cfg = dataclasses.replace(cfg, dtype=dtype)
+    cfg = dataclasses.replace(cfg, dtype=resolve_dtype(cfg))
     self.cfg = cfg
     self.encoder = HTSAT(cfg, rngs=rngs)
     self.mapper = Mapper(cfg, rngs=rngs)
-    self.decoder = SmolLM2(cfg.decoder, jnp.dtype(cfg.dtype), rngs=rngs)
+    self.decoder = SmolLM2(cfg.decoder, jnp.dtype(cfg.dtype), rngs=rngs, fused=fused)
 
   def encode(
     self,
@@ -97,6 +95,16 @@ class Mellow(nnx.Module):
     return last_heard(hidden, heard), cache
 
 
+def resolve_dtype(cfg: ModelConfig) -> str:
+  """The type of computation; "auto" is bfloat16 on accelerators, and float32 on CPUs.
+
+  On CPUs bfloat16 is the slower of the two.
+  """
+  if cfg.dtype == "auto":
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return cfg.dtype
+
+
 def positions(heard: Bool[Array, "B T"]) -> Int[Array, "B T"]:
   """Rotary positions: the number of heard slots before each, so that padding takes no room."""
   return jnp.maximum(jnp.cumsum(heard, axis=1, dtype=jnp.int32) - 1, 0)
@@ -111,18 +119,29 @@ def last_heard(hidden: Float[Array, "B T D"], heard: Bool[Array, "B P"]) -> Floa
   return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
-def abstract(cfg: ModelConfig) -> tuple[nnx.GraphDef, dict]:
+def abstract(cfg: ModelConfig, *, fused: bool = False) -> tuple[nnx.GraphDef, dict]:
   """The model's structure and its parameters as ShapeDtypeStructs, without their memory."""
-  return _abstract(json.dumps(dataclasses.asdict(cfg)))
+  return _abstract(json.dumps(dataclasses.asdict(cfg)), fused)
 
 
 @functools.lru_cache(maxsize=8)
-def _abstract(content: str) -> tuple[nnx.GraphDef, dict]:
+def _abstract(content: str, fused: bool) -> tuple[nnx.GraphDef, dict]:
   # Kept, since tracing the constructors of 30 layers takes seconds, and by content, since configs
   # can change.
   cfg = config_lib.from_dict(ModelConfig, json.loads(content))
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: Mellow(cfg, rngs=nnx.Rngs(0))))
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: Mellow(cfg, rngs=nnx.Rngs(0), fused=fused)))
   return graphdef, nnx.to_pure_dict(state)
+
+
+def fuse(cfg: ModelConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
+  """The same model laid out for decoding: structure and parameters, their decoder fused.
+
+  Once a model is loaded, not once a call: it copies the decoder. On two CPU cores it saves a fifth
+  of the time of a token.
+  """
+  dtype = jnp.dtype(resolve_dtype(cfg))
+  graphdef, _ = abstract(cfg, fused=True)
+  return graphdef, {**params, "decoder": smollm2.fuse(params["decoder"], dtype)}
 
 
 def init_params(cfg: ModelConfig, seed: int) -> dict:

@@ -47,17 +47,20 @@ def rotate(
 class Attention(nnx.Module):
   """Causal self-attention in which H query heads share one key and value head."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-    self.cfg = cfg
+  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+    self.cfg, self.fused = cfg, fused
     q_width, kv_width = cfg.heads * cfg.head_size, cfg.kv_heads * cfg.head_size
 
     def linear(n_in: int, n_out: int) -> nnx.Linear:
       return nnx.Linear(n_in, n_out, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
-    self.q = linear(cfg.width, q_width)
-    self.k = linear(cfg.width, kv_width)
-    self.v = linear(cfg.width, kv_width)
+    if fused:
+      self.qkv = linear(cfg.width, q_width + 2 * kv_width)
+    else:
+      self.q = linear(cfg.width, q_width)
+      self.k = linear(cfg.width, kv_width)
+      self.v = linear(cfg.width, kv_width)
     init = nnx.initializers.normal(1 / math.sqrt(q_width * 2 * cfg.layers))
     self.o = linear(q_width, cfg.width)
 
@@ -70,9 +73,14 @@ class Attention(nnx.Module):
     start: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B L D"], LayerCache]:
     cfg, (b, l, _) = self.cfg, x.shape
-    q = rotate(self.q(x).reshape(b, l, cfg.heads, cfg.head_size), positions, cfg.rope_theta)
-    k = rotate(self.k(x).reshape(b, l, cfg.kv_heads, cfg.head_size), positions, cfg.rope_theta)
-    v = self.v(x).reshape(b, l, cfg.kv_heads, cfg.head_size)
+    if self.fused:
+      ends = (cfg.heads * cfg.head_size, (cfg.heads + cfg.kv_heads) * cfg.head_size)
+      q, k, v = jnp.split(self.qkv(x), ends, axis=-1)
+    else:
+      q, k, v = self.q(x), self.k(x), self.v(x)
+    q = rotate(q.reshape(b, l, cfg.heads, cfg.head_size), positions, cfg.rope_theta)
+    k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), positions, cfg.rope_theta)
+    v = v.reshape(b, l, cfg.kv_heads, cfg.head_size)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     if cache is not None:
       k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start, 0))
@@ -90,28 +98,34 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
   """SwiGLU."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+    self.fused = fused
+
     def linear(n_in: int, n_out: int) -> nnx.Linear:
       return nnx.Linear(n_in, n_out, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
-    self.gate = linear(cfg.width, cfg.mlp)
-    self.up = linear(cfg.width, cfg.mlp)
+    if fused:
+      self.gate_up = linear(cfg.width, 2 * cfg.mlp)
+    else:
+      self.gate = linear(cfg.width, cfg.mlp)
+      self.up = linear(cfg.width, cfg.mlp)
     init = nnx.initializers.normal(1 / math.sqrt(cfg.mlp * 2 * cfg.layers))
     self.down = linear(cfg.mlp, cfg.width)
 
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+    gate, up = jnp.split(self.gate_up(x), 2, axis=-1) if self.fused else (self.gate(x), self.up(x))
+    return self.down(jax.nn.silu(gate) * up)
 
 
 class Block(nnx.Module):
   """One decoder layer: attention and SwiGLU, both residual and pre-norm."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
     self.attn_norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
-    self.attn = Attention(cfg, dtype, rngs=rngs)
+    self.attn = Attention(cfg, dtype, rngs=rngs, fused=fused)
     self.mlp_norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
-    self.mlp = MLP(cfg, dtype, rngs=rngs)
+    self.mlp = MLP(cfg, dtype, rngs=rngs, fused=fused)
 
   def __call__(
     self,
@@ -127,14 +141,23 @@ class Block(nnx.Module):
 
 
 class SmolLM2(nnx.Module):
-  """The language model, `caption_decoder.lm` of the reference."""
+  """The language model, `caption_decoder.lm` of the reference.
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-    self.cfg, self.dtype = cfg, dtype
+  Fused, it computes the same from the parameters that `fuse` makes: fewer and longer products, for
+  decoding one token at a time.
+  """
+
+  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+    self.cfg, self.dtype, self.fused = cfg, dtype, fused
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
-    self.blocks = nnx.List(Block(cfg, dtype, rngs=rngs) for _ in range(cfg.layers))
+    self.blocks = nnx.List(Block(cfg, dtype, rngs=rngs, fused=fused) for _ in range(cfg.layers))
     self.norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
+    if fused:
+      # The embedding, transposed: a product with one vector is faster along this memory layout.
+      self.head = nnx.Linear(
+        cfg.width, cfg.vocab, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
+      )
 
   def __call__(
     self,
@@ -158,6 +181,33 @@ class SmolLM2(nnx.Module):
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits in float32; the output head is the embedding itself."""
-    table = self.embed.embedding[...].astype(self.dtype)
     hidden = hidden.astype(self.dtype)
+    if self.fused:
+      kernel = self.head.kernel[...]
+      return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    table = self.embed.embedding[...].astype(self.dtype)
     return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+def fuse(params: dict, dtype: jnp.dtype) -> dict:
+  """The parameters of a fused SmolLM2 from a plain one's, kernels in the type they work in."""
+
+  def join(part: dict, *names: str) -> dict:
+    kernels = [part[name]["kernel"].astype(dtype) for name in names]
+    return {"kernel": kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1)}
+
+  def block(plain: dict) -> dict:
+    attn, mlp = plain["attn"], plain["mlp"]
+    return {
+      **plain,
+      "attn": {"qkv": join(attn, "q", "k", "v"), "o": join(attn, "o")},
+      "mlp": {"gate_up": join(mlp, "gate", "up"), "down": join(mlp, "down")},
+    }
+
+  embedding = params["embed"]["embedding"].astype(dtype)
+  return {
+    "embed": {"embedding": embedding},
+    "blocks": {i: block(plain) for i, plain in params["blocks"].items()},
+    "norm": params["norm"],
+    "head": {"kernel": embedding.T},
+  }

@@ -1,0 +1,350 @@
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
+
+from mellow_jax import ask, decode, generate, predictions
+from mellow_jax.data import audio
+from mellow_jax.decode import Sampling
+
+QUESTION = "what is heard in the audio ?"
+SHORT = Sampling(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory):
+  """Of compiled programs: not the user's, and gone after these tests."""
+  folder, before = tmp_path_factory.mktemp("cache"), jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("MELLOW_CACHE", str(folder))
+    yield folder
+  jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
+
+
+def tone(hertz: float, seconds: float = 1.0) -> np.ndarray:
+  time = np.arange(round(16_000 * seconds)) / 16_000
+  return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> pathlib.Path:
+  """a, b, c and d, of one second; long, of 3.5; broken, which is none."""
+  folder = tmp_path_factory.mktemp("clips")
+  for i, name in enumerate("abcd"):
+    soundfile.write(folder / f"{name}.wav", tone(200.0 * 3**i), 16_000)
+  soundfile.write(folder / "long.wav", tone(500.0, 3.5), 16_000)
+  (folder / "broken.wav").write_bytes(b"no audio at all")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder) -> ask.Mellow:
+  return ask.Mellow.load(tiny_model_folder, say=lambda line: None)
+
+
+# --- The class -----------------------------------------------------------------------------------
+
+
+def test_a_clip_may_be_a_path_bytes_or_an_array(model, clips):
+  path = clips / "a.wav"
+  wav, rate = soundfile.read(path, dtype="float32")
+  found = [
+    model.answer(clip, QUESTION, sampling=SHORT)
+    for clip in (path, str(path), path.read_bytes(), (wav, rate))
+  ]
+  assert len(set(found)) == 1
+  assert found[0].heard == ("0.0-1.0 s of 1.0 s",) * 2
+
+
+def test_a_single_clip_stands_in_both_slots(model, clips):
+  single = model.answer(clips / "a.wav", QUESTION, sampling=SHORT)
+  twice = model.compare(clips / "a.wav", clips / "a.wav", QUESTION, sampling=SHORT)
+  np.testing.assert_allclose(single.log_probs, twice.log_probs, rtol=1e-5)
+  other = model.compare(clips / "a.wav", clips / "d.wav", QUESTION, sampling=SHORT)
+  assert abs(single.log_probs[0] - other.log_probs[0]) > 1e-4
+
+
+def test_a_batch_answers_as_one_by_one(model, clips):
+  paths = [clips / f"{name}.wav" for name in "abcd"]
+  rows = [(paths[0], None, QUESTION), (paths[1], paths[2], "what then ?"), (paths[3], None, "rain")]
+  one_by_one = [model.answer(a, q, audio2=b, sampling=SHORT) for a, b, q in rows]
+  batched = model.answers(rows, sampling=SHORT, batch_size=2)
+  assert [a.texts for a in batched] == [a.texts for a in one_by_one]
+  np.testing.assert_allclose(
+    [a.log_probs for a in batched], [a.log_probs for a in one_by_one], rtol=1e-4
+  )
+
+
+def test_clips_of_a_batch_are_encoded_once(model, clips, monkeypatch):
+  encoded, encode = [], model._encode
+  monkeypatch.setattr(model, "_encode", lambda p, wav: encoded.append(len(wav)) or encode(p, wav))
+  clip = audio.load(clips / "a.wav", model.cfg.audio, model.preset)
+  model.answers([(clip, None, QUESTION), (clip, clip, "rain")], sampling=SHORT, batch_size=2)
+  assert encoded == [2]
+
+
+def test_long_clips_say_what_is_heard(model, clips, monkeypatch):
+  said = []
+  monkeypatch.setattr(model, "say", said.append)
+  path = clips / "long.wav"
+  assert model.caption(path, sampling=SHORT).heard[0] == "0.0-1.0 s of 3.5 s"
+  center = model.caption(path, sampling=SHORT, window="center")
+  assert center.heard[0] == "1.2-2.2 s of 3.5 s"
+  assert said == [f"{path}: heard 0.0-1.0 s of 3.5 s", f"{path}: heard 1.2-2.2 s of 3.5 s"]
+
+
+def test_every_window_of_a_long_clip_is_answered(model, clips):
+  found = model.answer_windows(clips / "long.wav", QUESTION, sampling=SHORT)
+  assert [a.heard[0] for a in found] == [f"{i}.0-{i + 1}.0 s of 3.5 s" for i in range(3)]
+
+
+def test_samples_depend_on_seed_and_row_and_not_on_the_batch(model, clips):
+  sampling = Sampling(max_new_tokens=6, temperature=1.0, samples=3)
+  rows = [(clips / "a.wav", None, QUESTION)] * 3
+  found = model.answers(rows, sampling=sampling, seed=4, batch_size=2)
+  assert len({a.log_probs for a in found}) == 3 and len(found[0].texts) == 3
+  again = model.answers(rows[1:], sampling=sampling, seed=4, batch_size=2, first_row=1)
+  assert [a.texts for a in again] == [a.texts for a in found[1:]]
+  other = model.answers(rows, sampling=sampling, seed=5, batch_size=2)
+  assert other[0].log_probs != found[0].log_probs
+
+
+def test_options_are_scored(model, clips):
+  rows = [(clips / f"{name}.wav", None, QUESTION) for name in "abc"]
+  options = [["a dog barks", "rain falls"], ["one", "two", "three"], ["rain falls", "a dog barks"]]
+  scores = model.score(rows, options, batch_size=2)
+  assert [len(row) for row in scores] == [2, 3, 2]
+  assert [tokens for _, tokens in scores[0]] == [4, 3]  # with the end token
+  assert all(log_prob < 0 for row in scores for log_prob, _ in row)
+  alone = model.score(rows[:1], [["rain falls", "a dog barks"]], batch_size=1)[0]
+  np.testing.assert_allclose(alone, scores[0][::-1], rtol=1e-4)
+  # An answer's own score is what decoding says of it.
+  answer = model.answer(*rows[0][::2], sampling=Sampling(max_new_tokens=3, beams=8, samples=8))
+  ended = [i for i, n in enumerate(answer.tokens) if n == 2 and len(answer.texts[i].split()) == 2]
+  for i in ended:
+    ((log_prob, tokens),) = model.score(rows[:1], [[answer.texts[i]]], batch_size=1)[0]
+    assert tokens == 3 and abs(log_prob - answer.log_probs[i]) < 1e-3
+
+
+def test_what_is_compiled_is_said_once(tiny_model_folder, clips):
+  said = []
+  model = ask.Mellow.load(tiny_model_folder, say=said.append)
+  for name in "ab":
+    model.caption(clips / f"{name}.wav", sampling=SHORT)
+  assert said[0].startswith("device: ")
+  assert said[1:] == ["compiling, once: answers in batches of 1"]
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tiny_model_folder, capfd):
+  """The command in this process: exit status, stdout, stderr."""
+
+  def run(*args: object, checkpoint: object = tiny_model_folder) -> tuple[int, str, str]:
+    capfd.readouterr()
+    flags = [f"--checkpoint={checkpoint}", "--max_new_tokens=6", *map(str, args)]
+    status = generate.main(["generate", *flags])
+    return status, *capfd.readouterr()
+
+  return run
+
+
+def test_the_command_as_the_readme_gives_it(tiny_model_folder, clips, model, cache_folder):
+  result = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "mellow_jax.generate",
+      f"--checkpoint={tiny_model_folder}",
+      f"--audio={clips / 'a.wav'}",
+      f"--audio={clips / 'b.wav'}",
+      f"--prompt={QUESTION}",
+      "--max_new_tokens=6",
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  expected = model.compare(clips / "a.wav", clips / "b.wav", QUESTION, sampling=SHORT)
+  assert result.stdout.strip() == expected.text
+  assert "device: " in result.stderr and "compiling, once" in result.stderr
+  assert any(cache_folder.iterdir())
+
+
+def test_samples_and_windows_are_printed(run, clips):
+  ask_a = [f"--audio={clips / 'a.wav'}", f"--prompt={QUESTION}"]
+  _, out, _ = run(*ask_a, "--sampling=sample", "--samples=3", "--top_k=20", "--seed=1")
+  assert out.count("\n") == 3
+  assert run(*ask_a, "--sampling=beam", "--beams=3")[0] == 0
+  _, out, _ = run(f"--audio={clips / 'long.wav'}", f"--prompt={QUESTION}", "--window=all")
+  assert [line.split(": ")[0] for line in out.splitlines()] == [
+    f"{i}.0-{i + 1}.0 s of 3.5 s" for i in range(3)
+  ]
+
+
+def manifest(path: pathlib.Path, rows: int = 7, **changes: str) -> pathlib.Path:
+  """Rows about two clips and about one, in turn."""
+  content = [
+    {
+      "taskname": "audiocaps",
+      "filepath1": "abcd"[i % 4] + ".wav",
+      "filepath2": "b.wav" if i % 2 else "",
+      "caption1": "",
+      "caption2": "",
+      "input": "what is heard ?" if i % 3 else "a dog or rain ?",
+      "answer": "rain",
+      "subtype": "test",
+      **changes,
+    }
+    for i in range(rows)
+  ]
+  path.write_text(json.dumps(content))
+  return path
+
+
+def test_a_killed_run_goes_on_where_it_stopped(run, clips, model, tmp_path):
+  rows, output = manifest(tmp_path / "rows.json"), tmp_path / "out" / "predictions.jsonl"
+  args = [f"--manifest={rows}", f"--audio_root={clips}", f"--output={output}", "--batch_size=3"]
+  args += ["--sampling=sample", "--seed=3"]
+  status, _, err = run(*args)
+  assert status == 0, err
+  whole = output.read_bytes()
+  lines = [json.loads(line) for line in whole.splitlines()]
+  assert [line["row"] for line in lines] == list(range(7))
+  assert lines[1]["filepath2"] == "b.wav" and lines[1]["answer"] == "rain"
+  assert lines[1]["prediction"] == lines[1]["texts"][0]
+  # Killed within row 4's line:
+  ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
+  for cut in (ends[3] + 10, ends[3] + 1, 0):
+    output.write_bytes(whole[:cut])
+    assert run(*args)[0] == 0
+    resumed = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert [line["row"] for line in resumed] == list(range(7))
+    assert [line["texts"] for line in resumed] == [line["texts"] for line in lines]
+  written = output.read_bytes()
+  assert run(*args)[0] == 0 and output.read_bytes() == written  # nothing left to do
+
+
+def test_rows_before_a_bad_clip_are_kept(run, clips, tmp_path):
+  folder = tmp_path / "clips"
+  shutil.copytree(clips, folder)
+  shutil.copy(folder / "broken.wav", folder / "d.wav")
+  rows, output = manifest(tmp_path / "rows.json"), tmp_path / "predictions.jsonl"
+  args = [f"--manifest={rows}", f"--audio_root={folder}", f"--output={output}", "--batch_size=2"]
+  status, _, err = run(*args)
+  assert status == 1 and f"{rows}, row 3 (from 0): {folder / 'd.wav'}" in err.splitlines()[-1]
+  assert output.read_bytes().count(b"\n") == 2
+  shutil.copy(clips / "d.wav", folder / "d.wav")
+  assert run(*args)[0] == 0
+  assert [json.loads(line)["row"] for line in output.read_text().splitlines()] == list(range(7))
+
+
+def last_line(err: str) -> str:
+  """What went wrong, once it is sure that no traceback says it."""
+  assert "Traceback" not in err
+  assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+  return err.splitlines()[-1]
+
+
+def test_predictions_made_otherwise_are_refused(run, clips, tmp_path):
+  rows, output = manifest(tmp_path / "rows.json", 2), tmp_path / "predictions.jsonl"
+  args = [f"--manifest={rows}", f"--audio_root={clips}", f"--output={output}", "--batch_size=2"]
+  assert run(*args)[0] == 0
+  written = output.read_bytes()
+  status, _, err = run(*args, "--sampling=sample")
+  assert status == 1 and "temperature = 0.0, this run has 1.0" in last_line(err)
+  manifest(rows, 3)
+  status, _, err = run(*args)
+  assert status == 1 and "manifest_sha256" in last_line(err)
+  manifest(rows, 2)
+  (tmp_path / "predictions.jsonl.settings.json").unlink()
+  status, _, err = run(*args)
+  assert status == 1 and "how it was made" in last_line(err)
+  assert output.read_bytes() == written
+
+
+def test_predictions_changed_by_hand_are_refused(tmp_path):
+  output = predictions.Predictions(tmp_path / "p.jsonl", {"seed": 1})
+  output.append([{"text": "a"}, {"text": "b"}, {"text": "c"}])
+  lines = output.path.read_bytes().splitlines(keepends=True)
+  for changed in (lines[1:], [lines[0], lines[2]], [lines[0], b"{\n", lines[2]], [b"[]\n"]):
+    output.path.write_bytes(b"".join(changed))
+    with pytest.raises(predictions.PredictionsError, match="is not the prediction of row"):
+      predictions.Predictions(output.path, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (["--audio=absent.wav", "--prompt=x"], "absent.wav: there is no such file"),
+    (["--audio={clips}/broken.wav", "--prompt=x"], "broken.wav: cannot be decoded"),
+    (["--audio={clips}/a.wav"], "--prompt is missing"),
+    (["--audio={clips}/a.wav", "--prompt=  "], "the question is empty"),
+    (["--prompt=x"], "give either --audio"),
+    (["--audio=a.wav", "--audio=b.wav", "--audio=c.wav", "--prompt=x"], "--audio is given 3 times"),
+    (["--audio={clips}/a.wav", "--prompt=x", "--preset=nosuch"], "preset 'nosuch' is unknown"),
+    (["--audio=a.wav", "--audio=b.wav", "--prompt=x", "--window=all"], "--window=all takes one"),
+    (["--audio=a.wav", "--prompt=x", "--top_k=3"], "--top_k does nothing"),
+    (["--audio=a.wav", "--prompt=x", "--sampling=sample", "--top_p=2"], "top_p 2.0 must be"),
+    (["--audio=a.wav", "--prompt=x", "--sampling=best"], "--sampling=best"),
+    (["--audio=a.wav", "--prompt=x", "--no_such_flag=1"], "no_such_flag"),
+    (["a.wav", "--prompt=x"], "'a.wav' is no flag"),
+    (["--manifest=absent.json", "--output={tmp}/p.jsonl"], "absent.json: cannot be read"),
+    (["--manifest={tmp}/rows.json"], "--output is missing"),
+    (["--manifest={tmp}/rows.json", "--output={tmp}/p.jsonl"], "4 audio files are not below {tmp}"),
+    (["--manifest={tmp}/field.json", "--output={tmp}/p.jsonl"], "row 0 (from 0): field 'input'"),
+    (
+      ["--manifest={tmp}/rows.json", "--audio_root={clips}", "--output={clips}/a.wav/p.jsonl"],
+      "p.jsonl: cannot be written",
+    ),
+  ],
+)
+def test_bad_input_gives_one_line_and_exit_status_1(run, clips, tmp_path, args, message):
+  manifest(tmp_path / "rows.json")
+  manifest(tmp_path / "field.json", input="")
+  places = {"clips": clips, "tmp": tmp_path}
+  status, out, err = run(*(arg.format(**places) for arg in args))
+  assert (status, out) == (1, "")
+  assert message.format(**places) in last_line(err)
+  assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_a_bad_model_folder_gives_one_line_and_exit_status_1(
+  run, clips, tiny_model_folder, tmp_path
+):
+  ask_a = [f"--audio={clips / 'a.wav'}", f"--prompt={QUESTION}"]
+  status, _, err = run(*ask_a, checkpoint=tmp_path / "absent")
+  assert status == 1 and "absent: no readable config.json" in last_line(err)
+  status, _, err = run(*ask_a, checkpoint="")
+  assert status == 1 and "--checkpoint is missing" in last_line(err)
+  folder = tmp_path / "model"
+  shutil.copytree(tiny_model_folder, folder)
+  largest = max((folder / "params").rglob("*"), key=lambda p: p.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  status, _, err = run(*ask_a, checkpoint=folder)
+  assert status == 1 and f"{folder}/params: " in last_line(err)
+
+
+def test_help_lists_the_flags(run):
+  status, out, _ = run("--help")
+  assert status == 0 and "--manifest" in out and "--top_p" in out
+
+
+def test_defaults_are_greedy_as_the_reference():
+  assert decode.Sampling(max_new_tokens=300, temperature=0.0) == ask.GREEDY
+  assert tiny.config().pad_id != tiny.config().end_id

@@ -1,0 +1,138 @@
+"""The same numbers on every mesh and in two processes, and one all-reduce to pay for it."""
+
+import json
+import math
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+
+from mellow_jax import checkpoint, parallel
+from mellow_jax.config import ConfigError
+
+TOPOLOGY = Path(__file__).parent / "topology.py"
+ONE, EIGHT = ("1,1",), ("8,1", "4,2")
+
+
+# --- Meshes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, compile_cache):
+  """The folder with losses and parameters after three steps on each mesh, and the programs."""
+  folder = tmp_path_factory.mktemp("meshes")
+  processes.finish(
+    *(
+      processes.start([TOPOLOGY, folder / str(devices), *meshes], compile_cache, devices)
+      for devices, meshes in ((1, ONE), (8, EIGHT))
+    )
+  )
+  return folder
+
+
+@pytest.mark.parametrize("mesh", EIGHT)
+def test_losses_and_parameters_are_the_same_on_every_mesh(trained, mesh):
+  with np.load(trained / "1/1,1.npz") as one, np.load(trained / f"8/{mesh}.npz") as eight:
+    assert set(one) == set(eight)
+    for name in one:
+      # Also dropout: what is drawn for an example does not depend on where it lies.
+      np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def all_reduces(program):
+  """The shapes that each all-reduce of a compiled program carries."""
+  found = re.findall(r"= (.*?) all-reduce(?:-start)?\(", program)
+  return [re.findall(r"(\w+)\[([\d,]*)\]", shapes) for shapes in found]
+
+
+def test_data_parallel_training_needs_one_all_reduce(trained):
+  (shapes,) = all_reduces((trained / "8/8,1.hlo").read_text())
+  assert {kind for kind, _ in shapes} == {"f32"}
+  carried = sum(math.prod(map(int, filter(None, size.split(",")))) for _, size in shapes)
+  unlearnt = ("losses", "encoder/bn0/mean", "encoder/bn0/var")
+  with np.load(trained / "1/1,1.npz") as params:
+    learnt = sum(
+      params[name].size
+      for name in params
+      # The last is in the reference's checkpoints and used by nothing: it has no gradient.
+      if name not in unlearnt and not name.startswith("encoder/head")
+    )
+  # Beside the gradients, loss and token count, some parts of one gradient before their sum.
+  assert learnt + 2 <= carried < 1.5 * learnt
+
+
+def test_fsdp_divides_the_state_over_the_devices(tmp_path, compile_cache):
+  processes.finish(processes.start([TOPOLOGY, tmp_path / "shares", "shares"], compile_cache, 8))
+  total, held = json.loads((tmp_path / "shares").read_text())
+  assert total > 1.6e9  # the paper's: parameters and two moments of what is trained
+  assert held <= total / 7
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+  # One device here.
+  assert dict(parallel.make_mesh((-1, 1)).shape) == {"data": 1, "fsdp": 1}
+  for shape in ((2, 1), (-1, 2), (0, -1), (-1, -1)):
+    with pytest.raises(ConfigError, match=r"config.mesh .* does not cover the 1 devices"):
+      parallel.make_mesh(shape)
+  with pytest.raises(ConfigError, match="must be two numbers"):
+    parallel.make_mesh((1,))
+
+
+# --- Processes -----------------------------------------------------------------------------------
+
+
+def test_one_process_alone_is_left_alone(monkeypatch):
+  monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+  parallel.initialize()
+  with pytest.raises(ConfigError, match="--processes and --process_id go with --coordinator"):
+    parallel.initialize("", 2, 0)
+
+
+def ended(workdir):
+  """Losses of a run, by step and kind, and the parameters it ended with."""
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  losses = {
+    (line["step"], kind): line[kind]
+    for line in lines
+    for kind in ("loss", "val_loss")
+    if kind in line
+  }
+  return losses, checkpoint.load_params(workdir / "model")[0]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_one_resumes_what_they_saved(
+  run_config, compile_cache, tmp_path
+):
+  def port():
+    with socket.socket() as server:
+      server.bind(("127.0.0.1", 0))
+      return server.getsockname()[1]
+
+  def run(name, *flags):
+    return processes.train(tmp_path / name, run_config, compile_cache, *flags)
+
+  together = [f"--coordinator=127.0.0.1:{port()}", "--processes=2", "--config.mesh=(1,2)"]
+  first, second, _ = processes.finish(
+    *(run("two", *together, f"--process_id={i}") for i in range(2)), run("one")
+  )
+  assert "mesh {'data': 1, 'fsdp': 2}" in first and "step 4/4" in first
+  assert "step" not in second  # one speaks for both
+  losses, params = ended(tmp_path / "one")
+  assert set(losses) == {(1, "loss"), (2, "loss"), (3, "loss"), (4, "loss"), (4, "val_loss")}
+
+  def assert_same(workdir):
+    found_losses, found_params = ended(workdir)
+    assert found_losses == pytest.approx(losses, rel=1e-5)
+    for name in params:
+      np.testing.assert_allclose(found_params[name], params[name], atol=1e-5, err_msg=name)
+
+  assert_same(tmp_path / "two")
+  shutil.rmtree(tmp_path / "two/checkpoints/4")
+  (out,) = processes.finish(run("two"))
+  assert "resumed from step 2" in out
+  assert_same(tmp_path / "two")

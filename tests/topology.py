@@ -1,0 +1,91 @@
+"""Runs in a process of its own, since the number of devices is fixed when JAX starts.
+
+python tests/topology.py OUTPUT MESH [MESH ...]     three steps on each mesh, such as 8,1
+python tests/topology.py OUTPUT shares              what each of 8 devices holds under fsdp
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import tiny
+
+from mellow_jax import config, optim, parallel, step
+from mellow_jax.models import mellow
+
+STEPS = 3
+
+
+def abstract_state(cfg, tx):
+  flat = mellow.flatten(mellow.abstract(cfg.model)[1])
+  return jax.eval_shape(lambda flat: step.init_state(flat, cfg, tx), flat)
+
+
+def batch(cfg, number):
+  """Noise in, noise out; a different number of learnt tokens in every row."""
+  rng, model, rows = np.random.default_rng(number), cfg.model, cfg.batch_size
+  wav1, wav2 = 0.1 * rng.standard_normal((2, rows, model.audio.clip_samples), np.float32)
+  lengths = rng.integers(1, model.answer_tokens, rows)
+  return step.Batch(
+    wav1=wav1,
+    wav2=wav2,
+    text_ids=rng.integers(2, model.decoder.vocab, (rows, model.text_tokens), np.int32),
+    text_lengths=rng.integers(1, model.text_tokens, rows, np.int32),
+    answer_ids=rng.integers(2, model.decoder.vocab, (rows, model.answer_tokens), np.int32),
+    loss_mask=np.arange(model.answer_tokens) < lengths[:, None],
+  )
+
+
+def run(shape):
+  """Losses and final parameters of three steps, and the text of the compiled program."""
+  # Everything is trained, with dropout. A large eps: Adam makes steps of full size out of gradients
+  # that are rounding alone, such as those of attention's key biases.
+  optimizer = config.OptimConfig(freeze=(), eps=1e-3, schedule="constant", optimizer="adamw")
+  cfg = tiny.run(optim=optimizer)
+  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, STEPS, 1))
+  mesh = parallel.make_mesh(shape)
+  abstract = abstract_state(cfg, tx)
+  sharding = parallel.shardings(abstract, mesh)
+  train_step = step.jit_train_step(
+    cfg, tx, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
+  )
+  compiled = train_step.lower(abstract, batch(cfg, 0)).compile()
+  flat = mellow.flatten(tiny.params(cfg.model))
+  state = jax.device_put(step.init_state(flat, cfg, tx), sharding)
+  losses = []
+  for number in range(STEPS):
+    state, metrics = compiled(state, parallel.place_batch(batch(cfg, number), mesh))
+    losses.append(float(metrics.loss))
+  params = {**state.trainable, **state.frozen}
+  return losses, {name: np.asarray(leaf) for name, leaf in params.items()}, compiled.as_text()
+
+
+def shares():
+  """Bytes of the paper's training state: in all, and on one device of a mesh (1, 8)."""
+  cfg = config.Config()
+  state = abstract_state(cfg, optim.make(cfg.optim, optim.schedule(cfg.optim, 1, 1)))
+  leaves = jax.tree.leaves(state)
+  placed = jax.tree.leaves(parallel.shardings(state, parallel.make_mesh((1, 8))))
+  held = [
+    np.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf, sharding in zip(leaves, placed, strict=True)
+  ]
+  return int(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)), int(sum(held))
+
+
+def main(output, *meshes):
+  parallel.enable_compilation_cache()
+  if meshes == ("shares",):
+    output.write_text(json.dumps(shares()))
+    return
+  output.mkdir()
+  for mesh in meshes:
+    losses, params, program = run(tuple(map(int, mesh.split(","))))
+    np.savez(output / f"{mesh}.npz", losses=losses, **params)
+    (output / f"{mesh}.hlo").write_text(program)
+
+
+if __name__ == "__main__":
+  main(Path(sys.argv[1]), *sys.argv[2:])
