@@ -20,9 +20,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from mellow_jax import decode, optim, parallel, step
 from mellow_jax.config import Config, ModelConfig, OptimConfig
+from mellow_jax.models import mellow
 from tools.convert_weights import rules
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -109,15 +111,17 @@ def decoding(flat: dict[str, jax.Array], cfg: ModelConfig, batch: int, count: in
   data = random_batch(cfg, batch)
   keys = jax.random.split(jax.random.key(0), batch)
 
-  def generate(flat, data, tokens):
-    model = step.merge(cfg, flat)
+  graphdef, fused = mellow.fuse(cfg, mellow.unflatten(flat, mellow.abstract(cfg)[1]))
+
+  def generate(params, data, tokens):
+    model = nnx.merge(graphdef, params)
     prefix = model.prefix(*step.encode_pair(model, data, None, None), data.text_ids)
     sampling = decode.Sampling(max_new_tokens=tokens)
     return decode.generate(model, prefix, data.text_lengths, keys, sampling).tokens
 
   program = jax.jit(generate, static_argnums=2)
-  whole = median_seconds(lambda: program(flat, data, count), 5)
-  first = median_seconds(lambda: program(flat, data, 1), 5)
+  whole = median_seconds(lambda: program(fused, data, count), 5)
+  first = median_seconds(lambda: program(fused, data, 1), 5)
   return {
     "batch": batch,
     "tokens/s, clips included": batch * count / whole,

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from flax import nnx
 
-from mellow_jax import decode, parallel, step
+from mellow_jax import decode, parallel
 from mellow_jax.config import ModelConfig
 from mellow_jax.models import mellow
 from tools.convert_weights import convert
@@ -115,16 +116,17 @@ def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, speed: float)
   lengths = jnp.full(batch, cfg.text_tokens, jnp.int32)
   keys = jax.random.split(jax.random.key(0), batch)
 
+  graphdef, fused = mellow.fuse(cfg, params)
+
   def compiled(tokens: int):
     def run(params, prefix):
-      model = step.merge(cfg, params)
+      model = nnx.merge(graphdef, params)
       sampling = decode.Sampling(max_new_tokens=tokens)
       return decode.generate(model, prefix, lengths, keys, sampling).tokens[:, 0]
 
-    seconds, program = timed(lambda: jax.jit(run).lower(flat_params, prefix).compile())
-    return seconds, lambda: np.asarray(program(flat_params, prefix))
+    seconds, program = timed(lambda: jax.jit(run).lower(fused, prefix).compile())
+    return seconds, lambda: np.asarray(program(fused, prefix))
 
-  flat_params = {name: jnp.asarray(x) for name, x in flat.items()}
   compile_seconds, ours = compiled(count)
   _, ours_first = compiled(1)
   tokens = peer.cached(torch_prefix, count)
