@@ -146,7 +146,8 @@ class DataConfig:
   tokenizer: str = ""
   preset: str = "training"  # of preprocessing and prompts: "release", "training" or "clean"
   another_clip_share: float = 1.0  # of one-clip rows that hear another clip second; training
-  mix: dict[str, float] = field(default_factory=dict)  # scenes: weight of each task
+  # scenes: weight of each task; json: how many times an epoch rows of a subtype are seen, if not 1
+  mix: dict[str, float] = field(default_factory=dict)
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
   warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
   augment: bool = False  # distort training clips, mix those of one caption, redraw the options

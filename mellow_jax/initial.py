@@ -50,9 +50,10 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
   Where a folder's tokenizer is another one, the tokens that both know keep their embedding.
   Raises CheckpointError where a folder's parameters are not this model's.
   """
+  # First the folders: what is wrong with one shows before the fresh parameters are compiled.
+  found = {folder: checkpoint.load_params(folder)[0] for folder in cfg.init_from}
   flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
-  for folder in cfg.init_from:
-    loaded, _, _ = checkpoint.load_params(folder)
+  for folder, loaded in found.items():
     if EMBEDDING in loaded:
       old = checkpoint.load_tokenizer(folder).get_vocab()
       loaded[EMBEDDING] = move_embeddings(

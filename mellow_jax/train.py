@@ -305,14 +305,23 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
   return state
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+  """What absl leaves of the command line, for `app.run`; an unknown config field is one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except KeyError as error:
+    print(f"mellow_jax.train: unknown config field ({error.args[0]})", file=sys.stderr)
+    sys.exit(1)
+
+
 def main(argv: list[str]) -> None:
   """Entry of the command; anticipated errors are one line and exit status 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
   workdir = pathlib.Path(WORKDIR.value).absolute()
   try:
+    if len(argv) > 1:
+      raise ConfigError(f"unexpected argument {argv[1]!r}")
     parallel.enable_compilation_cache()
     parallel.initialize(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -324,4 +333,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -52,7 +52,7 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """The file of a tiny training run on generated scenes, for the command."""
+  """The file of a tiny training run on generated scenes, and with ":files" on files."""
   path = tmp_path_factory.mktemp("config") / "tiny_run.py"
-  path.write_text("import tiny\n\n\ndef get_config(arg=''):\n  return tiny.run()\n")
+  path.write_text("import tiny\nget_config = tiny.get_config\n")
   return path

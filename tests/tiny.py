@@ -62,10 +62,25 @@ def run(**changes: Any) -> Config:
     "save_every": 2,
     "eval_every": 4,
     "eval_batches": 1,
-    "sample_answers": 0,
+    "sample_answers": 2,
     "log_every": 1,
   }
   return Config(**{**fields, **changes})
+
+
+def get_config(arg: str = "") -> Config:
+  """The same run, as the command's --config; with "files" on rows and clips that flags name."""
+  if arg != "files":
+    return run()
+  data = DataConfig(
+    source="json",
+    preset="clean",
+    tokenizer="words",
+    mix={"Scenes-Caption.json": 2},
+    augment=True,
+    cache_clips=True,
+  )
+  return run(data=data)
 
 
 def tokenizer() -> tokenizers.Tokenizer:

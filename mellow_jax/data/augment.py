@@ -23,12 +23,12 @@ def distort(wav: Float32[np.ndarray, "S"], rng: np.random.Generator) -> Float32[
   """
   wav = np.roll(wav, int(rng.integers(len(wav))))
   spectrum = np.fft.rfft(wav)
-  knots = rng.uniform(-6.0, 6.0, 6)
-  db = np.interp(np.linspace(0, 5, len(spectrum)), np.arange(6), knots)
-  wav = np.fft.irfft(spectrum * 10 ** (db / 20), len(wav))
+  knots = 10 ** (rng.uniform(-6.0, 6.0, 6) / 20)
+  tilt = np.interp(np.linspace(0, 5, len(spectrum)), np.arange(6), knots)
+  wav = np.fft.irfft(spectrum * tilt.astype(np.float32), len(wav))
   gain = 10 ** (rng.uniform(-10.0, 10.0) / 20)
   peak = float(np.abs(wav).max())
-  return (wav * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)
+  return wav * np.float32(min(gain, 1 / max(peak, 1e-9)))
 
 
 def mix(

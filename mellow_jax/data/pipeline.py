@@ -162,13 +162,27 @@ def sources(cfg: Config) -> tuple[Sequence[Record], Sequence[Record], Clips]:
         f"{path}: {len(missing)} of its audio files are not below {data.audio_root}, first "
         f"{missing[0]}: check --config.data.audio_root or remove their rows"
       )
+  train, val = _repeat(rows[0], data.mix), rows[1]
   preset = prompts.PRESETS[data.preset]
   clips = audio.FileClips(data.audio_root, model_audio, preset)
   if not data.cache_clips:
-    return rows[0], rows[1], clips
+    return train, val, clips
   if preset.long == "random":
     raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
-  return rows[0], rows[1], CachedClips(clips)
+  return train, val, CachedClips(clips)
+
+
+def _repeat(rows: Sequence[Record], mix: dict[str, float]) -> Sequence[Record]:
+  """The rows with those of each subtype of the mix as many times as it says."""
+  if not mix:
+    return rows
+  found = {row.subtype for row in rows}
+  for subtype, times in mix.items():
+    if subtype not in found:
+      raise ConfigError(f"config.data.mix: no row has subtype {subtype!r}, but {sorted(found)}")
+    if times < 0 or times != int(times):
+      raise ConfigError(f"config.data.mix: {subtype} {times} must be a whole number of times")
+  return [row for row in rows for _ in range(int(mix.get(row.subtype, 1)))]
 
 
 def train_batches(

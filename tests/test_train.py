@@ -1,0 +1,310 @@
+"""The training command, as it is run: it resumes to the bit, and says in a line what is wrong."""
+
+import dataclasses
+import json
+import re
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import processes
+import pytest
+import tiny
+
+from mellow_jax import checkpoint, initial, parallel, step
+from mellow_jax import train as command
+from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.config import ConfigError, OptimConfig
+from mellow_jax.data import scenes, words
+from mellow_jax.models import logmel, mellow
+
+
+@pytest.fixture(scope="module")
+def train(run_config, compile_cache):
+  """Starts the command on the tiny run in a folder; arg is for the config's file."""
+
+  def start(workdir, *flags, arg=""):
+    return processes.train(workdir, f"{run_config}{arg}", compile_cache, *flags)
+
+  return start
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+  """The folder of a run of four steps that nothing disturbed, and what it said."""
+  workdir = tmp_path_factory.mktemp("whole")
+  (out,) = processes.finish(train(workdir))
+  return workdir, out
+
+
+def lines(workdir, name="metrics.jsonl"):
+  return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+def assert_same_end(workdir, other):
+  """Every digit of every loss, and every bit of every parameter."""
+  for name in ("metrics.jsonl", "answers.jsonl"):
+    assert (workdir / name).read_text() == (other / name).read_text()
+  digests = [json.loads((w / "model/config.json").read_text())["sha256"] for w in (workdir, other)]
+  assert digests[0] == digests[1] and len(digests[0]) > 50
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_promises(whole):
+  workdir, out = whole
+  found = lines(workdir)
+  assert [line["step"] for line in found] == [1, 2, 3, 4, 4]
+  assert all(set(line) == {"step", "loss", "grad_norm", "learning_rate"} for line in found[:4])
+  assert [line["learning_rate"] for line in found[:4]] == pytest.approx([0, 5e-4, 1e-3, 5e-4])
+  assert set(found[4]) == {"step", "val_loss"}
+  assert found[3]["loss"] < found[0]["loss"]
+  answers = lines(workdir, "answers.jsonl")
+  rows = scenes.Scenes("val", 0, 2, {"caption": 1.0, "binary": 1.0})
+  assert [(a["question"], a["expected"]) for a in answers] == [(r.input, r.answer) for r in rows]
+  assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+  model = checkpoint.load_model(workdir / "model")
+  assert (model.config, model.preset) == (tiny.run().model, "clean")
+  assert json.loads((workdir / "run.json").read_text())["data"]["source"] == "scenes"
+  assert list(workdir.glob("events.out.tfevents.*"))
+  for said in (
+    "1 x cpu, mesh",
+    "13,776 trainable of",
+    "step 4/4",
+    "validation loss",
+    "model folder",
+  ):
+    assert said in out
+
+
+def test_what_is_frozen_stays_as_it_was(whole):
+  workdir, _ = whole
+  params = mellow.flatten(checkpoint.load_model(workdir / "model").params)
+  fresh = mellow.flatten(mellow.init_params(tiny.run().model, 0))
+  for name, value in params.items():
+    # The command's own initial values may differ in the last digit, as it compiled differently.
+    is_fresh = np.allclose(value, fresh[name], rtol=1e-6, atol=1e-6)
+    assert is_fresh == name.startswith("encoder/"), name
+
+
+def test_two_steps_and_two_more_are_four_to_the_bit(train, whole, tmp_path):
+  workdir, _ = whole
+  resumed = shutil.copytree(workdir, tmp_path / "run")
+  shutil.rmtree(resumed / "checkpoints/4")
+  shutil.rmtree(resumed / "model")
+  (out,) = processes.finish(train(resumed))
+  assert "resumed from step 2" in out and "step 3/4" in out and "step 2/4" not in out
+  assert_same_end(resumed, workdir)
+
+
+@pytest.mark.parametrize(
+  "moment",
+  [
+    "step 2/4",  # during the first save
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ("compiling", "step 1", "step 3", "step 4")),
+  ],
+)
+def test_killed_at_any_moment_a_run_ends_the_same(train, whole, tmp_path, moment):
+  workdir, _ = whole
+  process = train(tmp_path / "run")
+  for line in process.stdout:
+    if moment in line:
+      break
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  processes.finish(train(tmp_path / "run"))
+  assert_same_end(tmp_path / "run", workdir)
+
+
+def test_a_finished_run_has_nothing_left_to_do(train, whole):
+  workdir, _ = whole
+
+  def written():
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files if "tfevents" not in path.name}
+
+  before = {path: time for path, time in written().items() if path.parent != workdir}
+  text = (workdir / "metrics.jsonl").read_text()
+  (out,) = processes.finish(train(workdir))
+  assert "resumed from step 4" in out and "nothing is left to do" in out
+  assert before.items() <= written().items()  # checkpoints and model are untouched
+  assert (workdir / "metrics.jsonl").read_text() == text
+
+
+@pytest.fixture
+def files(tmp_path):
+  """Flags for a run on a small dataset of files."""
+  folder = tmp_path / "data"
+  cfg = tiny.run()
+  clips = scenes.SceneClips(16_000, cfg.model.audio.clip_samples)
+  for split, size in (("train", 12), ("val", 3)):
+    scenes.write(scenes.Scenes(split, 0, size, scenes.MIX), clips, folder)
+  paths = [f"--config.data.{split}={folder / split}.json" for split in ("train", "val")]
+  return [*paths, f"--config.data.audio_root={folder}"]
+
+
+def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp_path):
+  model = whole[0] / "model"
+  flags = [f"--config.init_from=('{model}',)", "--config.calibrate_batches=2"]
+  (out,) = processes.finish(train(tmp_path / "run", *files, *flags, arg=":files"))
+  assert re.search(r"model: (\d+) of \1 arrays taken", out) and "step 4/4" in out
+  rows = json.loads((tmp_path / "data/train.json").read_text())
+  texts = [row[field] for row in rows for field in ("input", "answer")]
+  vocabulary = words.build_tokenizer(texts).get_vocab()
+  assert checkpoint.load_tokenizer(tmp_path / "run/model").get_vocab() == vocabulary
+  kept = set(vocabulary) & set(scenes.build_tokenizer().get_vocab())
+  assert f"{len(kept)} of {len(vocabulary)} tokens keep their embedding" in out
+  val = json.loads((tmp_path / "data/val.json").read_text())
+  shown = [answer["expected"] for answer in lines(tmp_path / "run", "answers.jsonl")]
+  assert shown == [row["answer"] for row in val[:2]]
+  # It goes on where the other run ended, and does not begin anew.
+  assert lines(tmp_path / "run")[0]["loss"] < lines(whole[0])[1]["loss"]
+
+
+def test_embeddings_move_with_their_tokens():
+  loaded, fresh = jnp.arange(8.0).reshape(4, 2), -jnp.ones((5, 2))
+  old, new = {"a": 0, "b": 1, "c": 2, "d": 3}, {"a": 0, "d": 1, "e": 2, "b": 3}
+  found = initial.move_embeddings(loaded, fresh, old, new)
+  assert found.tolist() == [[0, 1], [6, 7], [-1, -1], [2, 3], [-1, -1]]
+  assert initial.move_embeddings(loaded, fresh, old, dict(old)) is loaded
+
+
+def test_calibration_measures_what_will_be_heard():
+  model = tiny.config()
+  rng = np.random.default_rng(0)
+  wav = 0.1 * rng.standard_normal((3, 2, model.audio.clip_samples)).astype(np.float32)
+  ids, lengths = jnp.ones((2, 8), int), jnp.ones(2, int)
+  batches = [step.Batch(clips, clips, ids, lengths, ids, ids > 0) for clips in jnp.asarray(wav)]
+  names = ("encoder/bn0/mean", "encoder/bn0/var", "decoder/norm/scale")
+  flat = {name: jnp.ones(16) for name in names}
+  cfg = tiny.run(model=model)
+  found = initial.calibrate(flat, cfg, batches, parallel.make_mesh((1, 1)))
+  db = logmel.log_mel(jnp.asarray(wav.reshape(6, -1)), model.audio).reshape(-1, 16)
+  np.testing.assert_allclose(found["encoder/bn0/mean"], db.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(found["encoder/bn0/var"], db.var(axis=0), rtol=1e-3)
+  assert found["decoder/norm/scale"] is flat["decoder/norm/scale"]
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+FULL_DISK = """
+import shutil
+from absl import app
+shutil.disk_usage = lambda path, real=shutil.disk_usage: real(path)._replace(free=1000)
+from mellow_jax import train
+app.run(train.main, flags_parser=train.parse_flags)
+"""
+
+
+@pytest.fixture(scope="module")
+def mistaken(train, whole, run_config, compile_cache, tmp_path_factory):
+  """Folders, and the commands started in them with a mistake; all at once, as most is importing."""
+  folder = tmp_path_factory.mktemp("mistaken")
+  (folder / "train.json").write_text('[{"input": 1}]')
+  data = {"source": "json", "train": folder / "train.json", "val": folder, "audio_root": folder}
+  other = tiny.config(mapper=tiny.run().model.mapper)
+  checkpoint.save_model(folder / "other", tiny.params(other), other, "clean", tiny.tokenizer())
+  model = tiny.run().model
+  nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tiny.params(model))
+  checkpoint.save_model(folder / "nan", nan, model, "clean", scenes.build_tokenizer())
+  mistakes = {
+    "field": ["--config.stepz=4"],
+    "preset": ["--config.data.preset=paper"],
+    "mesh": ["--config.mesh=(2,1)"],
+    "rows": [f"--config.data.{name}={value}" for name, value in data.items()],
+    "architecture": [f"--config.init_from=('{folder / 'other'}',)"],
+    "diverged": [f"--config.init_from=('{folder / 'nan'}',)"],
+  }
+  started = {name: train(folder / "runs" / name, *flags) for name, flags in mistakes.items()}
+  flags = [f"--config={run_config}", f"--workdir={folder / 'runs/disk'}"]
+  started["disk"] = processes.start(["-c", FULL_DISK, *flags], compile_cache)
+  yield folder, started
+  for process in started.values():
+    process.kill()
+
+
+def complaints(process):
+  """The lines on stderr of a process that ended with an error."""
+  _, err = process.communicate(timeout=300)
+  assert process.returncode == 1, err
+  assert "Traceback" not in err
+  assert all(line.startswith("mellow_jax.train: ") for line in err.splitlines()), err
+  return err.splitlines()
+
+
+@pytest.mark.parametrize(
+  ("mistake", "message"),
+  [
+    ("field", "unknown config field .*stepz"),
+    ("preset", "config.data.preset 'paper': use release, training, clean"),
+    ("mesh", r"config.mesh \(2, 1\) does not cover the 1 devices"),
+    ("rows", r"train.json, row 0 \(from 0\): field 'taskname' is missing"),
+    ("architecture", "other: another architecture: decoder/.* in config.model"),
+    ("diverged", "step 1: loss nan, gradient norm nan; lower --config.optim.learning_rate"),
+  ],
+)
+def test_a_mistake_is_told_in_one_line_and_saves_nothing(mistaken, mistake, message):
+  folder, started = mistaken
+  (line,) = complaints(started[mistake])
+  assert re.search(message, line)
+  assert not list((folder / "runs" / mistake).glob("checkpoints/*"))
+  assert not (folder / "runs" / mistake / "model").exists()
+
+
+def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken):
+  folder, started = mistaken
+  # Training goes on without its checkpoints, since room may come back; the model is what counts.
+  *earlier, last = complaints(started["disk"])
+  assert len(earlier) == 2
+  for line in earlier:
+    assert "disk/checkpoints: saving failed, steps [] are kept (0 MiB free)" in line
+  assert "disk/model: could not be written (0 MiB free)" in last
+  left = {path.name for path in (folder / "runs/disk").iterdir() if "tfevents" not in path.name}
+  assert left == {"answers.jsonl", "checkpoints", "metrics.jsonl", "run.json"}
+  assert not list((folder / "runs/disk/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"batch_size": 0}, "config.batch_size 0 must be at least 1"),
+    ({"eval_every": 0}, "config.eval_every 0 must be at least 1"),
+    ({"seed": -1}, "config.seed -1 must be from 0 to"),
+    ({"optim": OptimConfig(schedule="linear")}, "use cosine_per_epoch, cosine, constant"),
+    ({"optim": OptimConfig(freeze=("head.*",))}, r"'head\.\*' matches no parameter path"),
+    ({"model": tiny.config()}, "clip_samples 16000 is less than 4"),
+    ({"init_from": ("/no/model",)}, "/no/model: no readable config.json"),
+  ],
+)
+def test_what_no_run_can_do_is_an_error_that_names_it(changes, message, tmp_path):
+  with pytest.raises(command.KNOWN_ERRORS, match=message) as caught:
+    command.train(tiny.run(**changes), tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("decoder", "message"),
+  [
+    ({"kv_heads": 3}, "decoder.kv_heads must divide decoder.heads"),
+    ({"vocab": 9}, "config.model.decoder.vocab 9 has no room for the .* tokens"),
+  ],
+)
+def test_a_decoder_that_does_not_fit_is_an_error_that_names_it(decoder, message, tmp_path):
+  cfg = tiny.run()
+  cfg.model.decoder = dataclasses.replace(cfg.model.decoder, **decoder)
+  with pytest.raises(ConfigError, match=message):
+    command.train(cfg, tmp_path)
+
+
+def test_other_settings_leave_a_run_as_it_is(whole):
+  workdir, _ = whole
+  before = (workdir / "run.json").read_text()
+  other = OptimConfig(schedule="cosine", warmup_steps=2, learning_rate=0.1)
+  message = "checkpoints/4: was saved with optim.learning_rate = 0.001, this run has 0.1"
+  with pytest.raises(CheckpointError, match=message):
+    command.train(tiny.run(optim=other), workdir)
+  assert (workdir / "run.json").read_text() == before
