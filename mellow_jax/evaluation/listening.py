@@ -248,9 +248,9 @@ def draw(
     if guess := report["family"][name]["chance"]:
       bars.hlines(100 * guess, i - 0.4, i + 0.4, colors="black", linestyles=":")
   bars.plot([], [], "k:", label="chance")
-  bars.set_xticks(x, names)
+  bars.set_xticks(x, [name.replace(" ", "\n") for name in names])
   bars.set(ylabel="exact answers, %", ylim=(0, 105))
-  bars.legend(loc="upper right", fontsize=9)
+  bars.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, frameon=False)
   figure.savefig(path, dpi=110)
   plt.close(figure)
 
