@@ -60,12 +60,6 @@ FREE = (
   "data.cache_clips",
 )
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto.")
-PROCESSES = flags.DEFINE_integer("processes", None, "Processes of this run.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
-
 
 def check(cfg: Config) -> None:
   """Raises ConfigError, naming the field, for a run that no machine can carry out."""
@@ -306,7 +300,17 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """What absl leaves of the command line, for `app.run`; an unknown config field is one line."""
+  """Reads the command line for `app.run` and returns what is no flag.
+
+  The flags are defined here, since other commands have some of the same names. An unknown config
+  field is one line and exit status 1.
+  """
+  config_flags.DEFINE_config_file("config", None, "File with get_config().")
+  flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto.")
+  flags.DEFINE_integer("processes", None, "Processes of this run.")
+  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+  flags.mark_flags_as_required(["config", "workdir"])
   try:
     return app.parse_flags_with_usage(argv)
   except KeyError as error:
@@ -316,21 +320,21 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
   """Entry of the command; anticipated errors are one line and exit status 1."""
-  if not flags.FLAGS["verbosity"].present:
+  values = flags.FLAGS
+  if not values["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
-  workdir = pathlib.Path(WORKDIR.value).absolute()
+  workdir = pathlib.Path(values.workdir).absolute()
   try:
     if len(argv) > 1:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
     parallel.enable_compilation_cache()
-    parallel.initialize(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+    parallel.initialize(values.coordinator, values.processes, values.process_id)
     workdir.mkdir(parents=True, exist_ok=True)
-    train(CONFIG.value, workdir)
+    train(values.config, workdir)
   except KNOWN_ERRORS as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr)
     sys.exit(1)
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=parse_flags)

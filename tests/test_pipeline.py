@@ -242,6 +242,25 @@ def test_rows_and_clips_come_from_the_files_that_the_config_names(dataset, tmp_p
   assert len(found) == 16_000 and not found[12_000:].any()
 
 
+def test_a_mix_repeats_the_rows_of_a_subtype(dataset, tmp_path):
+  rows = json.loads((tmp_path / "train.json").read_text())
+  for row, subtype in zip(rows, "aabc", strict=True):
+    row["subtype"] = subtype
+  (tmp_path / "train.json").write_text(json.dumps(rows))
+  dataset.data.mix = {"b": 3.0, "c": 0.0}
+  train, val, _ = pipeline.sources(dataset)
+  assert [row.row for row in train] == [0, 1, 2, 2, 2] and len(val) == 2
+  for mix, message in (
+    ({"d": 2.0}, r"no row has subtype 'd', but \['a', 'b', 'c'\]"),
+    ({"a": 0.5}, "a 0.5 must be a whole number of times"),
+    ({"a": -1.0}, "a -1.0 must be a whole number of times"),
+    (dict.fromkeys("abc", 0.0), "leaves no row"),
+  ):
+    dataset.data.mix = mix
+    with pytest.raises(ConfigError, match=f"config.data.mix: .*{message}"):
+      pipeline.sources(dataset)
+
+
 def test_cached_clips_are_read_once(dataset, tmp_path):
   dataset.data.cache_clips = True
   _, _, clips = pipeline.sources(dataset)

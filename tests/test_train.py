@@ -1,10 +1,12 @@
 """The training command, as it is run: it resumes to the bit, and says in a line what is wrong."""
 
 import dataclasses
+import importlib
 import json
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,14 @@ import processes
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, initial, parallel, step
+from mellow_jax import checkpoint, initial, optim, parallel, step
 from mellow_jax import train as command
 from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.config import ConfigError, OptimConfig
+from mellow_jax.config import ConfigError, OptimConfig, validate
 from mellow_jax.data import scenes, words
 from mellow_jax.models import logmel
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +186,15 @@ def test_calibration_measures_what_will_be_heard():
   np.testing.assert_allclose(found["encoder/bn0/mean"], db.mean(axis=0), rtol=1e-5)
   np.testing.assert_allclose(found["encoder/bn0/var"], db.var(axis=0), rtol=1e-3)
   assert found["decoder/norm/scale"] is flat["decoder/norm/scale"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_is_one_that_can_be_carried_out(path):
+  cfg = importlib.import_module(f"configs.{path.stem}").get_config()
+  command.check(cfg)
+  validate(cfg.model)
+  optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
+  assert command.settings(cfg, rows=1)["optim.optimizer"] == cfg.optim.optimizer
 
 
 # --- Errors --------------------------------------------------------------------------------------

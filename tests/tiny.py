@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> Config:
     source="json",
     preset="clean",
     tokenizer="words",
-    mix={"Scenes-Caption.json": 2},
+    mix={"Scenes-Caption.json": 2.0},
     augment=True,
     cache_clips=True,
   )

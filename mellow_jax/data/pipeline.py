@@ -182,7 +182,10 @@ def _repeat(rows: Sequence[Record], mix: dict[str, float]) -> Sequence[Record]:
       raise ConfigError(f"config.data.mix: no row has subtype {subtype!r}, but {sorted(found)}")
     if times < 0 or times != int(times):
       raise ConfigError(f"config.data.mix: {subtype} {times} must be a whole number of times")
-  return [row for row in rows for _ in range(int(mix.get(row.subtype, 1)))]
+  repeated = [row for row in rows for _ in range(int(mix.get(row.subtype, 1)))]
+  if not repeated:
+    raise ConfigError(f"config.data.mix: {mix} leaves no row")
+  return repeated
 
 
 def train_batches(

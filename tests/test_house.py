@@ -1,0 +1,131 @@
+"""The house stays as it is drawn: which room leads to which, nothing unused, nothing unpinned."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import mellow_jax
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
+# A module imports its own package and what stands left of it, never what stands beside it.
+ROOMS = """
+  config | data models parallel optim predictions | decode | step | checkpoint | initial ask
+    | train generate evaluation
+"""
+MOST_LINES = 350
+# What may be longer, and up to where: three ways to decode share one cache; the class Mellow.
+LONG = {"mellow_jax/decode.py": 380, "mellow_jax/ask.py": 360}
+
+
+def name_of(path):
+  return str(path.relative_to(ROOT))
+
+
+def imports(path):
+  """The modules that a file imports anywhere, as dotted names."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f"{name_of(path)} imports relatively"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_run_one_way(path):
+  levels = [set(level.split()) for level in ROOMS.split("|")]
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  room = parts[1]
+  if room == "__init__":
+    levels, allowed = [], set()
+  else:
+    (level,) = (i for i, rooms in enumerate(levels) if room in rooms)  # new rooms are drawn first
+    allowed = set().union(*levels[:level])
+    # Only a package has parts that know each other.
+    allowed |= {room} if len(parts) > 2 else set()
+  found = {name.split(".")[1] for name in imports(path) if name.startswith("mellow_jax.")}
+  assert found <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_what_is_installed_needs_neither_torch_nor_what_stands_beside_it(path):
+  found = {name.split(".")[0] for name in imports(path)}
+  assert not found & {"torch", "tools", "benchmarks", "tests", "configs"}
+
+
+def config_fields():
+  """(class, field, its line, the line before) of every choice in config.py."""
+  path = ROOT / "mellow_jax/config.py"
+  lines = path.read_text().splitlines()
+  for node in ast.parse(path.read_text()).body:
+    for item in node.body if isinstance(node, ast.ClassDef) else []:
+      if isinstance(item, ast.AnnAssign):
+        before, line = lines[item.lineno - 2 : item.lineno]
+        yield node.name, item.target.id, line, before
+
+
+def test_every_choice_is_read_and_explained():
+  read = {
+    node.attr
+    for path in SOURCES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+  }
+  fields = list(config_fields())
+  assert len(fields) > 70
+  for owner, name, line, before in fields:
+    assert name in read, f"nothing reads {owner}.{name}"
+    is_part = re.search(r": \w+Config = ", line)
+    assert is_part or "  # " in line or before.strip().startswith("# "), f"{owner}.{name}: why?"
+
+
+@pytest.mark.parametrize("folder", ["mellow_jax", "tools", "configs"])
+def test_no_file_is_too_long_to_read(folder):
+  for path in (ROOT / folder).rglob("*.py"):
+    lines = len(path.read_text().splitlines())
+    assert lines <= LONG.get(name_of(path), MOST_LINES), f"{name_of(path)} has {lines} lines"
+
+
+def pinned():
+  """Name to version of requirements.lock; each must be followed by its hashes."""
+  text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+  found = {}
+  for line in text.splitlines():
+    if line.strip() and not line.startswith("#"):
+      requirement, *hashes = re.split(r"\s+--hash=", line.strip())
+      name, version = re.fullmatch(r"([\w.-]+)==(\S+)(?: ;.*)?", requirement.strip()).groups()
+      assert hashes, f"{name} has no hash"
+      assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", h.strip()) for h in hashes)
+      found.setdefault(name.lower().replace("_", "-"), set()).add(version)
+  return found
+
+
+def test_what_is_installed_is_pinned_by_hash_and_comes_from_no_named_place():
+  text = (ROOT / "requirements.lock").read_text()
+  assert not re.search(r"://|--index-url|--extra-index-url|--find-links|--trusted-host", text)
+  versions = pinned()
+  tree = ast.parse((ROOT / "setup.py").read_text())
+  (call,) = (
+    n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "setup"
+  )
+  arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+  wanted = ast.literal_eval(arguments["install_requires"])
+  wanted += ast.literal_eval(arguments["extras_require"])["dev"]
+  for requirement in map(Requirement, wanted):
+    for version in versions[requirement.name.lower().replace("_", "-")]:
+      assert requirement.specifier.contains(version), requirement
+
+
+def test_the_package_has_the_version_it_says():
+  command = [sys.executable, "setup.py", "--version"]
+  out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+  assert out.split()[-1] == mellow_jax.__version__
+  assert re.fullmatch(r"\d+\.\d+\.\d+", mellow_jax.__version__)
