@@ -1,7 +1,10 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or 3.12:
 #   make demo   train the small model and hear it answer
 #   make test   run the tests
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that starts: a version manager may put names on the path that do not.
+FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+  $$p -c $(FITS) 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
@@ -10,7 +13,7 @@ SEED ?= 0
 .PHONY: demo test test-slow lint lock clean
 
 $(VENV)/installed: requirements.lock setup.py
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	@$(or $(PYTHON),false) -c $(FITS) || \
 	  { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
