@@ -75,6 +75,9 @@ class SmolLM2Config:
   mlp: int = 1536  # SwiGLU width; release
   rope_theta: float = 100_000.0  # release
   norm_eps: float = 1e-5  # release
+  # Training keeps each layer's input alone and computes the rest again for the gradient: a third
+  # more arithmetic for a fraction of the memory, and the same numbers to rounding.
+  remat: bool = False
 
 
 @dataclass(kw_only=True)

@@ -25,6 +25,7 @@ def command(workdir, reference_data):
     f"--config.data.audio_root={rows}",
     f"--config.data.tokenizer={reference_data / 'tokenizers' / 'smollm2'}",
     *("--config.batch_size=4", "--config.steps=3", "--config.save_every=1"),
+    "--config.model.decoder.remat=true",
     *("--config.eval_batches=0", "--config.sample_answers=0", "--config.log_every=1"),
   ]
 

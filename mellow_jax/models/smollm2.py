@@ -1,5 +1,6 @@
 """SmolLM2: a Llama decoder with grouped-query attention and an explicit key/value cache."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -175,7 +176,10 @@ class SmolLM2(nnx.Module):
     """
     x, layers = x.astype(self.dtype), []
     for i, block in enumerate(self.blocks):
-      x, layer = block(x, positions, mask, None if cache is None else cache[i], start)
+      run = functools.partial(Block.__call__, block)
+      if self.cfg.remat:
+        run = jax.checkpoint(run)
+      x, layer = run(x, positions, mask, None if cache is None else cache[i], start)
       layers.append(layer)
     return self.norm(x), tuple(layers)
 
