@@ -3,7 +3,7 @@
   python -m mellow_jax.train --config=configs/demo.py --workdir=runs/demo [--config.FIELD=VALUE ...]
 
 The same command again resumes from the last checkpoint. The workdir gets checkpoints/, the model
-folder model/ at the end, run.json, metrics.jsonl, answers.jsonl and TensorBoard files.
+folder model/ at the end, run.json, TensorBoard files, and what mellow_jax/runlog.py lists.
 
 Of several processes, each is given --coordinator=HOST:PORT --processes=N --process_id=I, with I
 from 0 to N - 1, or --coordinator=auto where SLURM, Open MPI or a TPU pod tell. All must see the
@@ -17,13 +17,11 @@ import json
 import math
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -36,6 +34,7 @@ from mellow_jax.data.pipeline import PipelineError
 from mellow_jax.data.records import RecordError
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
+from mellow_jax.runlog import RunLog, Spent
 from mellow_jax.step import Batch, TrainState
 
 
@@ -82,50 +81,6 @@ def settings(cfg: Config, rows: int) -> dict[str, Any]:
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
   return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
-
-
-class RunLog:
-  """Metrics and sample answers as JSON lines and on TensorBoard; the first process writes them."""
-
-  def __init__(self, workdir: pathlib.Path, start_step: int):
-    self._board, self._workdir = None, workdir
-    if not parallel.is_first():
-      return
-    for name in ("metrics.jsonl", "answers.jsonl"):
-      _cut(workdir / name, start_step)
-    self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
-
-  def write(self, step_number: int, values: dict[str, float]) -> None:
-    """One line of metrics; floats keep every digit."""
-    if self._board:
-      self._append("metrics.jsonl", {"step": step_number, **values})
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step_number)
-
-  def write_answer(self, step_number: int, shown: dict[str, str]) -> None:
-    """A sample answer, as a line of answers.jsonl and as text on the board."""
-    if self._board:
-      self._append("answers.jsonl", {"step": step_number, **shown})
-      self._board.add_text(shown["question"], shown["answer"], step_number)
-
-  def _append(self, name: str, line: dict[str, Any]) -> None:
-    with (self._workdir / name).open("a") as file:
-      file.write(json.dumps(line) + "\n")
-
-  def close(self) -> None:
-    """Flushes the board."""
-    if self._board:
-      self._board.close()
-
-
-def _cut(path: pathlib.Path, last_step: int) -> None:
-  """Drops the lines of later steps, which will be written again, and one that a kill cut off."""
-  if path.exists():
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-    kept = [line + "\n" for line in lines if json.loads(line)["step"] <= last_step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept))
-    part.replace(path)
 
 
 def validate(state: TrainState, batches: Iterator[Batch], eval_step: Callable) -> float:
@@ -226,7 +181,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
   # ---------------------------------------------------------------- loop
   start = int(state.step)
-  log, data, clock = RunLog(workdir, start), train_batches(start), time.perf_counter()
+  log, data, spent = RunLog(workdir, start), train_batches(start), Spent()
 
   def report(number: int, metrics: step.Metrics) -> None:
     values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
@@ -237,8 +192,10 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
       )
     log.write(number, {**values, "learning_rate": float(rate(number - 1))})
     if number % cfg.log_every == 0 or number == cfg.steps:
-      speed = (number - start - 1) * cfg.batch_size / (time.perf_counter() - clock)
+      seconds = spent.seconds()
+      speed = (number - start - 1) * cfg.batch_size / (seconds["train"] + seconds.get("data", 0))
       left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
+      log.write_times(number, speed, spent)
       say(
         f"step {number}/{cfg.steps}  loss {values['loss']:.4f}  {speed:.1f} examples/s  "
         f"{left // 60}m{left % 60:02d}s left"
@@ -246,14 +203,16 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
   pending: tuple[int, step.Metrics] | None = None
   for number in range(start + 1, cfg.steps + 1):
-    batch = next(data)
     if number == start + 1:
       say("compiling the training step, once")
-    state, metrics = train_step(state, batch)
-    if number == start + 1:
-      metrics.loss.block_until_ready()
-      say(f"compiled in {time.perf_counter() - clock:.0f} s")
-      clock = time.perf_counter()
+      with spent.on("compile"):
+        state, metrics = train_step(state, next(data))
+        metrics.loss.block_until_ready()
+      say(f"compiled in {spent.seconds()['compile']:.0f} s")
+    else:
+      with spent.on("data"):  # the device may be busy with the step before meanwhile
+        batch = next(data)
+      state, metrics = train_step(state, batch)
     if pending:
       # The step before the one in flight, so that the device never waits for the host.
       report(*pending)
@@ -264,7 +223,8 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
     if saves or validates:
       # What a checkpoint holds is on record before it: a run that resumes from it misses no line.
       report(*pending)
-      pending, paused = None, time.perf_counter()
+      pending = None
+    with spent.on("evaluate"):
       if validates and cfg.eval_batches:
         loss = validate(state, val_batches(cfg.eval_batches), eval_step)
         log.write(number, {"val_loss": loss})
@@ -274,13 +234,13 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
         for shown in sample_answers(state, batch, val_encoder, cfg.sample_answers, answer_step):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
-      if saves:
+    if saves:
+      with spent.on("save"):
         try:
           checkpoints.save(number, state, run)
         except CheckpointError as error:
           # Training goes on: a later save may find room again.
           print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
-      clock += time.perf_counter() - paused  # examples/s and time left are of training alone
   log.close()
 
   # ---------------------------------------------------------------- model folder

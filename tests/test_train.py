@@ -272,7 +272,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken)
     assert "disk/checkpoints: saving failed, steps [] are kept (0 MiB free)" in line
   assert "disk/model: could not be written (0 MiB free)" in last
   left = {path.name for path in (folder / "runs/disk").iterdir() if "tfevents" not in path.name}
-  assert left == {"answers.jsonl", "checkpoints", "metrics.jsonl", "run.json"}
+  assert left == {"answers.jsonl", "checkpoints", "metrics.jsonl", "run.json", "times.jsonl"}
   assert not list((folder / "runs/disk/checkpoints").iterdir())
 
 
