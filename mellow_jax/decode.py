@@ -129,6 +129,13 @@ def _log_prob(logits: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[A
 # --- Cache ---------------------------------------------------------------------------------------
 
 
+def _take(
+  x: Float[Array, "BK T G"], rows: int, chosen: Int[Array, "rows"]
+) -> Float[Array, "NK T G"]:
+  """Keys or values of the chosen ones of a number of rows."""
+  return x.reshape(rows, -1, *x.shape[1:])[chosen].reshape(-1, *x.shape[1:])
+
+
 def _prefill(
   model: Mellow,
   prefix: Float[Array, "B P D"],
@@ -139,8 +146,9 @@ def _prefill(
   """First logits; cache with room for an answer and heard slots, for every copy of a question."""
   hidden, cache = model.prefill(prefix, text_lengths)
   # The last token is never read, so it needs no slot.
-  room = ((0, 0), (0, 0), (0, max_new_tokens - 1), (0, 0))
-  cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, copies, axis=0), room), cache)
+  room = ((0, 0), (0, max_new_tokens - 1), (0, 0))
+  chosen = jnp.repeat(jnp.arange(len(prefix)), copies)
+  cache = jax.tree.map(lambda x: jnp.pad(_take(x, len(prefix), chosen), room), cache)
   heard = jnp.repeat(model.is_heard(text_lengths), copies, axis=0)
   return model.decoder.logits(hidden), cache, heard
 
@@ -154,7 +162,7 @@ def _read(
 ) -> tuple[Float[Array, "rows V"], Cache]:
   """Puts the answer's token i into the cache: the logits of token i + 1."""
   rows, slots = heard.shape
-  answer = jnp.arange(cache[0].k.shape[2] - slots) <= i
+  answer = jnp.arange(cache[0].k.shape[1] - slots) <= i
   mask = jnp.concatenate([heard, jnp.broadcast_to(answer, (rows, len(answer)))], axis=1)
   position = jnp.sum(heard, axis=1, dtype=jnp.int32)[:, None] + i
   x = model.decoder.embed(tokens[:, None])
@@ -303,7 +311,7 @@ def _search(
     growing, ended, parents = extend(state.i + 1, state.growing, state.ended, logits)
     rows = (parents + jnp.arange(batch)[:, None] * n).reshape(-1)
     # The beams of a question share its prefix: only what they generated changes places.
-    cache = jax.tree.map(lambda x: x.at[:, :, slots:].set(x[:, :, slots:][rows]), cache)
+    cache = jax.tree.map(lambda x: x.at[:, slots:].set(_take(x[:, slots:], len(rows), rows)), cache)
     return _Searched(state.i + 1, growing, ended, cache)
 
   def goes_on(state: _Searched) -> Bool[Array, ""]:

@@ -3,7 +3,8 @@
   python -m mellow_jax.train --config=configs/demo.py --workdir=runs/demo [--config.FIELD=VALUE ...]
 
 The same command again resumes from the last checkpoint. The workdir gets checkpoints/, the model
-folder model/ at the end, run.json, TensorBoard files, and what mellow_jax/runlog.py lists.
+folder model/ and the page report.html at the end, run.json, TensorBoard files, and what
+mellow_jax/runlog.py lists. --profile=100:5 writes a trace of steps 100 to 104 to profile/.
 
 Of several processes, each is given --coordinator=HOST:PORT --processes=N --process_id=I, with I
 from 0 to N - 1, or --coordinator=auto where SLURM, Open MPI or a TPU pod tell. All must see the
@@ -25,7 +26,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mellow_jax import checkpoint, initial, optim, parallel, step
+from mellow_jax import checkpoint, initial, optim, page, parallel, step
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
 from mellow_jax.data import pipeline, prompts
@@ -105,8 +106,21 @@ def sample_answers(
   return shown
 
 
-def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
-  """Runs or resumes a training run and returns its last state.
+def parse_profile(text: str) -> range:
+  """The steps that --profile=STEP:COUNT asks a trace of; none of "".
+
+  Raises ConfigError for anything else.
+  """
+  if not text:
+    return range(0)
+  first, _, count = text.partition(":")
+  if not (first.isdecimal() and count.isdecimal() and int(first) and int(count)):
+    raise ConfigError(f"--profile={text}: give STEP:COUNT, such as 100:5")
+  return range(int(first), int(first) + int(count))
+
+
+def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> TrainState:
+  """Runs or resumes a training run and returns its last state; profile: steps to trace.
 
   Raises the errors of its parts, each with a message that names what to mend.
   """
@@ -181,6 +195,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
   # ---------------------------------------------------------------- loop
   start = int(state.step)
+  profile = range(max(profile.start, start + 1), min(profile.stop, cfg.steps + 1))
   log, data, spent = RunLog(workdir, start), train_batches(start), Spent()
 
   def report(number: int, metrics: step.Metrics) -> None:
@@ -203,6 +218,8 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
   pending: tuple[int, step.Metrics] | None = None
   for number in range(start + 1, cfg.steps + 1):
+    if profile and number == profile[0]:
+      jax.profiler.start_trace(str(workdir / "profile"))
     if number == start + 1:
       say("compiling the training step, once")
       with spent.on("compile"):
@@ -217,6 +234,10 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
       # The step before the one in flight, so that the device never waits for the host.
       report(*pending)
     pending = (number, metrics)
+    if profile and number == profile[-1]:
+      metrics.loss.block_until_ready()
+      jax.profiler.stop_trace()
+      say(f"trace of steps {profile[0]} to {number}: {workdir / 'profile'}")
     saves, validates = (
       number % every == 0 or number == cfg.steps for every in (cfg.save_every, cfg.eval_every)
     )
@@ -253,7 +274,8 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
       checkpoint.save_model(
         workdir / "model", params, cfg.model, cfg.data.preset, tokenizer, overwrite=True
       )
-    say(f"model folder: {workdir / 'model'}")
+      page.write(workdir)
+    say(f"model folder: {workdir / 'model'}, the run on one page: {workdir / 'report.html'}")
   checkpoints.wait()
   checkpoints.close()
   return state
@@ -270,6 +292,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto.")
   flags.DEFINE_integer("processes", None, "Processes of this run.")
   flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+  flags.DEFINE_string("profile", "", "STEP:COUNT, the first step to trace and how many.")
   flags.mark_flags_as_required(["config", "workdir"])
   try:
     return app.parse_flags_with_usage(argv)
@@ -287,10 +310,11 @@ def main(argv: list[str]) -> None:
   try:
     if len(argv) > 1:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
+    profile = parse_profile(values.profile)
     parallel.enable_compilation_cache()
     parallel.initialize(values.coordinator, values.processes, values.process_id)
     workdir.mkdir(parents=True, exist_ok=True)
-    train(values.config, workdir)
+    train(values.config, workdir, profile)
   except KNOWN_ERRORS as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr)
     sys.exit(1)

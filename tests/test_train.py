@@ -74,6 +74,11 @@ def test_a_run_leaves_what_it_promises(whole):
   assert (model.config, model.preset) == (tiny.run().model, "clean")
   assert json.loads((workdir / "run.json").read_text())["data"]["source"] == "scenes"
   assert list(workdir.glob("events.out.tfevents.*"))
+  times = lines(workdir, "times.jsonl")
+  assert [line["step"] for line in times] == [1, 2, 3, 4]
+  assert {"train", "data", "compile", "evaluate", "save"} >= set(times[3]["seconds"])
+  assert 0 < times[3]["goodput"] < 1 and min(times[3]["seconds"].values()) > 0
+  assert "4 steps, loss" in (workdir / "report.html").read_text()
   for said in (
     "1 x cpu, mesh",
     "13,776 trainable of",
@@ -143,9 +148,10 @@ def files(tmp_path):
 
 def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp_path):
   model = whole[0] / "model"
-  flags = [f"--config.init_from=('{model}',)", "--config.calibrate_batches=2"]
+  flags = [f"--config.init_from=('{model}',)", "--config.calibrate_batches=2", "--profile=2:2"]
   (out,) = processes.finish(train(tmp_path / "run", *files, *flags, arg=":files"))
   assert re.search(r"model: (\d+) of \1 arrays taken", out) and "step 4/4" in out
+  assert "trace of steps 2 to 3" in out and list(tmp_path.glob("run/profile/**/*.xplane.pb"))
   rows = json.loads((tmp_path / "data/train.json").read_text())
   texts = [row[field] for row in rows for field in ("input", "answer")]
   vocabulary = words.build_tokenizer(texts).get_vocab()
@@ -306,6 +312,13 @@ def test_a_decoder_that_does_not_fit_is_an_error_that_names_it(decoder, message,
   cfg.model.decoder = dataclasses.replace(cfg.model.decoder, **decoder)
   with pytest.raises(ConfigError, match=message):
     command.train(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["3", "0:5", "5:0", "a:b", "-1:2"])
+def test_a_profile_is_a_first_step_and_a_count(text):
+  assert list(command.parse_profile("3:2")) == [3, 4] and not command.parse_profile("")
+  with pytest.raises(ConfigError, match=f"--profile={text}: give STEP:COUNT"):
+    command.parse_profile(text)
 
 
 def test_other_settings_leave_a_run_as_it_is(whole):

@@ -13,21 +13,17 @@ from mellow_jax.config import SmolLM2Config
 
 
 class LayerCache(NamedTuple):
-  """Keys (already rotated) and values of one layer, for T slots."""
+  """Keys (already rotated) and values of one layer, for T slots; the first axis is rows x heads.
 
-  k: Float[Array, "B K T G"]
-  v: Float[Array, "B K T G"]
+  The two are one axis, as the products want them: from an array of four axes XLA on CPU makes one
+  of three for every token, a copy of the cache.
+  """
+
+  k: Float[Array, "BK T G"]
+  v: Float[Array, "BK T G"]
 
 
 Cache = tuple[LayerCache, ...]
-
-
-def empty_cache(cfg: SmolLM2Config, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
-  """A cache of zeros for `slots` positions."""
-  shape = (batch, cfg.kv_heads, slots, cfg.head_size)
-  return tuple(
-    LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.layers)
-  )
 
 
 def rotate(
@@ -82,17 +78,21 @@ class Attention(nnx.Module):
     q = rotate(q.reshape(b, l, cfg.heads, cfg.head_size), positions, cfg.rope_theta)
     k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), positions, cfg.rope_theta)
     v = v.reshape(b, l, cfg.kv_heads, cfg.head_size)
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    rows = b * cfg.kv_heads
+    k, v = (x.swapaxes(1, 2).reshape(rows, l, cfg.head_size) for x in (k, v))
     if cache is not None:
-      k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start, 0))
-      v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, 0, start, 0))
+      k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, start, 0))
+      v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, start, 0))
     # Heads come before positions on both sides of each product: in any other order XLA on CPU
     # copies the whole cache, transposed, for every token.
     q = q.reshape(b, l, cfg.kv_heads, -1, cfg.head_size).transpose(0, 2, 3, 1, 4)
-    scores = jnp.einsum("bkhlg,bktg->bkhlt", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * cfg.head_size**-0.5, -jnp.inf)
+    q = q.reshape(rows, -1, cfg.head_size)
+    scores = jnp.einsum("nqg,ntg->nqt", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(b, cfg.kv_heads, -1, l, k.shape[1]) * cfg.head_size**-0.5
+    scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    y = jnp.einsum("bkhlt,bktg->bkhlg", weights, v).transpose(0, 3, 1, 2, 4).reshape(b, l, -1)
+    y = jnp.einsum("nqt,ntg->nqg", weights.reshape(rows, -1, k.shape[1]), v)
+    y = y.reshape(b, cfg.kv_heads, -1, l, cfg.head_size).transpose(0, 3, 1, 2, 4).reshape(b, l, -1)
     return self.o(y), LayerCache(k, v)
 
 
