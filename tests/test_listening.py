@@ -37,6 +37,12 @@ def test_accuracy_is_of_exact_answers():
   assert sum(count for _, count in found.values()) == 40
 
 
+def test_of_yes_and_no_the_first_word_counts():
+  row = dataclasses.replace(scenes.Scenes("val", 0, 1, {"binary": 1.0})[0], answer="no")
+  assert listening.is_right(row, "No and siren") and not listening.is_right(row, "yes no")
+  assert not listening.is_right(row, "noise") and not listening.is_right(row, "")
+
+
 def test_redrawn_options_keep_the_right_answer():
   rows = [
     dataclasses.replace(

@@ -89,11 +89,20 @@ def answer_rows(
 
 
 def accuracy(rows: Sequence[Record], texts: list[str], by: str) -> dict[str, tuple[float, int]]:
-  """Share of exact answers and number of rows, by task or by family."""
+  """Share of right answers and number of rows, by task or by family."""
   found = defaultdict(list)
   for row, text in zip(rows, texts, strict=True):
-    found[family(row) if by == "family" else _task(row)].append(_plain(text) == _plain(row.answer))
+    found[family(row) if by == "family" else _task(row)].append(is_right(row, text))
   return {name: (float(np.mean(hits)), len(hits)) for name, hits in sorted(found.items())}
+
+
+def is_right(row: Record, text: str) -> bool:
+  """Whether an answer is the row's, word for word; of yes/no questions the first word counts.
+
+  On noise a model may say "yes and siren": in full that is never right, and worse than a guess.
+  """
+  given, expected = _plain(text), _plain(row.answer)
+  return (given.split(" ")[0] if family(row) == "yes/no" else given) == expected
 
 
 def _plain(text: str) -> str:
@@ -222,7 +231,7 @@ def draw(
     axes.set_title(f"what it heard: {row.caption1}", fontsize=10, loc="left")
     words = figure.add_subplot(grid[i, 1])
     words.axis("off")
-    right = _plain(heard) == _plain(row.answer)
+    right = is_right(row, heard)
     for y, text, colour in (
       (0.85, f"Q  {row.input}", "black"),
       (0.50, f"A  {heard}", "tab:green" if right else "tab:red"),
@@ -249,7 +258,7 @@ def draw(
       bars.hlines(100 * guess, i - 0.4, i + 0.4, colors="black", linestyles=":")
   bars.plot([], [], "k:", label="chance")
   bars.set_xticks(x, [name.replace(" ", "\n") for name in names])
-  bars.set(ylabel="exact answers, %", ylim=(0, 105))
+  bars.set(ylabel="right answers, %", ylim=(0, 105))
   bars.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, frameon=False)
   figure.savefig(path, dpi=110)
   plt.close(figure)
