@@ -173,6 +173,10 @@ class OptimConfig:
   clip: str = "running_norm"  # per-tensor running norms, training; or "global_norm" or "none"
   clip_norm: float = 0.5  # first running norm, or the global norm allowed; training
   freeze: tuple[str, ...] = ("encoder/.*",)  # regexes of parameter paths held fixed; training
+  # Decay of a running average of the trained parameters, which then is what answers: in validation,
+  # in samples and in the model folder. 0: none; training: none. It rises from 0.1 to this.
+  ema: float = 0.0
+  max_skipped: int = 5  # updates in a row without a finite loss and gradient that end the run
 
 
 @dataclass(kw_only=True)
@@ -185,8 +189,13 @@ class Config:
   seed: int = 0  # of initial weights, data order and dropout
   init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
   batch_size: int = 4  # examples a step, over all devices
+  # Parts of a batch that a step computes one after the other, in a fraction of the memory: the same
+  # update to rounding. bn0's batch statistics, where they are used, are those of a part.
+  accumulate: int = 1
   steps: int = 1000  # optimiser steps of the run
-  encoder_train_mode: bool = False  # SpecAugment, stochastic depth, bn0 statistics as configured
+  # The encoder hears as in evaluation ("online"), or with SpecAugment, stochastic depth and bn0
+  # statistics as its config says ("online_train"); training: True, also where it is frozen.
+  encoder_train_mode: bool = False
   calibrate_batches: int = 0  # batches that set bn0's running statistics before step 0
   mesh: tuple[int, int] = (-1, 1)  # devices along (data, fsdp); -1: all that are left
   save_every: int = 500  # steps between checkpoints

@@ -60,6 +60,8 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
         loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
       )
     for name, value in loaded.items():
+      if not np.isfinite(value).all():
+        raise CheckpointError(f"{folder}: {name} holds numbers that are not finite: train it anew")
       if name not in flat or flat[name].shape != value.shape:
         ours = flat[name].shape if name in flat else "absent"
         raise CheckpointError(

@@ -258,7 +258,7 @@ def complaints(process):
     ("mesh", r"config.mesh \(2, 1\) does not cover the 1 devices"),
     ("rows", r"train.json, row 0 \(from 0\): field 'taskname' is missing"),
     ("architecture", "other: another architecture: decoder/.* in config.model"),
-    ("diverged", "step 1: loss nan, gradient norm nan; lower --config.optim.learning_rate"),
+    ("diverged", "nan: .* holds numbers that are not finite: train it anew"),
   ],
 )
 def test_a_mistake_is_told_in_one_line_and_saves_nothing(mistaken, mistake, message):
