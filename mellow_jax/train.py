@@ -207,6 +207,7 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
       say(f"step {number}: {why}: no update")
       log.write(number, {"skipped": int(metrics.skipped), "why": why})
       if in_a_row >= min(cfg.optim.max_skipped, cfg.steps):
+        checkpoints.wait()
         raise DivergedError(
           f"step {number}: {why}; no update since step {number - in_a_row}, whose parameters are "
           "kept. Lower --config.optim.learning_rate and start again in another --workdir, or look "
