@@ -159,6 +159,18 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class LoRAConfig:
+  """Low-rank parts learnt beside kernels that are held fixed; `freeze` says what else is."""
+
+  # Regexes of the paths of linear layers' kernels; (): none. The reference's are
+  # r"decoder/.*/attn/[qv]/kernel" with rank and alpha 256, and the rest of the decoder frozen.
+  kernels: tuple[str, ...] = ()
+  rank: int = 8  # of each product; paper, table of ablations: 8 or 256
+  alpha: float = 16.0  # times the product, divided by rank; paper, table of ablations: 16 or 512
+  dropout: float = 0.0  # rate on what enters the product, while training
+
+
+@dataclass(kw_only=True)
 class OptimConfig:
   """How parameters are updated."""
 
@@ -173,6 +185,7 @@ class OptimConfig:
   clip: str = "running_norm"  # per-tensor running norms, training; or "global_norm" or "none"
   clip_norm: float = 0.5  # first running norm, or the global norm allowed; training
   freeze: tuple[str, ...] = ("encoder/.*",)  # regexes of parameter paths held fixed; training
+  lora: LoRAConfig = field(default_factory=LoRAConfig)
   # Decay of a running average of the trained parameters, which then is what answers: in validation,
   # in samples and in the model folder. 0: none; training: none. It rises from 0.1 to this.
   ema: float = 0.0

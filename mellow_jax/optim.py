@@ -21,21 +21,26 @@ def check(cfg: OptimConfig) -> None:
     raise ConfigError(f"config.optim.ema {cfg.ema} must be at least 0 and below 1")
   if cfg.max_skipped < 1:
     raise ConfigError(f"config.optim.max_skipped {cfg.max_skipped} must be at least 1")
+  if cfg.lora.rank < 1:
+    raise ConfigError(f"config.optim.lora.rank {cfg.lora.rank} must be at least 1")
+  if not 0 <= cfg.lora.dropout < 1:
+    raise ConfigError(f"config.optim.lora.dropout {cfg.lora.dropout} must be at least 0, below 1")
 
 
 def split(
-  flat: dict[str, Array], freeze: tuple[str, ...]
+  flat: dict[str, Array], freeze: tuple[str, ...], beside: dict[str, Array] | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
   """(trainable, frozen) parameters by path; freeze holds regexes that match whole paths.
 
-  Raises ConfigError where a regex matches nothing, or where nothing is left to train.
+  What is learnt beside them is trainable in any case. Raises ConfigError where a regex matches
+  nothing, or where nothing is left to train.
   """
   for regex in freeze:
     if not any(re.fullmatch(regex, name) for name in flat):
       raise ConfigError(f"config.optim.freeze: {regex!r} matches no parameter path")
   patterns = [re.compile(regex) for regex in (*freeze, *STATISTICS)]
   frozen = {k: v for k, v in flat.items() if any(p.fullmatch(k) for p in patterns)}
-  trainable = {k: v for k, v in flat.items() if k not in frozen}
+  trainable = {k: v for k, v in flat.items() if k not in frozen} | (beside or {})
   if not trainable:
     raise ConfigError(f"config.optim.freeze {freeze} leaves no parameter to train")
   return trainable, frozen

@@ -1,6 +1,7 @@
 """What one step computes: loss, gradients, update. All the maths, no input or output."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mellow_jax import decode, optim
 from mellow_jax.config import Config, ModelConfig
-from mellow_jax.models import draws, logmel, mellow
+from mellow_jax.models import draws, logmel, lora, mellow
 from mellow_jax.models.mellow import Mellow
 
 Flat = dict[str, Array]
@@ -96,7 +97,10 @@ def answer_nll(
 
 def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> TrainState:
   """The state before step 0."""
-  trainable, frozen = optim.split(flat, cfg.optim.freeze)
+  lora_key = jax.random.fold_in(jax.random.key(cfg.seed), 2**31)  # no step has this number
+  factors = lora.init(flat, cfg.optim.lora, lora_key)
+  adapted = map(re.escape, lora.kernels(flat, cfg.optim.lora))
+  trainable, frozen = optim.split(flat, (*cfg.optim.freeze, *adapted), factors)
   # Each an array of its own: a step overwrites what it is given.
   ema = jax.tree.map(jnp.copy, trainable) if cfg.optim.ema else {}
   step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
@@ -121,7 +125,8 @@ def gradient(
   def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
     model = merge(cfg.model, trainable, frozen, statistics)
     model.encoder.bn0.axis_name = axes or None  # batch statistics are those of all devices
-    encoder_keys, mapper_keys = (draws.fold(keys, i) for i in range(2))
+    encoder_keys, mapper_keys, lora_keys = (draws.fold(keys, i) for i in range(3))
+    lora.attach(model, trainable, lora_keys, cfg.optim.lora)
     nll = answer_nll(model, batch, encoder_keys if cfg.encoder_train_mode else None, mapper_keys)
     bn0 = model.encoder.bn0
     statistics = {"encoder/bn0/mean": bn0.mean[...], "encoder/bn0/var": bn0.var[...]}
@@ -186,8 +191,18 @@ def train_step(
 
 
 def answering(state: TrainState, cfg: Config) -> Flat:
-  """The parameters that answer: the running average of those trained, where the run keeps one."""
-  return {**(state.ema or state.trainable), **state.frozen}
+  """The parameters that answer, those of a plain model: low-rank parts are in their kernels.
+
+  Of what is trained they are the running average, where the run keeps one.
+  """
+  flat = {**(state.ema or state.trainable), **state.frozen}
+  return lora.merge(flat, lora.scale(cfg.optim.lora))
+
+
+def adapter(state: TrainState, cfg: Config) -> Flat:
+  """What a run has changed, for `init_from` beside what it began with; A B is what kernels gain."""
+  flat = {**(state.ema or state.trainable), **optim.statistics(state.frozen)}
+  return lora.scaled(flat, lora.scale(cfg.optim.lora))
 
 
 def on_state(function: Callable, state: TrainState, batch: Batch, *, cfg: Config) -> Any:

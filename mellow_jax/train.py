@@ -277,13 +277,16 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
   if start == cfg.steps and (workdir / "model").exists():
     say(f"nothing is left to do: all {cfg.steps} steps are done")
   else:
-    flat = step.answering(state, cfg)
-    flat = {k: parallel.to_host(v) for k, v in flat.items()}
+    folders = {"model": step.answering(state, cfg)}
+    if cfg.optim.lora.kernels:
+      folders["adapter"] = step.adapter(state, cfg)
+    for name, flat in folders.items():
+      flat = {k: parallel.to_host(v) for k, v in flat.items()}
+      if parallel.is_first():
+        checkpoint.save_model(
+          workdir / name, flat, cfg.model, cfg.data.preset, tokenizer, overwrite=True
+        )
     if parallel.is_first():
-      params = mellow.unflatten(flat, mellow.abstract(cfg.model)[1])
-      checkpoint.save_model(
-        workdir / "model", params, cfg.model, cfg.data.preset, tokenizer, overwrite=True
-      )
       page.write(workdir)
     say(f"model folder: {workdir / 'model'}, the run on one page: {workdir / 'report.html'}")
   checkpoints.wait()
