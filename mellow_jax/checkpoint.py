@@ -106,9 +106,8 @@ def save_model(
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
 
-  params may be a part of the model's, and low-rank parts; such a folder is for `init_from`. Of
-  several processes, one writes. Raises CheckpointError where the folder holds something and
-  overwrite is False, and where the disk is full.
+  params may be a part of the model's, and low-rank parts, for `init_from`. One process writes.
+  Raises CheckpointError where the folder is in use and not to be overwritten, or the disk full.
   """
   folder = pathlib.Path(folder).absolute()
   if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):

@@ -217,16 +217,15 @@ class SmolLM2(nnx.Module):
   def nll(self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]) -> Float[Array, "B R"]:
     """Negative log-likelihood of each token, in nats.
 
-    The logits of all positions are the largest array of training. They are computed some positions
-    at a time, and again for the gradient.
+    Where the logits of all positions would be the largest array of training, they are computed some
+    positions at a time, and again for the gradient.
     """
 
-    @jax.checkpoint
     def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Float[Array, "B r"]:
       return optax.softmax_cross_entropy_with_integer_labels(self.logits(hidden), ids)
 
     b, r = ids.shape
-    pieces = -(-4 * b * r * self.cfg.vocab // LOGITS_BYTES)
+    pieces = min(-(-4 * b * r * self.cfg.vocab // LOGITS_BYTES), r)
     if pieces == 1:
       return piece(hidden, ids)
     rest = -r % pieces
@@ -234,7 +233,7 @@ class SmolLM2(nnx.Module):
     split = jax.tree.map(
       lambda x: x.reshape(b, pieces, -1, *x.shape[2:]).swapaxes(0, 1), (hidden, ids)
     )
-    found = jax.lax.map(lambda x: piece(*x), split)
+    found = jax.lax.map(jax.checkpoint(lambda x: piece(*x)), split)
     return found.swapaxes(0, 1).reshape(b, -1)[:, :r]
 
 
