@@ -29,7 +29,7 @@ from orbax.checkpoint import options as ocp_options
 from mellow_jax import config as config_lib
 from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
-from mellow_jax.models import mellow
+from mellow_jax.models import lora, mellow
 
 FORMAT = 1
 COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
@@ -106,9 +106,8 @@ def save_model(
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
 
-  params may be a part of the model's, such as a pretrained encoder alone; such a folder is for
-  `init_from`, not for answering. Of several processes, one writes. Raises CheckpointError where the
-  folder holds something and overwrite is False, and where the disk is full.
+  params may be a part of the model's, and low-rank parts, for `init_from`. One process writes.
+  Raises CheckpointError where the folder is in use and not to be overwritten, or the disk full.
   """
   folder = pathlib.Path(folder).absolute()
   if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
@@ -126,6 +125,7 @@ def save_model(
       "format": FORMAT,
       "preset": preset,
       "model": dataclasses.asdict(config),
+      "lora_rank": lora.rank(flat),
       "sha256": digest(flat),
     }
     (part / "config.json").write_text(json.dumps(content, indent=1))
@@ -167,8 +167,8 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   try:
     config = config_lib.from_dict(ModelConfig, content["model"])
     config_lib.validate(config)
-    names, preset = content["sha256"], content["preset"]
-    abstract = mellow.flatten(mellow.abstract(config)[1])
+    names, preset, rank = content["sha256"], content["preset"], content.get("lora_rank", 0)
+    abstract = lora.abstract(mellow.flatten(mellow.abstract(config)[1]), names, rank)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise CheckpointError(f"{folder}/config.json: {_first_line(error)}") from error
   unknown = sorted(set(names) - set(abstract))

@@ -159,6 +159,18 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class LoRAConfig:
+  """Low-rank parts learnt beside kernels that are held fixed; `freeze` says what else is."""
+
+  # Regexes of the paths of linear layers' kernels; (): none. The reference's are
+  # r"decoder/.*/attn/[qv]/kernel" with rank and alpha 256, and the rest of the decoder frozen.
+  kernels: tuple[str, ...] = ()
+  rank: int = 8  # of each product; paper, table of ablations: 8 or 256
+  alpha: float = 16.0  # times the product, divided by rank; paper, table of ablations: 16 or 512
+  dropout: float = 0.0  # rate on what enters the product, while training
+
+
+@dataclass(kw_only=True)
 class OptimConfig:
   """How parameters are updated."""
 
@@ -173,6 +185,11 @@ class OptimConfig:
   clip: str = "running_norm"  # per-tensor running norms, training; or "global_norm" or "none"
   clip_norm: float = 0.5  # first running norm, or the global norm allowed; training
   freeze: tuple[str, ...] = ("encoder/.*",)  # regexes of parameter paths held fixed; training
+  lora: LoRAConfig = field(default_factory=LoRAConfig)
+  # Decay of a running average of the trained parameters, which then is what answers: in validation,
+  # in samples and in the model folder. 0: none; training: none. It rises from 0.1 to this.
+  ema: float = 0.0
+  max_skipped: int = 5  # updates in a row without a finite loss and gradient that end the run
 
 
 @dataclass(kw_only=True)
@@ -185,8 +202,13 @@ class Config:
   seed: int = 0  # of initial weights, data order and dropout
   init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
   batch_size: int = 4  # examples a step, over all devices
+  # Parts of a batch that a step computes one after the other, in a fraction of the memory: the same
+  # update to rounding. bn0's batch statistics, where they are used, are those of a part.
+  accumulate: int = 1
   steps: int = 1000  # optimiser steps of the run
-  encoder_train_mode: bool = False  # SpecAugment, stochastic depth, bn0 statistics as configured
+  # The encoder hears as in evaluation ("online"), or with SpecAugment, stochastic depth and bn0
+  # statistics as its config says ("online_train"); training: True, also where it is frozen.
+  encoder_train_mode: bool = False
   calibrate_batches: int = 0  # batches that set bn0's running statistics before step 0
   mesh: tuple[int, int] = (-1, 1)  # devices along (data, fsdp); -1: all that are left
   save_every: int = 500  # steps between checkpoints

@@ -15,7 +15,7 @@ from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
 from mellow_jax.data import scenes, words
 from mellow_jax.data.records import Record
-from mellow_jax.models import mellow
+from mellow_jax.models import lora, mellow
 from mellow_jax.step import Batch
 
 EMBEDDING = "decoder/embed/embedding"
@@ -47,7 +47,8 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
 def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
   """Fresh parameters, replaced by those of each folder of init_from; the same in every process.
 
-  Where a folder's tokenizer is another one, the tokens that both know keep their embedding.
+  Where a folder's tokenizer is another one, the tokens that both know keep their embedding. A
+  folder's low-rank parts are added to the kernels that the run has before it.
   Raises CheckpointError where a folder's parameters are not this model's.
   """
   # First the folders: what is wrong with one shows before the fresh parameters are compiled.
@@ -59,13 +60,16 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
       loaded[EMBEDDING] = move_embeddings(
         loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
       )
+    known = lora.abstract(flat, loaded, lora.rank(loaded))
     for name, value in loaded.items():
-      if name not in flat or flat[name].shape != value.shape:
-        ours = flat[name].shape if name in flat else "absent"
+      if not np.isfinite(value).all():
+        raise CheckpointError(f"{folder}: {name} holds numbers that are not finite: train it anew")
+      if name not in known or known[name].shape != value.shape:
+        ours = known[name].shape if name in known else "absent"
         raise CheckpointError(
           f"{folder}: another architecture: {name} is {value.shape} there, {ours} in config.model"
         )
-    flat.update(loaded)
+    flat = lora.merge(flat | loaded, 1.0)
     parallel.say(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
   return flat
 

@@ -6,30 +6,61 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from mellow_jax.config import ConfigError, OptimConfig
 
 # bn0's running statistics lie among the parameters and are never trained by gradient.
 STATISTICS = (r"encoder/bn0/(mean|var)",)
+Step = Int[Array, ""] | int
+
+
+def check(cfg: OptimConfig) -> None:
+  """Raises ConfigError, naming the field, for a number that means nothing."""
+  if not 0 <= cfg.ema < 1:
+    raise ConfigError(f"config.optim.ema {cfg.ema} must be at least 0 and below 1")
+  if cfg.max_skipped < 1:
+    raise ConfigError(f"config.optim.max_skipped {cfg.max_skipped} must be at least 1")
+  if cfg.lora.rank < 1:
+    raise ConfigError(f"config.optim.lora.rank {cfg.lora.rank} must be at least 1")
+  if not 0 <= cfg.lora.dropout < 1:
+    raise ConfigError(f"config.optim.lora.dropout {cfg.lora.dropout} must be at least 0, below 1")
 
 
 def split(
-  flat: dict[str, Array], freeze: tuple[str, ...]
+  flat: dict[str, Array], freeze: tuple[str, ...], beside: dict[str, Array] | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
   """(trainable, frozen) parameters by path; freeze holds regexes that match whole paths.
 
-  Raises ConfigError where a regex matches nothing, or where nothing is left to train.
+  What is learnt beside them is trainable in any case. Raises ConfigError where a regex matches
+  nothing, or where nothing is left to train.
   """
   for regex in freeze:
     if not any(re.fullmatch(regex, name) for name in flat):
       raise ConfigError(f"config.optim.freeze: {regex!r} matches no parameter path")
   patterns = [re.compile(regex) for regex in (*freeze, *STATISTICS)]
   frozen = {k: v for k, v in flat.items() if any(p.fullmatch(k) for p in patterns)}
-  trainable = {k: v for k, v in flat.items() if k not in frozen}
+  trainable = {k: v for k, v in flat.items() if k not in frozen} | (beside or {})
   if not trainable:
     raise ConfigError(f"config.optim.freeze {freeze} leaves no parameter to train")
   return trainable, frozen
+
+
+def statistics(flat: dict[str, Array]) -> dict[str, Array]:
+  """Of parameters by path those that are running statistics."""
+  return {k: v for k, v in flat.items() if any(re.fullmatch(regex, k) for regex in STATISTICS)}
+
+
+def average(
+  ema: dict[str, Array], params: dict[str, Array], decay: float, updates: Int[Array, ""]
+) -> dict[str, Array]:
+  """The running average of parameters after one more update; an empty one stays empty.
+
+  The decay of the n-th update (from 0) is at most (1 + n) / (10 + n), so that the average soon
+  forgets the parameters that the run began with.
+  """
+  decay = jnp.minimum(decay, (1 + updates) / (10 + updates))
+  return {name: decay * old + (1 - decay) * params[name] for name, old in ema.items()}
 
 
 def schedule(cfg: OptimConfig, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -99,8 +130,18 @@ def clip_by_running_norm(
   return optax.GradientTransformation(init, update)
 
 
-def make(cfg: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-  """Clipping, then Adam with the decay of the config.
+def descend(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+  """Scales by minus the rate of the step, which `update` is given: a skipped step takes its own."""
+
+  def update(updates: PyTree, state: PyTree, params: PyTree | None = None, *, step: Step, **_):
+    del params
+    return jax.tree.map(lambda u: -rate(step) * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def make(cfg: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+  """Clipping, then Adam with the decay of the config; `update` takes the step's number as `step`.
 
   Raises ConfigError for an unknown name.
   """
@@ -116,4 +157,4 @@ def make(cfg: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation
   orders = {"adam_l2": (decay, adam), "adamw": (adam, decay)}
   if cfg.optimizer not in orders:
     raise ConfigError(f"config.optim.optimizer {cfg.optimizer!r}: use {', '.join(orders)}")
-  return optax.chain(clips[cfg.clip](), *orders[cfg.optimizer], optax.scale_by_learning_rate(rate))
+  return optax.chain(clips[cfg.clip](), *orders[cfg.optimizer], descend(rate))

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -57,22 +56,25 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  "data.cache_clips",
+  *("data.cache_clips", "optim.max_skipped", "accumulate"),
 )
 
 
 def check(cfg: Config) -> None:
   """Raises ConfigError, naming the field, for a run that no machine can carry out."""
-  for name in ("batch_size", "steps", "save_every", "keep", "eval_every", "log_every"):
+  positive = ("batch_size", "accumulate", "steps", "save_every", "keep", "eval_every", "log_every")
+  for name in positive:
     if getattr(cfg, name) < 1:
       raise ConfigError(f"config.{name} {getattr(cfg, name)} must be at least 1")
+  optim.check(cfg.optim)
   if not 0 <= cfg.seed < 2**31:
     raise ConfigError(f"config.seed {cfg.seed} must be from 0 to 2**31 - 1")
   if cfg.data.preset not in prompts.PRESETS:
     raise ConfigError(f"config.data.preset {cfg.data.preset!r}: use {', '.join(prompts.PRESETS)}")
-  if cfg.batch_size % jax.device_count():
+  if cfg.batch_size % (jax.device_count() * max(cfg.accumulate, 1)):
     raise ConfigError(
-      f"config.batch_size {cfg.batch_size} does not divide over {jax.device_count()} devices"
+      f"config.batch_size {cfg.batch_size} does not divide over {jax.device_count()} devices in "
+      f"{cfg.accumulate} parts (config.accumulate)"
     )
 
 
@@ -88,7 +90,7 @@ def validate(state: TrainState, batches: Iterator[Batch], eval_step: Callable) -
   """Mean loss over the answer tokens of all batches."""
   loss, tokens = 0.0, 0
   for batch in batches:
-    batch_loss, batch_tokens = eval_step(state.trainable, state.frozen, batch)
+    batch_loss, batch_tokens = eval_step(state, batch)
     loss, tokens = loss + float(batch_loss), tokens + int(batch_tokens)
   return loss / max(tokens, 1)
 
@@ -97,7 +99,7 @@ def sample_answers(
   state: TrainState, batch: Batch, encoder: pipeline.Encoder, count: int, answer_step: Callable
 ) -> list[dict[str, str]]:
   """The first `count` validation questions with the right answer and the model's."""
-  found = answer_step(state.trainable, state.frozen, batch)
+  found = answer_step(state, batch)
   tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
   shown = []
   for i in range(min(count, len(tokens), len(encoder.rows))):
@@ -186,8 +188,8 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
   train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
   eval_step, answer_step = (
     jax.jit(
-      functools.partial(function, cfg=cfg.model),
-      in_shardings=(sharding.trainable, sharding.frozen, batch_sharding),
+      functools.partial(step.on_state, function, cfg=cfg),
+      in_shardings=(sharding, batch_sharding),
       out_shardings=replicated,
     )
     for function in (step.eval_step, step.answer)
@@ -200,11 +202,18 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
 
   def report(number: int, metrics: step.Metrics) -> None:
     values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
-    if not all(map(math.isfinite, values.values())):
-      raise DivergedError(
-        f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower "
-        "--config.optim.learning_rate and start again in another --workdir"
-      )
+    if in_a_row := int(metrics.skipped_in_a_row):
+      why = f"loss {values['loss']}, gradient norm {values['grad_norm']}"
+      say(f"step {number}: {why}: no update")
+      log.write(number, {"skipped": int(metrics.skipped), "why": why})
+      if in_a_row >= min(cfg.optim.max_skipped, cfg.steps):
+        checkpoints.wait()
+        raise DivergedError(
+          f"step {number}: {why}; no update since step {number - in_a_row}, whose parameters are "
+          "kept. Lower --config.optim.learning_rate and start again in another --workdir, or look "
+          "for what is wrong with these batches"
+        )
+      return
     log.write(number, {**values, "learning_rate": float(rate(number - 1))})
     if number % cfg.log_every == 0 or number == cfg.steps:
       seconds = spent.seconds()
@@ -268,12 +277,16 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
   if start == cfg.steps and (workdir / "model").exists():
     say(f"nothing is left to do: all {cfg.steps} steps are done")
   else:
-    flat = {k: parallel.to_host(v) for k, v in {**state.trainable, **state.frozen}.items()}
+    folders = {"model": step.answering(state, cfg)}
+    if cfg.optim.lora.kernels:
+      folders["adapter"] = step.adapter(state, cfg)
+    for name, flat in folders.items():
+      flat = {k: parallel.to_host(v) for k, v in flat.items()}
+      if parallel.is_first():
+        checkpoint.save_model(
+          workdir / name, flat, cfg.model, cfg.data.preset, tokenizer, overwrite=True
+        )
     if parallel.is_first():
-      params = mellow.unflatten(flat, mellow.abstract(cfg.model)[1])
-      checkpoint.save_model(
-        workdir / "model", params, cfg.model, cfg.data.preset, tokenizer, overwrite=True
-      )
       page.write(workdir)
     say(f"model folder: {workdir / 'model'}, the run on one page: {workdir / 'report.html'}")
   checkpoints.wait()

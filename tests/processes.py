@@ -18,7 +18,7 @@ def start(arguments, cache, devices=1):
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "MELLOW_CACHE": str(cache),
-      "PYTHONPATH": str(TESTS),
+      "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",  # the package beside these tests
       "XLA_FLAGS": flags,
     },
     stdout=subprocess.PIPE,

@@ -4,7 +4,6 @@ The file's README asks for 1e-4 of each array's largest entry. Where a test allo
 stands beside it.
 """
 
-import functools
 import json
 import pathlib
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import recipe
 
-from mellow_jax import config, decode, optim, step
+from mellow_jax import config, decode, optim, parallel, step
 from mellow_jax.models import logmel, mellow
 from tools.convert_weights import rules
 
@@ -221,8 +220,12 @@ def test_loss_logits_gradients_and_adam(train_config, golden, batch, params, rec
     assert not ours
     assert worst <= 1e-3
 
-    run = jax.jit(functools.partial(step.train_step, cfg=train_config, tx=tx), donate_argnums=0)
-    losses = []
+    # As the training command does it, but for the folders.
+    mesh = parallel.make_mesh((1, 1))
+    sharding = parallel.shardings(jax.eval_shape(lambda: state), mesh)
+    rows, copies = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    run = step.jit_train_step(train_config, tx, sharding, rows, copies)
+    state, losses = jax.device_put(state, sharding), []
     for _ in range(3):
       state, metrics = run(state, batch)
       losses.append(float(metrics.loss))

@@ -117,8 +117,8 @@ def test_adam_with_its_decay_equals_the_formulas(optimizer, kind):
   cfg = OptimConfig(optimizer=optimizer, weight_decay=0.5, clip="none")
   tx = optim.make(cfg, optax.constant_schedule(1e-2))
   params, state = {"w": jnp.asarray(start)}, tx.init({"w": jnp.asarray(start)})
-  for g in grads:
-    updates, state = tx.update({"w": jnp.asarray(g)}, state, params)
+  for number, g in enumerate(grads):
+    updates, state = tx.update({"w": jnp.asarray(g)}, state, params, step=number)
     params = optax.apply_updates(params, updates)
   right = adam(start, grads, 1e-2, **{kind: 0.5})
   np.testing.assert_allclose(params["w"], right, atol=1e-6)
@@ -130,7 +130,7 @@ def test_the_decay_is_added_after_clipping():
   params = {"w": jnp.full(4, 100.0)}
   cfg = OptimConfig(optimizer="adam_l2", weight_decay=1.0, clip="global_norm", clip_norm=1e-3)
   tx = optim.make(cfg, optax.constant_schedule(1.0))
-  _, state = tx.update({"w": jnp.full(4, -1.0)}, tx.init(params), params)
+  _, state = tx.update({"w": jnp.full(4, -1.0)}, tx.init(params), params, step=0)
   (moments,) = (s for s in state if isinstance(s, optax.ScaleByAdamState))
   np.testing.assert_allclose(moments.mu["w"] / (1 - cfg.b1), 100 - 0.5e-3, rtol=1e-6)
 

@@ -15,7 +15,7 @@ from mellow_jax import checkpoint, parallel
 from mellow_jax.config import ConfigError
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
-ONE, EIGHT = ("1,1",), ("8,1", "4,2")
+ONE, EIGHT = ("1,1",), ("8,1", "4,2", "8,1,2")
 
 
 # --- Meshes --------------------------------------------------------------------------------------
@@ -49,8 +49,11 @@ def all_reduces(program):
   return [re.findall(r"(\w+)\[([\d,]*)\]", shapes) for shapes in found]
 
 
-def test_data_parallel_training_needs_one_all_reduce(trained):
-  (shapes,) = all_reduces((trained / "8/8,1.hlo").read_text())
+@pytest.mark.parametrize("mesh", ["8,1", "8,1,2"])
+def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
+  program = (trained / f"8/{mesh}.hlo").read_text()
+  assert " while(" in program or mesh == "8,1"  # what follows is no matter of course in a loop
+  (shapes,) = all_reduces(program)
   assert {kind for kind, _ in shapes} == {"f32"}
   carried = sum(math.prod(map(int, filter(None, size.split(",")))) for _, size in shapes)
   unlearnt = ("losses", "encoder/bn0/mean", "encoder/bn0/var")

@@ -213,6 +213,36 @@ from mellow_jax import train
 app.run(train.main, flags_parser=train.parse_flags)
 """
 
+# Clips of the steps named are no numbers, for the command alone and for one that resumes.
+SPOILT = """
+from absl import app
+import numpy as np
+from mellow_jax import train
+from mellow_jax.data import pipeline
+batches = pipeline.train_batches
+def spoilt(encoder, *, start_step, **rest):
+  found = batches(encoder, start_step=start_step, **rest)
+  for number, batch in enumerate(found, start_step + 1):
+    if number in STEPS:
+      batch["wav1"][0] = np.nan
+    yield batch
+pipeline.train_batches = spoilt
+app.run(train.main, flags_parser=train.parse_flags)
+"""
+
+
+@pytest.fixture(scope="module")
+def spoilt(run_config, compile_cache):
+  """Starts the command on the tiny run with some steps' clips spoilt."""
+
+  def start(workdir, steps, *flags):
+    program = SPOILT.replace("STEPS", str(steps))
+    return processes.start(
+      ["-c", program, f"--config={run_config}", f"--workdir={workdir}", *flags], compile_cache
+    )
+
+  return start
+
 
 @pytest.fixture(scope="module")
 def mistaken(train, whole, run_config, compile_cache, tmp_path_factory):
@@ -258,7 +288,7 @@ def complaints(process):
     ("mesh", r"config.mesh \(2, 1\) does not cover the 1 devices"),
     ("rows", r"train.json, row 0 \(from 0\): field 'taskname' is missing"),
     ("architecture", "other: another architecture: decoder/.* in config.model"),
-    ("diverged", "step 1: loss nan, gradient norm nan; lower --config.optim.learning_rate"),
+    ("diverged", "nan: .* holds numbers that are not finite: train it anew"),
   ],
 )
 def test_a_mistake_is_told_in_one_line_and_saves_nothing(mistaken, mistake, message):
@@ -267,6 +297,36 @@ def test_a_mistake_is_told_in_one_line_and_saves_nothing(mistaken, mistake, mess
   assert re.search(message, line)
   assert not list((folder / "runs" / mistake).glob("checkpoints/*"))
   assert not (folder / "runs" / mistake / "model").exists()
+
+
+def test_bad_batches_are_left_out_until_too_many_and_so_they_are_after_a_resume(spoilt, tmp_path):
+  bad, workdir = {2, 4, 5, 6, 7, 8}, tmp_path / "run"
+  flags = ["--config.steps=9", "--config.save_every=1", "--config.keep=9", "--config.accumulate=2"]
+  flags += ["--config.eval_batches=0", "--config.sample_answers=0", "--config.optim.ema=0.9"]
+  (line,) = complaints(spoilt(workdir, bad, *flags))
+  assert re.search("step 8: loss nan, .* no update since step 3, whose parameters are kept", line)
+  assert not (workdir / "model").exists()
+  found = lines(workdir)
+  assert [line["step"] for line in found if "loss" in line] == [1, 3]
+  why = "loss nan, gradient norm nan"
+  counted = [{"step": n, "skipped": i, "why": why} for i, n in enumerate(sorted(bad), start=1)]
+  assert [line for line in found if "loss" not in line] == counted
+  # The rate is that of the step.
+  assert found[2]["learning_rate"] == pytest.approx(1e-3)
+  # What was saved meanwhile holds the parameters, moments and average of the step before.
+  digests = {}
+  for folder in (workdir / "checkpoints").iterdir():
+    meta = json.loads((folder / "meta/metadata").read_text())
+    digests[int(folder.name)] = {k: v for k, v in meta["sha256"].items() if "/" in k}
+  assert set(digests) == set(range(1, 8))
+  assert digests[1] == digests[2] != digests[3]
+  assert digests[3] == digests[4] == digests[5] == digests[6] == digests[7]
+  # In the middle of the bad ones, those before are remembered.
+  resumed = shutil.copytree(workdir, tmp_path / "resumed")
+  for step_number in (6, 7):
+    shutil.rmtree(resumed / f"checkpoints/{step_number}")
+  assert complaints(spoilt(resumed, bad, *flags)) == [line]
+  assert (resumed / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
 
 def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken):

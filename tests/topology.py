@@ -1,6 +1,7 @@
 """Runs in a process of its own, since the number of devices is fixed when JAX starts.
 
-python tests/topology.py OUTPUT MESH [MESH ...]     three steps on each mesh, such as 8,1
+python tests/topology.py OUTPUT MESH [MESH ...]     three steps on each mesh, such as 8,1; a third
+                                                    number is of parts of a batch
 python tests/topology.py OUTPUT shares              what each of 8 devices holds under fsdp
 """
 
@@ -43,9 +44,9 @@ def run(shape):
   # Everything is trained, with dropout. A large eps: Adam makes steps of full size out of gradients
   # that are rounding alone, such as those of attention's key biases.
   optimizer = config.OptimConfig(freeze=(), eps=1e-3, schedule="constant", optimizer="adamw")
-  cfg = tiny.run(optim=optimizer)
+  cfg = tiny.run(optim=optimizer, batch_size=16, accumulate=(*shape, 1)[2])
   tx = optim.make(cfg.optim, optim.schedule(cfg.optim, STEPS, 1))
-  mesh = parallel.make_mesh(shape)
+  mesh = parallel.make_mesh(shape[:2])
   abstract = abstract_state(cfg, tx)
   sharding = parallel.shardings(abstract, mesh)
   train_step = step.jit_train_step(
@@ -59,7 +60,16 @@ def run(shape):
     state, metrics = compiled(state, parallel.place_batch(batch(cfg, number), mesh))
     losses.append(float(metrics.loss))
   params = {**state.trainable, **state.frozen}
-  return losses, {name: np.asarray(leaf) for name, leaf in params.items()}, compiled.as_text()
+  params = {name: np.asarray(leaf) for name, leaf in params.items()}
+
+  # What one device cannot compute, none learns from.
+  bad = batch(cfg, STEPS)
+  bad.wav1[5] = np.nan
+  state, metrics = compiled(state, parallel.place_batch(bad, mesh))
+  assert np.isnan(metrics.loss) and metrics.skipped == metrics.skipped_in_a_row == 1
+  for name, leaf in {**state.trainable, **state.frozen}.items():
+    np.testing.assert_array_equal(leaf, params[name], err_msg=name)
+  return losses, params, compiled.as_text()
 
 
 def shares():

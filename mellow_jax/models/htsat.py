@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from mellow_jax.config import ModelConfig
-from mellow_jax.models import logmel
+from mellow_jax.models import draws, logmel
 
 LAYER_NORM_EPS = 1e-5
 BATCH_NORM_EPS = 1e-5
@@ -90,12 +90,12 @@ class WindowAttention(nnx.Module):
 
 
 def _drop_path(
-  x: Float[Array, "B ..."], rate: float, key: PRNGKeyArray | None
+  x: Float[Array, "B ..."], rate: float, keys: Key[Array, "B"] | None
 ) -> Float[Array, "B ..."]:
   """Stochastic depth: the whole branch of an example is left out with probability `rate`."""
-  if key is None or rate == 0.0:
+  if keys is None or rate == 0.0:
     return x
-  keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+  keep = draws.bernoulli(keys, 1 - rate, (1,) * (x.ndim - 1))
   return jnp.where(keep, x / (1 - rate), 0)
 
 
@@ -125,9 +125,9 @@ class SwinBlock(nnx.Module):
     self.fc2 = nnx.Linear(mlp_ratio * width, width, kernel_init=init, dtype=dtype, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "B Y X C"], key: PRNGKeyArray | None
+    self, x: Float[Array, "B Y X C"], keys: Key[Array, "B"] | None
   ) -> Float[Array, "B Y X C"]:
-    keys = (None, None) if key is None else jax.random.split(key)
+    attn_keys, mlp_keys = (None if keys is None else draws.fold(keys, i) for i in range(2))
     h, mask = self.norm1(x), None
     if self.shift:
       h = jnp.roll(h, (-self.shift, -self.shift), (1, 2))
@@ -135,9 +135,9 @@ class SwinBlock(nnx.Module):
     h = window_reverse(self.attn(window_partition(h, self.window), mask), self.grid)
     if self.shift:
       h = jnp.roll(h, (self.shift, self.shift), (1, 2))
-    x = x + _drop_path(h, self.drop_path, keys[0])
+    x = x + _drop_path(h, self.drop_path, attn_keys)
     h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
-    return x + _drop_path(h, self.drop_path, keys[1])
+    return x + _drop_path(h, self.drop_path, mlp_keys)
 
 
 class PatchMerging(nnx.Module):
@@ -184,22 +184,24 @@ class Stage(nnx.Module):
     self.merge = None if last else PatchMerging(width, dtype, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "B Y X C"], key: PRNGKeyArray | None
+    self, x: Float[Array, "B Y X C"], keys: Key[Array, "B"] | None
   ) -> Float[Array, "B Y2 X2 C2"]:
     for i, block in enumerate(self.blocks):
-      x = block(x, None if key is None else jax.random.fold_in(key, i))
+      x = block(x, None if keys is None else draws.fold(keys, i))
     return x if self.merge is None else self.merge(x)
 
 
-def _stripes(
-  key: PRNGKeyArray, batch: int, axis: int, stripes: int, width: int
-) -> Float[Array, "B axis"]:
+def _stripes(keys: Key[Array, "B"], axis: int, stripes: int, width: int) -> Float[Array, "B axis"]:
   """0 inside random stripes along an axis, 1 elsewhere; each stripe is narrower than `width`."""
-  width_key, start_key = jax.random.split(key)
-  widths = jax.random.randint(width_key, (batch, stripes, 1), 0, width)
-  starts = jnp.floor(jax.random.uniform(start_key, widths.shape) * (axis - widths))
-  inside = (jnp.arange(axis) >= starts) & (jnp.arange(axis) < starts + widths)
-  return 1.0 - inside.any(axis=1).astype(jnp.float32)
+
+  def of_one(key: Key[Array, ""]) -> Float[Array, "axis"]:
+    width_key, start_key = jax.random.split(key)
+    widths = jax.random.randint(width_key, (stripes, 1), 0, width)
+    starts = jnp.floor(jax.random.uniform(start_key, widths.shape) * (axis - widths))
+    inside = (jnp.arange(axis) >= starts) & (jnp.arange(axis) < starts + widths)
+    return 1.0 - inside.any(axis=0).astype(jnp.float32)
+
+  return jax.vmap(of_one)(keys)
 
 
 class HTSAT(nnx.Module):
@@ -238,32 +240,30 @@ class HTSAT(nnx.Module):
     # that a converted checkpoint can be written back whole.
     self.head = nnx.Linear(enc.classes, enc.classes, kernel_init=init, rngs=rngs)
 
-  def _augment(self, x: Float[Array, "B T F"], key: PRNGKeyArray) -> Float[Array, "B T F"]:
+  def _augment(self, x: Float[Array, "B T F"], keys: Key[Array, "B"]) -> Float[Array, "B T F"]:
     """SpecAugment: stripes of time and of mel set to 0 after bn0."""
-    enc, (batch, frames, bins) = self.cfg.encoder, x.shape
-    time_key, mel_key = jax.random.split(key)
-    time = _stripes(time_key, batch, frames, enc.time_stripes, enc.time_stripe_frames)
-    mel = _stripes(mel_key, batch, bins, enc.mel_stripes, enc.mel_stripe_bins)
+    enc, (_, frames, bins) = self.cfg.encoder, x.shape
+    time = _stripes(draws.fold(keys, 0), frames, enc.time_stripes, enc.time_stripe_frames)
+    mel = _stripes(draws.fold(keys, 1), bins, enc.mel_stripes, enc.mel_stripe_bins)
     return x * time[:, :, None] * mel[:, None, :]
 
   def stage_outputs(
-    self, db: Float[Array, "B T F"], key: PRNGKeyArray | None = None
+    self, db: Float[Array, "B T F"], keys: Key[Array, "B"] | None = None
   ) -> list[Float[Array, "B Y X C"]]:
     """The patch embedding, then the output of each stage (after its merging) in turn.
 
-    With a key the encoder is in training mode: of SpecAugment, stochastic depth and batch
-    statistics those act that the config switches on.
+    With keys, one an example, the encoder is in training mode: of SpecAugment, stochastic depth and
+    batch statistics those act that the config switches on.
     """
-    train, enc = key is not None, self.cfg.encoder
-    keys = [None] * 2 if key is None else jax.random.split(key)
+    train, enc = keys is not None, self.cfg.encoder
     x = self.bn0(db, use_running_average=not (train and enc.batch_statistics))
     if train and enc.spec_augment:
-      x = self._augment(x, keys[0])
+      x = self._augment(x, draws.fold(keys, 0))
     image = logmel.fold(logmel.resize_time(x, self.cfg.frames), enc.chunks)
     x = self.patch_norm(self.patch_embed(image[..., None]))
     outputs = [x]
     for i, stage in enumerate(self.stages):
-      x = stage(x, None if key is None else jax.random.fold_in(keys[1], i))
+      x = stage(x, draws.fold(keys, 1 + i) if train else None)
       outputs.append(x)
     return outputs
 
@@ -282,6 +282,6 @@ class HTSAT(nnx.Module):
       clipwise=jax.nn.sigmoid(scores.mean(axis=1)),
     )
 
-  def __call__(self, wav: Float[Array, "B S"], key: PRNGKeyArray | None = None) -> HTSATOutput:
-    """Hears clips in [-1, 1] at the config's sample rate; see `stage_outputs` for key."""
-    return self.classify(self.stage_outputs(logmel.log_mel(wav, self.cfg.audio), key)[-1])
+  def __call__(self, wav: Float[Array, "B S"], keys: Key[Array, "B"] | None = None) -> HTSATOutput:
+    """Hears clips in [-1, 1] at the config's sample rate; see `stage_outputs` for keys."""
+    return self.classify(self.stage_outputs(logmel.log_mel(wav, self.cfg.audio), keys)[-1])

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from mellow_jax.config import ModelConfig
+from mellow_jax.models import draws
 from mellow_jax.models.htsat import HTSATOutput
 
 LAYER_NORM_EPS = 1e-5
@@ -51,21 +52,23 @@ class Mapper(nnx.Module):
     )
     self.projection = Projection(cfg, rngs=rngs)
 
-  def __call__(self, heard: HTSATOutput, key: PRNGKeyArray | None = None) -> Float[Array, "B A D"]:
-    """With a key, dropout at the config's rate on every frame; without, none."""
+  def __call__(
+    self, heard: HTSATOutput, keys: Key[Array, "B"] | None = None
+  ) -> Float[Array, "B A D"]:
+    """With keys, one an example, dropout at the config's rate on every frame; without, none."""
     rate, downsample = self.cfg.mapper.dropout, self.cfg.mapper.downsample
     frames = self.cfg.frames // self.cfg.steps  # of a step
     latent = heard.latent[:, None].astype(jnp.float32)
     rows = jnp.concatenate([latent, self.c2l(heard.framewise).astype(jnp.float32)], axis=1)
     e1, e2 = self.projection.branches(rows)
-    if key is None or rate == 0.0:
+    if keys is None or rate == 0.0:
       x = self.projection.norm(e1 + e2)
       tokens = jnp.repeat(x[:, 1:], frames // downsample, axis=1)
     else:
       e1, e2 = (
         jnp.concatenate([e[:, :1], jnp.repeat(e[:, 1:], frames, axis=1)], axis=1) for e in (e1, e2)
       )
-      keep = jax.random.bernoulli(key, 1 - rate, e2.shape)
+      keep = draws.bernoulli(keys, 1 - rate, e2.shape[1:])
       x = self.projection.norm(e1 + jnp.where(keep, e2 / (1 - rate), 0))
       b, _, d = x.shape
       tokens = x[:, 1:].reshape(b, -1, downsample, d).mean(axis=2)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import config as config_lib
 from mellow_jax.config import ModelConfig
@@ -38,11 +38,11 @@ class Mellow(nnx.Module):
   def encode(
     self,
     wav: Float[Array, "B S"],
-    encoder_key: PRNGKeyArray | None = None,
-    mapper_key: PRNGKeyArray | None = None,
+    encoder_keys: Key[Array, "B"] | None = None,
+    mapper_keys: Key[Array, "B"] | None = None,
   ) -> Float[Array, "B A D"]:
-    """Audio tokens of clips; each key puts its part in training mode."""
-    return self.mapper(self.encoder(wav, encoder_key), mapper_key)
+    """Audio tokens of clips; keys, one a clip, put their part in training mode."""
+    return self.mapper(self.encoder(wav, encoder_keys), mapper_keys)
 
   def prefix(
     self,
@@ -80,7 +80,7 @@ class Mellow(nnx.Module):
     x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
     heard = self.is_heard(text_lengths, answer_ids.shape[1] - 1)
     mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & heard[:, None]
-    hidden, _ = self.decoder(x, positions(heard), mask)
+    hidden = self.decoder.states(x, positions(heard), mask)
     first = last_heard(hidden, self.is_heard(text_lengths))
     return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
 

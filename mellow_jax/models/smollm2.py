@@ -1,15 +1,18 @@
 """SmolLM2: a Llama decoder with grouped-query attention and an explicit key/value cache."""
 
-import functools
+import itertools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mellow_jax.config import SmolLM2Config
+
+LOGITS_BYTES = 2**26  # of the logits that training holds at a time, a few times over
 
 
 class LayerCache(NamedTuple):
@@ -176,12 +179,31 @@ class SmolLM2(nnx.Module):
     """
     x, layers = x.astype(self.dtype), []
     for i, block in enumerate(self.blocks):
-      run = functools.partial(Block.__call__, block)
-      if self.cfg.remat:
-        run = jax.checkpoint(run)
-      x, layer = run(x, positions, mask, None if cache is None else cache[i], start)
+      x, layer = block(x, positions, mask, None if cache is None else cache[i], start)
       layers.append(layer)
     return self.norm(x), tuple(layers)
+
+  def states(
+    self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], mask: Bool[Array, "b L T"]
+  ) -> Float[Array, "B L D"]:
+    """The hidden states alone, for training; see `remat` in the config.
+
+    With it, layers of one structure run in a loop over their stacked parameters. XLA on CPU would
+    see through a recomputation that is written out layer by layer, and keep everything after all.
+    """
+    if not self.cfg.remat:
+      return self(x, positions, mask)[0]
+    x = x.astype(self.dtype)
+    parts = [nnx.split(block) for block in self.blocks]
+    for graphdef, alike in itertools.groupby(parts, key=lambda part: part[0]):
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in alike))
+
+      @jax.checkpoint
+      def layer(x, state, graphdef=graphdef):
+        return nnx.merge(graphdef, state)(x, positions, mask)[0], None
+
+      x, _ = jax.lax.scan(layer, x, stacked)
+    return self.norm(x)
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits in float32; the output head is the embedding itself."""
@@ -191,6 +213,28 @@ class SmolLM2(nnx.Module):
       return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
     table = self.embed.embedding[...].astype(self.dtype)
     return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+  def nll(self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]) -> Float[Array, "B R"]:
+    """Negative log-likelihood of each token, in nats.
+
+    Where the logits of all positions would be the largest array of training, they are computed some
+    positions at a time, and again for the gradient.
+    """
+
+    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Float[Array, "B r"]:
+      return optax.softmax_cross_entropy_with_integer_labels(self.logits(hidden), ids)
+
+    b, r = ids.shape
+    pieces = min(-(-4 * b * r * self.cfg.vocab // LOGITS_BYTES), r)
+    if pieces == 1:
+      return piece(hidden, ids)
+    rest = -r % pieces
+    hidden, ids = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0))), jnp.pad(ids, ((0, 0), (0, rest)))
+    split = jax.tree.map(
+      lambda x: x.reshape(b, pieces, -1, *x.shape[2:]).swapaxes(0, 1), (hidden, ids)
+    )
+    found = jax.lax.map(jax.checkpoint(lambda x: piece(*x)), split)
+    return found.swapaxes(0, 1).reshape(b, -1)[:, :r]
 
 
 def fuse(params: dict, dtype: jnp.dtype) -> dict:

@@ -1,0 +1,129 @@
+"""LoRA: a linear layer's kernel W is held fixed, a product of two thin matrices learnt beside it.
+
+  y = x W + alpha / rank * dropout(x) A B
+
+A [in, rank] starts random and B [rank, out] at 0, so that a run begins with the model as it was. By
+path they stand beside the kernel: .../q/kernel, .../q/lora_a, .../q/lora_b.
+
+Source: Hu et al. 2021, arXiv 2106.09685.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from mellow_jax.config import ConfigError, LoRAConfig
+from mellow_jax.models import draws
+
+Flat = dict[str, Any]
+
+
+class LoRALinear(nnx.Module):
+  """A linear layer and its low-rank part; keys, one an example, switch its dropout on."""
+
+  def __init__(
+    self,
+    linear: nnx.Linear,
+    a: Float[Array, "n rank"],
+    b: Float[Array, "rank m"],
+    keys: Key[Array, "B"] | None,
+    cfg: LoRAConfig,
+  ):
+    self.linear, self.scale, self.rate = linear, scale(cfg), cfg.dropout
+    self.a, self.b = nnx.Param(a), nnx.Param(b)
+    self.keys = nnx.Variable(keys) if keys is not None and cfg.dropout else None
+
+  def __call__(self, x: Float[Array, "*B n"]) -> Float[Array, "*B m"]:
+    y, dtype = self.linear(x), self.linear.dtype or x.dtype
+    if self.keys is not None:
+      # Windows, steps or slots of one example lie side by side, whatever the shape.
+      keys, rate = self.keys[...], self.rate
+      keep = draws.bernoulli(keys, 1 - rate, (x.size // len(keys),)).reshape(x.shape)
+      x = jnp.where(keep, x / (1 - rate), 0)
+    low = x.astype(dtype) @ self.a[...].astype(dtype) @ self.b[...].astype(dtype)
+    return y + self.scale * low
+
+
+def scale(cfg: LoRAConfig) -> float:
+  """What the product is multiplied with."""
+  return cfg.alpha / cfg.rank
+
+
+def kernels(flat: Flat, cfg: LoRAConfig) -> list[str]:
+  """Paths of the kernels that get a low-rank part.
+
+  Raises ConfigError for a regex that matches the kernel of no linear layer.
+  """
+  linear = [name for name, x in flat.items() if name.endswith("/kernel") and len(x.shape) == 2]
+  for regex in cfg.kernels:
+    if not any(re.fullmatch(regex, name) for name in linear):
+      raise ConfigError(f"config.optim.lora.kernels: {regex!r} matches no kernel of a linear layer")
+  return [name for name in linear if any(re.fullmatch(regex, name) for regex in cfg.kernels)]
+
+
+def _adapted(flat: Flat) -> list[str]:
+  """Paths of the kernels that have a low-rank part among flat."""
+  end = "/lora_a"
+  return sorted(name.removesuffix(end) + "/kernel" for name in flat if name.endswith(end))
+
+
+def rank(flat: Flat) -> int:
+  """The rank of the low-rank parts among flat, 0 without any."""
+  return max((x.shape[1] for name, x in flat.items() if name.endswith("/lora_a")), default=0)
+
+
+def _beside(kernel: str) -> tuple[str, str]:
+  layer = kernel.removesuffix("kernel")
+  return f"{layer}lora_a", f"{layer}lora_b"
+
+
+def abstract(flat: Flat, names: Iterable[str], rank: int) -> Flat:
+  """flat, and as ShapeDtypeStructs A and B of each kernel of which A or B is in names."""
+  found = dict(flat)
+  for kernel in (name for name, x in flat.items() if len(x.shape) == 2):
+    (a, b), (n, m) = _beside(kernel), flat[kernel].shape
+    if a in names or b in names:
+      found[a] = jax.ShapeDtypeStruct((n, rank), jnp.float32)
+      found[b] = jax.ShapeDtypeStruct((rank, m), jnp.float32)
+  return found
+
+
+def init(flat: Flat, cfg: LoRAConfig, key: Key[Array, ""]) -> Flat:
+  """Fresh A, uniform in +-1/sqrt(in), and B of zeros, for the kernels of the config."""
+  found = {}
+  for i, kernel in enumerate(kernels(flat, cfg)):
+    (a, b), (n, m) = _beside(kernel), flat[kernel].shape
+    drawn = jax.random.uniform(jax.random.fold_in(key, i), (n, cfg.rank), minval=-1, maxval=1)
+    found |= {a: drawn * n**-0.5, b: jnp.zeros((cfg.rank, m))}
+  return found
+
+
+def attach(model: nnx.Module, flat: Flat, keys: Key[Array, "B"] | None, cfg: LoRAConfig) -> None:
+  """Puts the low-rank parts among flat beside the model's linear layers, in place."""
+  for i, kernel in enumerate(_adapted(flat)):
+    *path, last, _ = kernel.split("/")
+    parent = model
+    for part in path:
+      parent = parent[int(part)] if part.isdigit() else getattr(parent, part)
+    a, b = (flat[name] for name in _beside(kernel))
+    of_layer = None if keys is None else draws.fold(keys, i)
+    setattr(parent, last, LoRALinear(getattr(parent, last), a, b, of_layer, cfg))
+
+
+def scaled(flat: Flat, scale: float) -> Flat:
+  """The same with `scale` taken into each B: what `merge` with 1 adds to the kernels."""
+  return {name: scale * x if name.endswith("/lora_b") else x for name, x in flat.items()}
+
+
+def merge(flat: Flat, scale: float) -> Flat:
+  """The parameters of the plain model, each product added to its kernel."""
+  merged = dict(flat)
+  for kernel in _adapted(flat):
+    a, b = (merged.pop(name) for name in _beside(kernel))
+    merged[kernel] = merged[kernel] + scale * (a @ b)
+  return merged
