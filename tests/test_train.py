@@ -70,6 +70,11 @@ def test_a_run_leaves_what_it_promises(whole):
   rows = scenes.Scenes("val", 0, 2, {"caption": 1.0, "binary": 1.0})
   assert [(a["question"], a["expected"]) for a in answers] == [(r.input, r.answer) for r in rows]
   assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+  # The only validation was the best so far, at the last step.
+  best, last = (
+    json.loads((workdir / name / "config.json").read_text()) for name in ("best", "model")
+  )
+  assert configs[0] == configs[1]
   model = checkpoint.load_model(workdir / "model")
   assert (model.config, model.preset) == (tiny.run().model, "clean")
   assert json.loads((workdir / "run.json").read_text())["data"]["source"] == "scenes"
@@ -273,8 +278,9 @@ def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken)
   folder, started = mistaken
   # Training goes on without its checkpoints, since room may come back; the model is what counts.
   *earlier, last = complaints(started["disk"])
-  assert len(earlier) == 2
-  for line in earlier:
+  first, best, second = earlier
+  assert "disk/best: could not be written (0 MiB free)" in best
+  for line in (first, second):
     assert "disk/checkpoints: saving failed, steps [] are kept (0 MiB free)" in line
   assert "disk/model: could not be written (0 MiB free)" in last
   left = {path.name for path in (folder / "runs/disk").iterdir() if "tfevents" not in path.name}
