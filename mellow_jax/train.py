@@ -305,7 +305,7 @@ def train(
       checkpoints.save(int(state.step), state, run, counters)
     checkpoints.close()
     log.close()
-    say(f"stopped as asked: step {int(state.step)} is saved, the same command goes on from there")
+    say(f"stopped as asked after step {int(state.step)}; the same command goes on from there")
     return state
   log.close()
 
