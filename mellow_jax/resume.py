@@ -153,7 +153,8 @@ class TrainCheckpoints:
         meta = self._together(self._read_meta, step)
         if meta["run"] == run:
           flat = self._together(self._read_state, step, like)
-          checkpoint.check_digest(f"{self.folder}/{step}", flat, meta["sha256"])
+          where = f"{self.folder}/{step}"
+          self._together(checkpoint.check_digest, where, flat, meta["sha256"])
       except Exception as error:  # Orbax raises plain Exception and many others for damage
         failures[step] = checkpoint.first_line(error)
         logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)

@@ -22,7 +22,7 @@ def start(arguments, cache, devices=1, log=None):
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "MELLOW_CACHE": str(cache),
-      "PYTHONPATH": str(TESTS),
+      "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
       "XLA_FLAGS": flags,
     },
     stdout=out,

@@ -4,12 +4,14 @@ import gc
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
@@ -183,6 +185,40 @@ def test_where_no_step_is_sound_training_does_not_begin_anew(folder):
     opened(folder).restore(like(), RUN)
   assert "or remove the folder to start from the beginning" in one_line(caught)
   assert names(folder) == {"2", "4"}
+
+
+TWO_HOSTS = """
+import sys, jax, jax.numpy as jnp
+from mellow_jax import parallel, resume
+parallel.initialize(sys.argv[1], 2, int(sys.argv[2]))
+place = parallel.replicated(parallel.make_mesh((-1, 1)))
+like = {"step": jax.ShapeDtypeStruct((), jnp.int32, sharding=place)}
+like["params"] = {n: jax.ShapeDtypeStruct(s, float, sharding=place) for n, s in SHAPES.items()}
+run = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
+state, counters = resume.TrainCheckpoints(sys.argv[3], keep=3).restore(like, run)
+print(int(state["step"]), counters["bad"])
+""".replace("SHAPES", repr({"a/b": (50, 60), "c": ()}))
+
+
+def test_damage_that_one_host_alone_sees_sends_all_to_the_same_older_step(
+  folder, compile_cache, tmp_path
+):
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+  other = shutil.copytree(folder, tmp_path / "other")
+  numbers = max((other / "4/state").rglob("*"), key=lambda path: path.stat().st_size)
+  content = bytearray(numbers.read_bytes())
+  content[len(content) // 2] ^= 1  # which Orbax restores without a word
+  numbers.write_bytes(content)
+  begun = time.monotonic()
+  hosts = [
+    processes.start(["-c", TWO_HOSTS, address, i, place], compile_cache)
+    for i, place in enumerate((folder, other))
+  ]
+  for out in processes.finish(*hosts):
+    assert out.splitlines()[-1] == "2 2"
+  assert time.monotonic() - begun < 120  # they agree, and wait for no time-out
 
 
 # --- Full disks ----------------------------------------------------------------------------------

@@ -121,6 +121,29 @@ def test_killed_at_any_moment_a_run_ends_the_same(train, whole, tmp_path, moment
   assert_same_end(tmp_path / "run", workdir)
 
 
+def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path):
+  workdir, _ = whole
+  # Heard while the step is compiled, which is finished and run: step 1, and after that step 2,
+  # which is saved at any rate and is not saved twice.
+  for step_number, asked in ((1, signal.SIGINT), (2, signal.SIGTERM)):
+    process = train(tmp_path / "run")
+    for line in process.stdout:
+      if "compiling" in line:
+        break
+    process.send_signal(asked)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert f"stopped as asked after step {step_number}; the same command goes on" in out
+    assert not err
+    assert [line["step"] for line in lines(tmp_path / "run")] == [*range(1, step_number + 1)]
+    saved = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert saved == {str(n) for n in range(1, step_number + 1)}
+    assert not (tmp_path / "run/model").exists()
+  (out,) = processes.finish(train(tmp_path / "run"))
+  assert "resumed from step 2" in out
+  assert_same_end(tmp_path / "run", workdir)
+
+
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
   workdir, _ = whole
 
