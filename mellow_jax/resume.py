@@ -9,8 +9,10 @@ The folder `checkpoints/` of a run holds a folder for each saved step:
 Orbax itself restores flipped bits without a word; the digests tell.
 """
 
+import logging as python_logging
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +32,21 @@ IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 Counters = dict[str, int | float]
 
 
+def hush() -> None:
+  """Leaves it to CheckpointError to tell of a failed save, for which Orbax takes 800 lines."""
+  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  # After the first array that fails, nobody asks about the others.
+  python_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.msg)
+  show = sys.unraisablehook
+
+  def show_others(unraisable: Any) -> None:
+    # TensorStore calls back, for each array, an event loop that the first failure has closed.
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      show(unraisable)
+
+  sys.unraisablehook = show_others
+
+
 class TrainCheckpoints:
   """The checkpoints of one training run, of which the newest `keep` are kept.
 
@@ -40,6 +57,7 @@ class TrainCheckpoints:
   def __init__(self, folder: str | pathlib.Path, *, keep: int):
     self.folder = pathlib.Path(folder).absolute()
     self._keep = keep
+    self._step = 0  # that was last begun to be saved
     # Compression would need room for another copy of the state, to make the files 8% smaller.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = {"state": handler, "meta": ocp.JsonCheckpointHandler()}
@@ -97,7 +115,7 @@ class TrainCheckpoints:
       self._start(step, state, run, counters)
 
   def _start(self, step: int, state: PyTree, run: dict[str, Any], counters: Counters) -> None:
-    flat = mellow.flatten(state)
+    flat, self._step = mellow.flatten(state), step
     meta = {"run": run, "step": step, "counters": counters, "sha256": checkpoint.digest(flat)}
     meta["check"] = checkpoint.digest_json(meta)
     args = ocp.args.Composite(state=ocp.args.PyTreeSave(flat), meta=ocp.args.JsonSave(meta))
@@ -130,7 +148,7 @@ class TrainCheckpoints:
     self._tidy()
 
   def _failed(self, error: Exception) -> CheckpointError:
-    what = f"saving failed, steps {self.steps()} are kept"
+    what = f"step {self._step} could not be saved, steps {self.steps()} are kept"
     failure = checkpoint.unwritten(self.folder, what, error)
     if jax.process_count() == 1:  # of several, others may still be writing: the next wait tidies up
       self._tidy()

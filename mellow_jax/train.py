@@ -346,6 +346,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if not values["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
+    resume.hush()
   workdir = pathlib.Path(values.workdir).absolute()
   try:
     if len(argv) > 1:

@@ -232,7 +232,9 @@ def test_a_full_disk_costs_only_the_saves_that_find_it_full(tmp_path, monkeypatc
     full.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(CheckpointError, match="0 MiB free") as caught:
       save(checkpoints, 2)
-    assert "saving failed, steps [1] are kept (0 MiB free): 0.0 MiB are" in one_line(caught)
+    assert "step 2 could not be saved, steps [1] are kept (0 MiB free): 0.0 MiB are" in one_line(
+      caught
+    )
   save(checkpoints, 3)
   checkpoints.close()
   assert restored(tmp_path) == 3
@@ -253,7 +255,7 @@ def test_a_save_that_fails_in_the_background_is_told_at_once(tmp_path):
   checkpoints.wait()
   with files_of_at_most(2_000):
     save(checkpoints, 2)
-    assert f"{tmp_path}: saving failed, steps [1] are kept (" in told(checkpoints)
+    assert f"{tmp_path}: step 2 could not be saved, steps [1] are kept (" in told(checkpoints)
   assert names(tmp_path) == {"1"}  # nothing is left of step 2
   save(checkpoints, 3)
   checkpoints.close()
@@ -283,7 +285,7 @@ def test_a_disk_that_fills_up_keeps_its_steps_and_is_used_again_once_it_has_room
   other.write_bytes(bytes(free - 2_000_000 - 20_000))  # room for the array, not for all around it
   save(checkpoints, 2, big)
   message = told(checkpoints)
-  assert f"{small_disk}/checkpoints: saving failed, steps [1] are kept (" in message
+  assert f"{small_disk}/checkpoints: step 2 could not be saved, steps [1] are kept (" in message
   assert "MiB free" in message
   assert names(small_disk / "checkpoints") == {"1"}
   assert shutil.disk_usage(small_disk).free > 2_000_000

@@ -1,6 +1,7 @@
 """The training command, as it is run: it resumes to the bit, and says in a line what is wrong."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import re
@@ -19,8 +20,8 @@ from mellow_jax import checkpoint, initial, optim, parallel, step
 from mellow_jax import train as command
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import ConfigError, OptimConfig, validate
-from mellow_jax.data import scenes, words
-from mellow_jax.models import logmel
+from mellow_jax.data import pipeline, scenes, words
+from mellow_jax.models import logmel, mellow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -142,6 +143,37 @@ def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path
   (out,) = processes.finish(train(tmp_path / "run"))
   assert "resumed from step 2" in out
   assert_same_end(tmp_path / "run", workdir)
+
+
+def test_the_best_model_is_that_of_the_lowest_validation_loss(train, tmp_path):
+  # Validated between the saves, too, and with a learning rate that spoils what was learnt.
+  flags = ["--config.steps=3", "--config.eval_every=1", "--config.sample_answers=0"]
+  flags += ["--config.optim.schedule=constant", "--config.optim.learning_rate=0.3"]
+  workdir = tmp_path / "run"
+  processes.finish(train(workdir, *flags))
+  losses = [line["val_loss"] for line in lines(workdir) if "val_loss" in line]
+  assert len(losses) == 3 and min(losses[:2]) < losses[2]
+  best, last = (checkpoint.load_model(workdir / name) for name in ("best", "model"))
+  assert validation_loss(best) == pytest.approx(min(losses), rel=1e-4)
+  assert validation_loss(last) == pytest.approx(losses[2], rel=1e-4)
+  # A run that goes on knows what was the best before: step 3 does not become it.
+  for name in ("checkpoints/3", "model", "best"):
+    shutil.rmtree(workdir / name)
+  processes.finish(train(workdir, *flags))
+  assert (workdir / "model").exists() and not (workdir / "best").exists()
+
+
+def validation_loss(model):
+  """Of the first batch of the tiny run, whose validation has no other."""
+  cfg = tiny.run()
+  _, val_rows, clips = pipeline.sources(cfg)
+  encoder = pipeline.Encoder(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
+  (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
+  flat = mellow.flatten(model.params)
+  evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
+  return command.validate(
+    step.TrainState(jnp.int32(0), flat, {}, ()), [step.Batch(**arrays)], evaluate
+  )
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
@@ -300,8 +332,9 @@ def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken)
   *earlier, last = complaints(started["disk"])
   first, best, second = earlier
   assert "disk/best: could not be written (0 MiB free)" in best
-  for line in (first, second):
-    assert "disk/checkpoints: saving failed, steps [] are kept (0 MiB free)" in line
+  for line, number in ((first, 2), (second, 4)):
+    message = f"disk/checkpoints: step {number} could not be saved, steps [] are kept (0 MiB free)"
+    assert message in line
   assert "disk/model: could not be written (0 MiB free)" in last
   left = {path.name for path in (folder / "runs/disk").iterdir() if "tfevents" not in path.name}
   assert left == {"answers.jsonl", "checkpoints", "metrics.jsonl", "run.json", "times.jsonl"}
