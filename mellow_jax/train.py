@@ -27,11 +27,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mellow_jax import checkpoint, initial, optim, page, parallel, resume, step
+from mellow_jax import checkpoint, initial, optim, page, parallel, resume, step, validation
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
 from mellow_jax.data import pipeline, prompts
@@ -87,28 +86,6 @@ def settings(cfg: Config, rows: int) -> dict[str, Any]:
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
   return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
-
-
-def validate(state: TrainState, batches: Iterator[Batch], eval_step: Callable) -> float:
-  """Mean loss over the answer tokens of all batches."""
-  loss, tokens = 0.0, 0
-  for batch in batches:
-    batch_loss, batch_tokens = eval_step(state.trainable, state.frozen, batch)
-    loss, tokens = loss + float(batch_loss), tokens + int(batch_tokens)
-  return loss / max(tokens, 1)
-
-
-def sample_answers(
-  state: TrainState, batch: Batch, encoder: pipeline.Encoder, count: int, answer_step: Callable
-) -> list[dict[str, str]]:
-  """The first `count` validation questions with the right answer and the model's."""
-  found = answer_step(state.trainable, state.frozen, batch)
-  tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
-  shown = []
-  for i in range(min(count, len(tokens), len(encoder.rows))):
-    row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
-    shown.append({"question": row.input, "expected": row.answer, "answer": text})
-  return shown
 
 
 def parse_profile(text: str) -> range:
@@ -283,7 +260,7 @@ def train(
       pending = None
     with spent.on("evaluate"):
       if validates and cfg.eval_batches:
-        loss = validate(state, val_batches(cfg.eval_batches), eval_step)
+        loss = validation.mean_loss(state, val_batches(cfg.eval_batches), eval_step)
         log.write(number, {"val_loss": loss})
         say(f"step {number}  validation loss {loss:.4f}")
         if cfg.keep_best and loss < counters.get("best_val_loss", math.inf):
@@ -291,7 +268,9 @@ def train(
           attempt(write_model, "best")
       if validates and cfg.sample_answers:
         (batch,) = val_batches(1)
-        for shown in sample_answers(state, batch, val_encoder, cfg.sample_answers, answer_step):
+        for shown in validation.sample_answers(
+          state, batch, val_encoder, cfg.sample_answers, answer_step
+        ):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
     if saves:

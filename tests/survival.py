@@ -142,13 +142,12 @@ class Run:
 
 def wait_for_moment(run, rng, start_seconds):
   """Waits for a random moment of a run's life."""
-  if run.options.signal == signal.SIGTERM:
+  kills = run.options.signal == signal.SIGKILL
+  if not kills:
     run.wait_for(lambda: LISTENS in run.said())
-    aims = 0.3  # most are to arrive between the saves
-  else:
-    aims = 0.8
-  if rng.random() >= aims:
-    time.sleep(rng.uniform(0, 2 * start_seconds))
+  if rng.random() >= (0.8 if kills else 0.3):  # most SIGTERMs are to arrive between saves
+    moment = time.monotonic() + rng.uniform(0, (1.5 if kills else 0.5) * start_seconds)
+    run.wait_for(lambda: time.monotonic() > moment)
     return
   run.wait_for(lambda: TRAINS in run.said())
   for _ in range(rng.integers(1, 4)):

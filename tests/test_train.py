@@ -16,7 +16,7 @@ import processes
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, initial, optim, parallel, step
+from mellow_jax import checkpoint, initial, optim, parallel, step, validation
 from mellow_jax import train as command
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import ConfigError, OptimConfig, validate
@@ -171,9 +171,8 @@ def validation_loss(model):
   (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
   flat = mellow.flatten(model.params)
   evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
-  return command.validate(
-    step.TrainState(jnp.int32(0), flat, {}, ()), [step.Batch(**arrays)], evaluate
-  )
+  state = step.TrainState(jnp.int32(0), flat, {}, ())
+  return validation.mean_loss(state, [step.Batch(**arrays)], evaluate)
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
