@@ -126,6 +126,36 @@ def test_a_save_holds_the_state_as_it_was_though_its_memory_is_used_again(tmp_pa
   assert_equal(found, {"w": jnp.full(3_000_000, 2.0)})
 
 
+SETUP = """
+import sys, jax, jax.numpy as jnp
+from mellow_jax import parallel, resume
+run = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
+
+def like(mesh):
+  arrays = {"step": jax.ShapeDtypeStruct((), jnp.int32)}
+  arrays["params"] = {n: jax.ShapeDtypeStruct(s, float) for n, s in (("a/b", (50, 60)), ("c", ()))}
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+    arrays, parallel.shardings(arrays, parallel.make_mesh(mesh)),
+  )
+"""
+EIGHT_DEVICES = """
+state, counters = resume.TrainCheckpoints(sys.argv[1], keep=3).restore(like((2, 4)), run)
+assert state["params"]["a/b"].addressable_shards[0].data.shape == (50, 15)
+other = resume.TrainCheckpoints(sys.argv[2], keep=3)
+other.save(4, state, run, counters)
+other.close()
+"""
+
+
+def test_what_one_device_saved_and_eight_read_and_saved_again_is_the_same(
+  folder, compile_cache, tmp_path
+):
+  script = ["-c", SETUP + EIGHT_DEVICES, folder, tmp_path / "other"]
+  processes.finish(processes.start(script, compile_cache, devices=8))
+  assert restored(tmp_path / "other") == 4
+
+
 @pytest.mark.parametrize(
   ("run", "message"),
   [
@@ -188,16 +218,10 @@ def test_where_no_step_is_sound_training_does_not_begin_anew(folder):
 
 
 TWO_HOSTS = """
-import sys, jax, jax.numpy as jnp
-from mellow_jax import parallel, resume
 parallel.initialize(sys.argv[1], 2, int(sys.argv[2]))
-place = parallel.replicated(parallel.make_mesh((-1, 1)))
-like = {"step": jax.ShapeDtypeStruct((), jnp.int32, sharding=place)}
-like["params"] = {n: jax.ShapeDtypeStruct(s, float, sharding=place) for n, s in SHAPES.items()}
-run = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
-state, counters = resume.TrainCheckpoints(sys.argv[3], keep=3).restore(like, run)
+state, counters = resume.TrainCheckpoints(sys.argv[3], keep=3).restore(like((-1, 1)), run)
 print(int(state["step"]), counters["bad"])
-""".replace("SHAPES", repr({"a/b": (50, 60), "c": ()}))
+"""
 
 
 def test_damage_that_one_host_alone_sees_sends_all_to_the_same_older_step(
@@ -213,7 +237,7 @@ def test_damage_that_one_host_alone_sees_sends_all_to_the_same_older_step(
   numbers.write_bytes(content)
   begun = time.monotonic()
   hosts = [
-    processes.start(["-c", TWO_HOSTS, address, i, place], compile_cache)
+    processes.start(["-c", SETUP + TWO_HOSTS, address, i, place], compile_cache)
     for i, place in enumerate((folder, other))
   ]
   for out in processes.finish(*hosts):

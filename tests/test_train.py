@@ -145,6 +145,7 @@ def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path
   assert_same_end(tmp_path / "run", workdir)
 
 
+@pytest.mark.slow
 def test_the_best_model_is_that_of_the_lowest_validation_loss(train, tmp_path):
   # Validated between the saves, too, and with a learning rate that spoils what was learnt.
   flags = ["--config.steps=3", "--config.eval_every=1", "--config.sample_answers=0"]
@@ -172,7 +173,7 @@ def validation_loss(model):
   flat = mellow.flatten(model.params)
   evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
   state = step.TrainState(jnp.int32(0), flat, {}, ())
-  return validation.mean_loss(state, [step.Batch(**arrays)], evaluate)
+  return validation.mean_loss(state, iter([step.Batch(**arrays)]), evaluate)
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
