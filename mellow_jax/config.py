@@ -213,10 +213,12 @@ class Config:
   mesh: tuple[int, int] = (-1, 1)  # devices along (data, fsdp); -1: all that are left
   save_every: int = 500  # steps between checkpoints
   keep: int = 3  # checkpoints kept
+  keep_best: bool = True  # weights of the lowest validation loss as a model folder, best/
   eval_every: int = 500  # steps between validations
   eval_batches: int = 16  # batches of a validation
   sample_answers: int = 3  # validation questions answered and shown at each validation
   log_every: int = 20  # steps between log lines
+  audit: bool = False  # metrics.jsonl also gets a digest of each step's batch, to compare runs
 
 
 def validate(model: ModelConfig) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -36,6 +37,35 @@ def initialize(
     raise ConfigError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
 
 
+class Stop:
+  """Whether the run was asked to stop: by SIGTERM, as schedulers do, or by Ctrl-C.
+
+  From then on the signals no longer end the process; a second Ctrl-C does. To be made after
+  `initialize`, in the main thread.
+  """
+
+  def __init__(self):
+    self._heard, self._times = False, 0
+    # Of several processes one may be signalled: JAX listens for SIGTERM in each and agrees.
+    if jax.process_count() == 1:
+      signal.signal(signal.SIGTERM, self._hear)
+    signal.signal(signal.SIGINT, self._interrupt)
+
+  def _hear(self, *_: object) -> None:
+    self._heard = True
+
+  def _interrupt(self, *_: object) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGTERM)
+
+  def asked(self) -> bool:
+    """To be called by all processes before each step; becomes true for all before the same one."""
+    self._times += 1  # JAX wants numbers that start at 1 in every process, resumed or not
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(self._times)
+    return self._heard
+
+
 def is_first() -> bool:
   """Whether this process is the one that speaks and writes."""
   return jax.process_index() == 0
@@ -50,6 +80,11 @@ def say(text: str) -> None:
 def from_first(value: int) -> int:
   """The first process's number, in every process; a point that all of them reach."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def any_process(value: bool) -> bool:
+  """Whether it is true in one of the processes; a point that all of them reach."""
+  return bool(np.any(multihost_utils.process_allgather(np.bool_(value))))
 
 
 def make_mesh(shape: tuple[int, ...]) -> Mesh:

@@ -6,12 +6,14 @@ times.jsonl     examples/s, and seconds by what they were spent on; as it was, k
 """
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import tensorboardX
 
 from mellow_jax import parallel
@@ -88,6 +90,14 @@ class Spent:
     """Share of the time that went into training steps, from 0 to 1."""
     seconds = self.seconds()
     return seconds["train"] / sum(seconds.values())
+
+
+def fingerprint(batch: tuple[jax.Array, ...]) -> str:
+  """BLAKE2 of a global batch, by which the data of two runs can be compared."""
+  seen = hashlib.blake2b(digest_size=16)
+  for leaf in batch:
+    seen.update(parallel.to_host(leaf).tobytes())
+  return seen.hexdigest()
 
 
 def _cut(path: pathlib.Path, last_step: int) -> None:

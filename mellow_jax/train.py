@@ -3,8 +3,12 @@
   python -m mellow_jax.train --config=configs/demo.py --workdir=runs/demo [--config.FIELD=VALUE ...]
 
 The same command again resumes from the last checkpoint. The workdir gets checkpoints/, the model
-folder model/ and the page report.html at the end, run.json, TensorBoard files, and what
-mellow_jax/runlog.py lists. --profile=100:5 writes a trace of steps 100 to 104 to profile/.
+folders best/ (lowest validation loss so far) and model/ (the last step's), the page report.html,
+run.json, TensorBoard files, and what mellow_jax/runlog.py lists. --profile=100:5 writes a trace of
+steps 100 to 104 to profile/.
+
+SIGTERM and Ctrl-C save the step that is running and end with exit status 75: start the same command
+again. Otherwise the status is 0 where all is done, 1 after an error of one line.
 
 Of several processes, each is given --coordinator=HOST:PORT --processes=N --process_id=I, with I
 from 0 to N - 1, or --coordinator=auto where SLURM, Open MPI or a TPU pod tell. All must see the
@@ -15,17 +19,18 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mellow_jax import checkpoint, initial, optim, page, parallel, step
+from mellow_jax import checkpoint, initial, optim, page, parallel, resume, step, validation
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
 from mellow_jax.data import pipeline, prompts
@@ -34,7 +39,7 @@ from mellow_jax.data.pipeline import PipelineError
 from mellow_jax.data.records import RecordError
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
-from mellow_jax.runlog import RunLog, Spent
+from mellow_jax.runlog import RunLog, Spent, fingerprint
 from mellow_jax.step import Batch, TrainState
 
 
@@ -56,7 +61,7 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  *("data.cache_clips", "optim.max_skipped", "accumulate"),
+  *("data.cache_clips", "optim.max_skipped", "accumulate", "keep_best", "audit"),
 )
 
 
@@ -86,28 +91,6 @@ def settings(cfg: Config, rows: int) -> dict[str, Any]:
   return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
 
 
-def validate(state: TrainState, batches: Iterator[Batch], eval_step: Callable) -> float:
-  """Mean loss over the answer tokens of all batches."""
-  loss, tokens = 0.0, 0
-  for batch in batches:
-    batch_loss, batch_tokens = eval_step(state, batch)
-    loss, tokens = loss + float(batch_loss), tokens + int(batch_tokens)
-  return loss / max(tokens, 1)
-
-
-def sample_answers(
-  state: TrainState, batch: Batch, encoder: pipeline.Encoder, count: int, answer_step: Callable
-) -> list[dict[str, str]]:
-  """The first `count` validation questions with the right answer and the model's."""
-  found = answer_step(state, batch)
-  tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
-  shown = []
-  for i in range(min(count, len(tokens), len(encoder.rows))):
-    row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
-    shown.append({"question": row.input, "expected": row.answer, "answer": text})
-  return shown
-
-
 def parse_profile(text: str) -> range:
   """The steps that --profile=STEP:COUNT asks a trace of; none of "".
 
@@ -121,10 +104,26 @@ def parse_profile(text: str) -> range:
   return range(int(first), int(first) + int(count))
 
 
-def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> TrainState:
+def attempt(write: Callable, *args: Any) -> bool:
+  """Whether it could be written; if not, a line says so, and training goes on all the same."""
+  try:
+    write(*args)
+  except CheckpointError as error:
+    print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
+    return False
+  return True
+
+
+def train(
+  cfg: Config,
+  workdir: pathlib.Path,
+  profile: range = range(0),
+  stop_asked: Callable[[], bool] = lambda: False,
+) -> TrainState:
   """Runs or resumes a training run and returns its last state; profile: steps to trace.
 
-  Raises the errors of its parts, each with a message that names what to mend.
+  stop_asked is called before each step; once it is true, the last step is saved and
+  returned. Raises the errors of its parts, each with a message that names what to mend.
   """
   # ---------------------------------------------------------------- devices
   check(cfg)
@@ -165,10 +164,12 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
   like = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
-  checkpoints = checkpoint.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
+  checkpoints = resume.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
   run = settings(cfg, len(rows))
-  state = checkpoints.restore(like, run)
-  if state is not None:
+  found = checkpoints.restore(like, run)
+  counters: resume.Counters = {}
+  if found is not None:
+    state, counters = found
     say(f"resumed from step {int(state.step)} of {workdir}")
   else:
     flat = initial.parameters(cfg, tokenizer)
@@ -196,16 +197,23 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
   )
 
   # ---------------------------------------------------------------- loop
-  start = int(state.step)
+  start = saved = int(state.step)
   profile = range(max(profile.start, start + 1), min(profile.stop, cfg.steps + 1))
   log, data, spent = RunLog(workdir, start), train_batches(start), Spent()
 
-  def report(number: int, metrics: step.Metrics) -> None:
+  def write_model(name: str, flat: dict[str, jax.Array]) -> None:
+    flat = {k: parallel.to_host(v) for k, v in flat.items()}
+    if parallel.is_first():
+      checkpoint.save_model(
+        workdir / name, flat, cfg.model, cfg.data.preset, tokenizer, overwrite=True
+      )
+
+  def report(number: int, metrics: step.Metrics, audit: dict[str, str]) -> None:
     values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
     if in_a_row := int(metrics.skipped_in_a_row):
       why = f"loss {values['loss']}, gradient norm {values['grad_norm']}"
       say(f"step {number}: {why}: no update")
-      log.write(number, {"skipped": int(metrics.skipped), "why": why})
+      log.write(number, {"skipped": int(metrics.skipped), "why": why, **audit})
       if in_a_row >= min(cfg.optim.max_skipped, cfg.steps):
         checkpoints.wait()
         raise DivergedError(
@@ -214,8 +222,9 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
           "for what is wrong with these batches"
         )
       return
-    log.write(number, {**values, "learning_rate": float(rate(number - 1))})
+    log.write(number, {**values, "learning_rate": float(rate(number - 1)), **audit})
     if number % cfg.log_every == 0 or number == cfg.steps:
+      attempt(checkpoints.poll)
       seconds = spent.seconds()
       speed = (number - start - 1) * cfg.batch_size / (seconds["train"] + seconds.get("data", 0))
       left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
@@ -225,24 +234,28 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
         f"{left // 60}m{left % 60:02d}s left"
       )
 
-  pending: tuple[int, step.Metrics] | None = None
+  pending: tuple[int, step.Metrics, dict[str, str]] | None = None
+  stopped = False
   for number in range(start + 1, cfg.steps + 1):
+    if stopped := stop_asked():
+      break
+    with spent.on("data"):  # the device may be busy with the step before meanwhile
+      batch = next(data)
+    audit = {"batch": fingerprint(batch)} if cfg.audit else {}
     if profile and number == profile[0]:
       jax.profiler.start_trace(str(workdir / "profile"))
     if number == start + 1:
       say("compiling the training step, once")
       with spent.on("compile"):
-        state, metrics = train_step(state, next(data))
+        state, metrics = train_step(state, batch)
         metrics.loss.block_until_ready()
       say(f"compiled in {spent.seconds()['compile']:.0f} s")
     else:
-      with spent.on("data"):  # the device may be busy with the step before meanwhile
-        batch = next(data)
       state, metrics = train_step(state, batch)
     if pending:
       # The step before the one in flight, so that the device never waits for the host.
       report(*pending)
-    pending = (number, metrics)
+    pending = (number, metrics, audit)
     if profile and number == profile[-1]:
       metrics.loss.block_until_ready()
       jax.profiler.stop_trace()
@@ -256,40 +269,44 @@ def train(cfg: Config, workdir: pathlib.Path, profile: range = range(0)) -> Trai
       pending = None
     with spent.on("evaluate"):
       if validates and cfg.eval_batches:
-        loss = validate(state, val_batches(cfg.eval_batches), eval_step)
+        loss = validation.mean_loss(state, val_batches(cfg.eval_batches), eval_step)
         log.write(number, {"val_loss": loss})
         say(f"step {number}  validation loss {loss:.4f}")
+        if cfg.keep_best and loss < counters.get("best_val_loss", math.inf):
+          counters |= {"best_val_loss": loss, "best_step": number}
+          attempt(write_model, "best", step.answering(state, cfg))
       if validates and cfg.sample_answers:
         (batch,) = val_batches(1)
-        for shown in sample_answers(state, batch, val_encoder, cfg.sample_answers, answer_step):
+        for shown in validation.sample_answers(
+          state, batch, val_encoder, cfg.sample_answers, answer_step
+        ):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
     if saves:
       with spent.on("save"):
-        try:
-          checkpoints.save(number, state, run)
-        except CheckpointError as error:
-          # Training goes on: a later save may find room again.
-          print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
+        if attempt(checkpoints.save, number, state, run, counters):
+          saved = number
+  if stopped:
+    if pending:
+      report(*pending)
+    if saved < int(state.step):
+      checkpoints.save(int(state.step), state, run, counters)
+    checkpoints.close()
+    log.close()
+    say(f"stopped as asked after step {int(state.step)}; the same command goes on from there")
+    return state
   log.close()
 
   # ---------------------------------------------------------------- model folder
   if start == cfg.steps and (workdir / "model").exists():
     say(f"nothing is left to do: all {cfg.steps} steps are done")
   else:
-    folders = {"model": step.answering(state, cfg)}
+    write_model("model", step.answering(state, cfg))
     if cfg.optim.lora.kernels:
-      folders["adapter"] = step.adapter(state, cfg)
-    for name, flat in folders.items():
-      flat = {k: parallel.to_host(v) for k, v in flat.items()}
-      if parallel.is_first():
-        checkpoint.save_model(
-          workdir / name, flat, cfg.model, cfg.data.preset, tokenizer, overwrite=True
-        )
+      write_model("adapter", step.adapter(state, cfg))
     if parallel.is_first():
       page.write(workdir)
     say(f"model folder: {workdir / 'model'}, the run on one page: {workdir / 'report.html'}")
-  checkpoints.wait()
   checkpoints.close()
   return state
 
@@ -319,6 +336,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if not values["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
+    resume.hush()
   workdir = pathlib.Path(values.workdir).absolute()
   try:
     if len(argv) > 1:
@@ -326,11 +344,14 @@ def main(argv: list[str]) -> None:
     profile = parse_profile(values.profile)
     parallel.enable_compilation_cache()
     parallel.initialize(values.coordinator, values.processes, values.process_id)
+    stop = parallel.Stop()
     workdir.mkdir(parents=True, exist_ok=True)
-    train(values.config, workdir, profile)
+    state = train(values.config, workdir, profile, stop.asked)
   except KNOWN_ERRORS as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr)
     sys.exit(1)
+  if int(state.step) < values.config.steps:
+    sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
 
 
 if __name__ == "__main__":

@@ -8,21 +8,25 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
-def start(arguments, cache, devices=1):
-  """Starts Python with a number of CPU devices; cache is the folder of compiled programs."""
+def start(arguments, cache, devices=1, log=None):
+  """Starts Python with a number of CPU devices; cache is the folder of compiled programs.
+
+  What it writes can be read from the process, or goes to a log file.
+  """
   # Programs as small as the tests' compile in half the time unoptimised, and run as fast.
   flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+  out = log.open("w") if log else subprocess.PIPE
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "MELLOW_CACHE": str(cache),
-      "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",  # the package beside these tests
+      "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
       "XLA_FLAGS": flags,
     },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdout=out,
+    stderr=subprocess.STDOUT if log else subprocess.PIPE,
     text=True,
   )
 
@@ -39,7 +43,7 @@ def finish(*processes, seconds=300):
   return [out for out, _ in outputs]
 
 
-def train(workdir, config, cache, *flags, devices=1):
+def train(workdir, config, cache, *flags, devices=1, log=None):
   """Starts the training command on a config file."""
   module = ["-m", "mellow_jax.train", f"--config={config}", f"--workdir={workdir}"]
-  return start([*module, *flags], cache, devices)
+  return start([*module, *flags], cache, devices, log)

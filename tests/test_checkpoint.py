@@ -1,17 +1,15 @@
-"""Model folders and training checkpoints: whole or refused, never wrong."""
+"""Model folders: whole or refused, never wrong."""
 
-import contextlib
 import gc
 import json
 import logging
-import resource
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
 from mellow_jax import checkpoint
 from mellow_jax.checkpoint import CheckpointError
@@ -32,49 +30,10 @@ def complaints_about_what_is_left_behind_are_not_shown():
   log.disabled = False
 
 
-def assert_equal(found, expected):
-  found, expected = mellow.flatten(found), mellow.flatten(expected)
-  assert found.keys() == expected.keys()
-  for name, value in expected.items():
-    assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
-    assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes(), name
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-  """No process of Linux or macOS may then write a longer file: a full disk, wherever this runs."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.fixture
 def disk_is_full(monkeypatch):
   usage = shutil.disk_usage("/")._replace(free=1000)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-
-
-def one_line(caught):
-  text = str(caught.value)
-  assert "\n" not in text
-  return text
-
-
-def delete(path, rng):
-  path.unlink()
-
-
-def truncate(path, rng):
-  path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
-
-
-def flip(path, rng):
-  content = bytearray(path.read_bytes())
-  content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-  path.write_bytes(content)
 
 
 # --- Model folders -------------------------------------------------------------------------------
@@ -92,7 +51,7 @@ def test_a_model_folder_gives_back_every_bit(tiny_model_folder, tiny_config, par
   assert loaded.tokenizer.to_str() == tiny.tokenizer().to_str()
 
 
-@pytest.mark.parametrize("damage", [delete, truncate, flip])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_folder_never_gives_wrong_numbers(
   tiny_model_folder, params, damage, tmp_path
 ):
@@ -189,150 +148,3 @@ def test_a_disk_that_fills_up_on_the_way_leaves_no_half_of_a_model(tiny_config, 
   assert "model: could not be written" in one_line(caught)
   assert [path.name for path in tmp_path.iterdir()] == ["model"]
   assert_equal(checkpoint.load_params(tmp_path / "model")[0], mellow.flatten(params))
-
-
-# --- Training checkpoints ------------------------------------------------------------------------
-
-RUN = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
-
-
-def state_at(step):
-  rng = np.random.default_rng(step)
-  return {
-    "step": jnp.int32(step),
-    "params": {"a/b": jnp.asarray(rng.standard_normal((50, 60), np.float32)), "c": jnp.ones(())},
-  }
-
-
-def like():
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state_at(0)
-  )
-
-
-def reopened(folder):
-  return checkpoint.TrainCheckpoints(folder, keep=3)
-
-
-@pytest.fixture
-def folder(tmp_path):
-  """Checkpoints of steps 2 and 4."""
-  checkpoints = reopened(tmp_path / "checkpoints")
-  for step in (2, 4):
-    checkpoints.save(step, state_at(step), RUN)
-  checkpoints.close()
-  return tmp_path / "checkpoints"
-
-
-def test_an_empty_folder_is_a_beginning(tmp_path):
-  assert reopened(tmp_path / "checkpoints").restore(like(), RUN) is None
-
-
-def test_the_last_step_comes_back_with_every_bit(folder):
-  assert_equal(reopened(folder).restore(like(), RUN), state_at(4))
-
-
-def test_a_save_holds_the_state_as_it_was_though_its_memory_is_used_again(tmp_path):
-  advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-  state = {"w": jnp.zeros(3_000_000)}
-  checkpoints = reopened(tmp_path)
-  for step in range(3):
-    checkpoints.save(step, state, RUN)  # still being written while the state goes on
-    state = advance(state)
-  checkpoints.wait()
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  found = checkpoints.restore(
-    {"w": jax.ShapeDtypeStruct((3_000_000,), float, sharding=sharding)}, RUN
-  )
-  assert_equal(found, {"w": jnp.full(3_000_000, 2.0)})
-
-
-@pytest.mark.parametrize("damage", [delete, truncate, flip])
-def test_damage_to_the_last_step_costs_no_more_than_that_step(folder, damage, tmp_path):
-  rng = np.random.default_rng(1)
-  names = [path.relative_to(folder) for path in (folder / "4").rglob("*") if path.is_file()]
-  fallbacks = 0
-  for name in names:
-    other = shutil.copytree(folder, tmp_path / "damaged")
-    if not (other / name).stat().st_size and damage is not delete:
-      continue
-    damage(other / name, rng)
-    checkpoints = reopened(other)
-    state = checkpoints.restore(like(), RUN)
-    assert_equal(state, state_at(int(state["step"])))
-    assert int(state["step"]) in (2, 4)
-    if int(state["step"]) == 2:
-      fallbacks += 1
-      checkpoints.save(4, state_at(4), RUN)  # the run comes to step 4 again
-      checkpoints.close()
-      assert_equal(reopened(other).restore(like(), RUN), state_at(4))
-    shutil.rmtree(other)
-  assert fallbacks >= 3
-
-
-def test_where_no_step_is_sound_training_does_not_begin_anew(folder):
-  for step in (2, 4):
-    for path in (folder / str(step) / "state").rglob("*"):
-      if path.is_file():
-        path.write_bytes(path.read_bytes()[:-1])
-  with pytest.raises(CheckpointError, match=r"no usable checkpoint.*step 4: .*step 2: ") as caught:
-    reopened(folder).restore(like(), RUN)
-  assert "or remove the folder to start from the beginning" in one_line(caught)
-  assert {"2", "4"} <= {path.name for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize(
-  ("run", "message"),
-  [
-    (RUN | {"optim.learning_rate": 3e-3}, "optim.learning_rate = 0.001, this run has 0.003"),
-    (RUN | {"data.mix.order": 1.0}, "data.mix.order = None, this run has 1.0"),
-    ({"seed": 0, "data.mix.caption": 1.0}, "optim.learning_rate = 0.001, this run has None"),
-  ],
-)
-def test_a_run_of_other_settings_is_not_resumed(folder, run, message):
-  with pytest.raises(CheckpointError, match=f"was saved with {message}.*another --workdir"):
-    reopened(folder).restore(like(), run)
-
-
-def test_a_step_that_was_never_finished_is_removed(folder, caplog):
-  (folder / "4" / checkpoint.COMMITTED).unlink()  # what a kill leaves
-  (folder / "6").mkdir()
-  checkpoints = reopened(folder)
-  assert_equal(checkpoints.restore(like(), RUN), state_at(2))
-  assert {path.name for path in folder.iterdir()} == {"2"}
-  checkpoints.save(4, state_at(4), RUN)
-  checkpoints.close()
-  assert_equal(reopened(folder).restore(like(), RUN), state_at(4))
-
-
-def test_a_full_disk_costs_only_the_saves_that_find_it_full(tmp_path, monkeypatch):
-  checkpoints = reopened(tmp_path)
-  checkpoints.save(1, state_at(1), RUN)
-  with monkeypatch.context() as full:
-    usage = shutil.disk_usage("/")._replace(free=1000)
-    full.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CheckpointError, match="0 MiB free") as caught:
-      checkpoints.save(2, state_at(2), RUN)
-    assert "saving failed, steps [1] are kept (0 MiB free): 0.0 MiB are" in one_line(caught)
-  checkpoints.save(3, state_at(3), RUN)
-  checkpoints.close()
-  assert_equal(reopened(tmp_path).restore(like(), RUN), state_at(3))
-
-
-def test_a_save_that_fails_in_the_background_is_told_at_the_next(tmp_path):
-  checkpoints = reopened(tmp_path)
-  checkpoints.save(1, state_at(1), RUN)
-  checkpoints.wait()
-  with (
-    files_of_at_most(2_000),
-    pytest.raises(CheckpointError, match=r"steps \[1\] are kept") as caught,
-  ):
-    checkpoints.save(2, state_at(2), RUN)
-    checkpoints.wait()
-  assert f"{tmp_path}: saving failed" in one_line(caught)
-  checkpoints.save(3, state_at(3), RUN)
-  checkpoints.close()
-  checkpoints = reopened(tmp_path)
-  assert_equal(checkpoints.restore(like(), RUN), state_at(3))
-  assert {path.name for path in tmp_path.iterdir()} == {"1", "3"}  # nothing is left of step 2

@@ -1,6 +1,7 @@
 """The training command, as it is run: it resumes to the bit, and says in a line what is wrong."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import re
@@ -15,12 +16,12 @@ import processes
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, initial, optim, parallel, step
+from mellow_jax import checkpoint, initial, optim, parallel, step, validation
 from mellow_jax import train as command
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import ConfigError, OptimConfig, validate
-from mellow_jax.data import scenes, words
-from mellow_jax.models import logmel
+from mellow_jax.data import pipeline, scenes, words
+from mellow_jax.models import logmel, mellow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -70,6 +71,8 @@ def test_a_run_leaves_what_it_promises(whole):
   rows = scenes.Scenes("val", 0, 2, {"caption": 1.0, "binary": 1.0})
   assert [(a["question"], a["expected"]) for a in answers] == [(r.input, r.answer) for r in rows]
   assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+  # The only validation was the best so far, at the last step.
+  assert (workdir / "best/config.json").read_text() == (workdir / "model/config.json").read_text()
   model = checkpoint.load_model(workdir / "model")
   assert (model.config, model.preset) == (tiny.run().model, "clean")
   assert json.loads((workdir / "run.json").read_text())["data"]["source"] == "scenes"
@@ -117,6 +120,60 @@ def test_killed_at_any_moment_a_run_ends_the_same(train, whole, tmp_path, moment
   assert process.returncode == -signal.SIGKILL
   processes.finish(train(tmp_path / "run"))
   assert_same_end(tmp_path / "run", workdir)
+
+
+def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path):
+  workdir, _ = whole
+  # Heard while the step is compiled, which is finished and run: step 1, and after that step 2,
+  # which is saved at any rate and is not saved twice.
+  for step_number, asked in ((1, signal.SIGINT), (2, signal.SIGTERM)):
+    process = train(tmp_path / "run")
+    for line in process.stdout:
+      if "compiling" in line:
+        break
+    process.send_signal(asked)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert f"stopped as asked after step {step_number}; the same command goes on" in out
+    assert not err
+    assert [line["step"] for line in lines(tmp_path / "run")] == [*range(1, step_number + 1)]
+    saved = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert saved == {str(n) for n in range(1, step_number + 1)}
+    assert not (tmp_path / "run/model").exists()
+  (out,) = processes.finish(train(tmp_path / "run"))
+  assert "resumed from step 2" in out
+  assert_same_end(tmp_path / "run", workdir)
+
+
+@pytest.mark.slow
+def test_the_best_model_is_that_of_the_lowest_validation_loss(train, tmp_path):
+  # Validated between the saves, too, and with a learning rate that spoils what was learnt.
+  flags = ["--config.steps=3", "--config.eval_every=1", "--config.sample_answers=0"]
+  flags += ["--config.optim.schedule=constant", "--config.optim.learning_rate=0.3"]
+  workdir = tmp_path / "run"
+  processes.finish(train(workdir, *flags))
+  losses = [line["val_loss"] for line in lines(workdir) if "val_loss" in line]
+  assert len(losses) == 3 and min(losses[:2]) < losses[2]
+  best, last = (checkpoint.load_model(workdir / name) for name in ("best", "model"))
+  assert validation_loss(best) == pytest.approx(min(losses), rel=1e-4)
+  assert validation_loss(last) == pytest.approx(losses[2], rel=1e-4)
+  # A run that goes on knows what was the best before: step 3 does not become it.
+  for name in ("checkpoints/3", "model", "best"):
+    shutil.rmtree(workdir / name)
+  processes.finish(train(workdir, *flags))
+  assert (workdir / "model").exists() and not (workdir / "best").exists()
+
+
+def validation_loss(model):
+  """Of the first batch of the tiny run, whose validation has no other."""
+  cfg = tiny.run()
+  _, val_rows, clips = pipeline.sources(cfg)
+  encoder = pipeline.Encoder(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
+  (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
+  flat = mellow.flatten(model.params)
+  evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
+  state = step.TrainState(jnp.int32(0), flat, {}, ())
+  return validation.mean_loss(state, iter([step.Batch(**arrays)]), evaluate)
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
@@ -333,9 +390,11 @@ def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken)
   folder, started = mistaken
   # Training goes on without its checkpoints, since room may come back; the model is what counts.
   *earlier, last = complaints(started["disk"])
-  assert len(earlier) == 2
-  for line in earlier:
-    assert "disk/checkpoints: saving failed, steps [] are kept (0 MiB free)" in line
+  first, best, second = earlier
+  assert "disk/best: could not be written (0 MiB free)" in best
+  for line, number in ((first, 2), (second, 4)):
+    message = f"disk/checkpoints: step {number} could not be saved, steps [] are kept (0 MiB free)"
+    assert message in line
   assert "disk/model: could not be written (0 MiB free)" in last
   left = {path.name for path in (folder / "runs/disk").iterdir() if "tfevents" not in path.name}
   assert left == {"answers.jsonl", "checkpoints", "metrics.jsonl", "run.json", "times.jsonl"}

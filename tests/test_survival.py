@@ -1,0 +1,28 @@
+"""A run that is killed again and again ends as one that was left in peace."""
+
+import argparse
+import signal
+
+import pytest
+import survival
+
+
+@pytest.fixture
+def options(run_config, compile_cache):
+  def make(**changes):
+    fields = {"kills": 1, "signal": signal.SIGKILL, "workers": 0, "processes": 1, "seed": 0}
+    return argparse.Namespace(config=run_config, cache=compile_cache, **fields | changes)
+
+  return make
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(options, tmp_path):
+  tally = survival.survive(tmp_path, options(kills=10))  # an error shows the options and the seed
+  assert tally.strikes == 10 and tally.in_save >= 5
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_signalled_and_both_stop_at_the_same_step(options, tmp_path):
+  tally = survival.survive(tmp_path, options(signal=signal.SIGTERM, processes=2))
+  assert tally.slowest_stop < survival.STOP_SECONDS
