@@ -15,6 +15,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -28,10 +29,11 @@ from ml_collections import config_flags
 from mellow_jax import checkpoint, initial, optim, parallel, step
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import pipeline, prompts
+from mellow_jax.data import bad_records, pipeline, prompts
 from mellow_jax.data.audio import AudioError
 from mellow_jax.data.pipeline import PipelineError
 from mellow_jax.data.records import RecordError
+from mellow_jax.data.workers import StalledError
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
 from mellow_jax.runlog import RunLog, Spent
@@ -56,7 +58,7 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  "data.cache_clips",
+  *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
 )
 
 
@@ -98,8 +100,9 @@ def sample_answers(
   """The first `count` validation questions with the right answer and the model's."""
   found = answer_step(state.trainable, state.frozen, batch)
   tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
+  heard = np.flatnonzero(parallel.to_host(batch.loss_mask).any(axis=1))  # the others are left out
   shown = []
-  for i in range(min(count, len(tokens), len(encoder.rows))):
+  for i in heard[:count].tolist():
     row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
     shown.append({"question": row.input, "expected": row.answer, "answer": text})
   return shown
@@ -116,28 +119,37 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
   say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
   # ---------------------------------------------------------------- data
-  rows, val_rows, clips = pipeline.sources(cfg)
+  rows, val_rows, clips = pipeline.sources(cfg, say)
   tokenizer = initial.tokenizer(cfg, rows)
   encoder = pipeline.Encoder(rows, clips, tokenizer, cfg.model, cfg.data)
   val_encoder = dataclasses.replace(encoder, rows=val_rows)
   part = {"shard": jax.process_index(), "shards": jax.process_count()}
 
-  def train_batches(start_step: int) -> Iterator[Batch]:
+  bad_name = "bad_records.jsonl" if not part["shard"] else f"bad_records.{part['shard']}.jsonl"
+  bad_report = bad_records.Report(workdir / bad_name)
+  new_tally = functools.partial(
+    bad_records.Tally, cfg.data.max_bad_fraction, len(rows), total=parallel.total
+  )
+
+  def train_batches(start_step: int, tally: bad_records.Tally) -> Iterator[Batch]:
     for arrays in pipeline.train_batches(
       encoder,
       seed=cfg.seed,
       batch_size=cfg.batch_size,
       start_step=start_step,
       shuffle=cfg.data.source != "scenes",  # whose order is the curriculum
+      note=bad_report.add,
       **part,
     ):
+      tally.add(arrays.pop("bad"), len(arrays["wav1"]))
       yield parallel.place_batch(Batch(**arrays), mesh)
 
-  def val_batches(count: int) -> Iterator[Batch]:
+  def val_batches(count: int, left_out: list[bad_records.BadRecord]) -> Iterator[Batch]:
     for arrays in pipeline.eval_batches(
-      val_encoder, batch_size=cfg.batch_size, count=count, **part
+      val_encoder, batch_size=cfg.batch_size, count=count, left_out=left_out, **part
     ):
       yield parallel.place_batch(Batch(**arrays), mesh)
+    bad_report.add(left_out)
 
   # ---------------------------------------------------------------- state
   # In this order: own last checkpoint, then init_from, then scratch.
@@ -158,7 +170,7 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
     flat = initial.parameters(cfg, tokenizer)
     if cfg.calibrate_batches:
       say(f"measuring bn0's statistics on {cfg.calibrate_batches} batches")
-      first = itertools.islice(train_batches(0), cfg.calibrate_batches)
+      first = itertools.islice(train_batches(0, new_tally()), cfg.calibrate_batches)
       flat = initial.calibrate(flat, cfg, first, mesh)
     # From the host: each process holds all of it, each device gets its part.
     state = jax.jit(init_state, out_shardings=sharding)(jax.device_get(flat))
@@ -181,7 +193,8 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
 
   # ---------------------------------------------------------------- loop
   start = int(state.step)
-  log, data, spent = RunLog(workdir, start), train_batches(start), Spent()
+  tally, bad_said = new_tally(), {}
+  log, data, spent = RunLog(workdir, start), train_batches(start, tally), Spent()
 
   def report(number: int, metrics: step.Metrics) -> None:
     values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
@@ -200,6 +213,13 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
         f"step {number}/{cfg.steps}  loss {values['loss']:.4f}  {speed:.1f} examples/s  "
         f"{left // 60}m{left % 60:02d}s left"
       )
+      counters = tally.check()
+      bad = bad_records.by_reason(counters)
+      if bad and (number == cfg.steps or bad != bad_said):
+        say(f"{bad_records.describe(counters)}: see {bad_name}")
+      bad_said.update(bad)
+      if bad and number == cfg.steps:
+        log.write(number, bad)
 
   pending: tuple[int, step.Metrics] | None = None
   for number in range(start + 1, cfg.steps + 1):
@@ -226,11 +246,15 @@ def train(cfg: Config, workdir: pathlib.Path) -> TrainState:
       pending = None
     with spent.on("evaluate"):
       if validates and cfg.eval_batches:
-        loss = validate(state, val_batches(cfg.eval_batches), eval_step)
-        log.write(number, {"val_loss": loss})
+        left_out: list[bad_records.BadRecord] = []
+        loss = validate(state, val_batches(cfg.eval_batches, left_out), eval_step)
+        missed = int(parallel.total(bad_records.count(left_out)).sum())
+        log.write(number, {"val_loss": loss, **({"val_left_out": missed} if missed else {})})
         say(f"step {number}  validation loss {loss:.4f}")
+        if missed:
+          say(f"{missed} validation rows are left out, their audio is bad: see {bad_name}")
       if validates and cfg.sample_answers:
-        (batch,) = val_batches(1)
+        (batch,) = val_batches(1, [])
         for shown in sample_answers(state, batch, val_encoder, cfg.sample_answers, answer_step):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
@@ -292,7 +316,9 @@ def main(argv: list[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     train(values.config, workdir)
   except KNOWN_ERRORS as error:
-    print(f"mellow_jax.train: {error}", file=sys.stderr)
+    print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, StalledError):
+      os._exit(1)  # an ordinary exit would wait for the thread that hangs
     sys.exit(1)
 
 
