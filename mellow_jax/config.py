@@ -140,10 +140,13 @@ class ModelConfig:
 class DataConfig:
   """Where rows and audio come from, and how they become batches."""
 
-  source: str = "json"  # "json": ReasonAQA files; "scenes": generated listening scenes
-  train: str = ""  # path of the training rows (source json)
-  val: str = ""  # path of the validation rows (source json)
-  audio_root: str = ""  # folder that the rows' audio paths start from (source json)
+  # "json": files of rows, JSON as ReasonAQA's or CSV; "array_record": folders that
+  # mellow_jax.data.cache wrote of such; "scenes": generated listening scenes
+  source: str = "json"
+  train: str = ""  # path of the training rows
+  val: str = ""  # path of the validation rows
+  val_share: float = 0.0  # of train's clips held out for validation, where val is ""
+  audio_root: str = ""  # folder that the rows' audio paths start from (json); "": that of train
   # Folder or file of tokenizer.json; "": that of the last of init_from; "words": one token a word
   # of the training rows. Scenes have their own.
   tokenizer: str = ""

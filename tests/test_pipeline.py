@@ -291,17 +291,44 @@ def test_missing_audio_beyond_the_share_allowed_is_told_before_training(dataset,
   assert all(line.endswith("they count as bad records") for line in said)
 
 
-@pytest.mark.parametrize("name", ["train", "val", "audio_root"])
+@pytest.mark.parametrize("name", ["train", "val"])
 def test_a_path_that_was_not_given_is_asked_for(dataset, name):
   setattr(dataset.data, name, "")
   with pytest.raises(ConfigError, match=f"give --config.data.{name}=PATH"):
     pipeline.sources(dataset)
 
 
+def test_audio_stands_beside_the_rows_unless_a_root_is_given(dataset):
+  dataset.data.audio_root = ""
+  _, _, clips = pipeline.sources(dataset)
+  assert clips.load("2.wav", None).any()
+
+
+def test_clips_are_held_out_whole_and_whatever_the_order_of_rows(dataset, tmp_path):
+  rows = json.loads((tmp_path / "train.json").read_text())
+  rows += [{**row, "answer": "no"} for row in rows] + [{**rows[0], "filepath2": "3.wav"}]
+  dataset.data.val, dataset.data.val_share, held = "", 0.25, []
+  for order in (rows, rows[::-1]):
+    (tmp_path / "train.json").write_text(json.dumps(order))
+    said = []
+    train, val, _ = pipeline.sources(dataset, said.append)
+    assert len(train) + len(val) == len(rows)
+    clips = [{path for r in part for path in (r.filepath1, r.filepath2)} for part in (train, val)]
+    held.append(clips[1] - clips[0] - {""})
+    assert "1 of 4 clips" in said[0]
+  assert held[0] == held[1] and len(held[0]) == 1
+  (tmp_path / "train.json").write_text(json.dumps(rows[:1]))
+  with pytest.raises(ConfigError, match=r"val_share 0.25: leaves no row of .*train.json to train"):
+    pipeline.sources(dataset, said.append)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda c: setattr(c.data, "source", "tfds"), "config.data.source 'tfds': use json or scenes"),
+    (
+      lambda c: setattr(c.data, "source", "tfds"),
+      "config.data.source 'tfds': use json, array_rec",
+    ),
     (lambda c: setattr(c.data, "second_clip", "none"), "'none': use another, silence, same"),
     (lambda c: c.data.mix.update(singing=1.0), "unknown task 'singing'"),
     (lambda c: c.data.mix.clear(), "not all 0"),

@@ -147,13 +147,14 @@ def _head(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _open(source: Source) -> Iterator[_Signal]:
+def _open(source: Source, called: str | None = None) -> Iterator[_Signal]:
   """Raises AudioError for what cannot be opened and for headers beyond the limits."""
   if isinstance(source, tuple):
     yield _open_array(*source)
     return
   if isinstance(source, bytes):
-    name, size, head, file = f"{len(source)} bytes", len(source), source[:12], io.BytesIO(source)
+    name = called or f"{len(source)} bytes"
+    size, head, file = len(source), source[:12], io.BytesIO(source)
   else:
     name = file = os.fspath(source)
     try:
@@ -268,12 +269,14 @@ def load(
   *,
   window: Window | None = None,
   rng: np.random.Generator | None = None,
+  name: str | None = None,
 ) -> Clip:
   """The clip the model hears: one window of a longer source, the whole of a shorter one.
 
-  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate).
-  window None leaves the choice to the preset: a random one if it says so and rng is given, else the
-  first. An mp3 of varying bit rate whose header tells no length may be refused as cut short.
+  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate);
+  name is what messages call bytes. window None leaves the choice to the preset: a random one if it
+  says so and rng is given, else the first. An mp3 of varying bit rate whose header tells no length
+  may be refused as cut short.
 
   Raises AudioError for a source that is absent, empty, unreadable, damaged or beyond the limits of
   this module, and for samples that are not finite; ValueError for an unknown window
@@ -285,7 +288,7 @@ def load(
     raise ValueError(f"window {window!r} is unknown: one of {', '.join(get_args(Window))}")
   if window == "random" and rng is None:
     raise ValueError('window "random" needs a generator: pass rng')
-  with _open(source) as signal:
+  with _open(source, name) as signal:
     total = _total(signal, cfg.sample_rate, preset)
     spare = max(total - cfg.clip_samples, 0)
     if window == "random":
@@ -308,3 +311,9 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
     least = min(total, round(MIN_WINDOW_SECONDS * cfg.sample_rate))
     starts = range(0, total - least + 1, cfg.clip_samples)
     return [_clip(signal, cfg, preset, start, total) for start in starts]
+
+
+def check(source: Source) -> None:
+  """Raises AudioError where a source cannot be opened or its header is beyond the limits."""
+  with _open(source):
+    pass

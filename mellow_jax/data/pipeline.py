@@ -4,7 +4,10 @@ The batch of a step is a pure function of the seed and the step, so a run resume
 any number of hosts, threads and workers, and no iterator's state is ever saved.
 """
 
+import hashlib
 import operator
+import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
@@ -12,7 +15,7 @@ import grain
 import numpy as np
 
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import bad_records, examples, prompts, records, scenes, workers
+from mellow_jax.data import bad_records, cache, examples, prompts, records, scenes, workers
 from mellow_jax.data.bad_records import BadRecord, PipelineError
 from mellow_jax.data.clips import CachedClips, Clips, FileClips
 from mellow_jax.data.examples import Encoder
@@ -22,7 +25,7 @@ from mellow_jax.data.records import Record
 class _Chosen(Sequence[Record]):
   """Some of the rows, in an order and as often as chosen."""
 
-  def __init__(self, rows: Sequence[Record], indices: Sequence[int]):
+  def __init__(self, rows: Sequence[Record], indices: Sequence[int] | np.ndarray):
     self._rows, self._indices = rows, np.asarray(indices, np.int64)
 
   def __len__(self) -> int:
@@ -53,24 +56,53 @@ def sources(
       return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
     except ValueError as error:
       raise ConfigError(f"config: {error}") from error
-  if data.source != "json":
-    raise ConfigError(f"config.data.source {data.source!r}: use json or scenes")
-  for name in ("train", "val", "audio_root"):
-    if not getattr(data, name):
-      raise ConfigError(f"config.data.{name} is empty: give --config.data.{name}=PATH")
-  train, val = (records.read(path) for path in (data.train, data.val))
-  for split in (train, val):
-    _check_audio(split, data.audio_root, data.max_bad_fraction, say)
-  clips = FileClips(data.audio_root, model_audio, prompts.PRESETS[data.preset])
+  if data.source not in ("json", "array_record"):
+    raise ConfigError(f"config.data.source {data.source!r}: use json, array_record or scenes")
+  if not data.train:
+    raise ConfigError("config.data.train is empty: give --config.data.train=PATH")
+  if not data.val and not 0 < data.val_share < 1:
+    raise ConfigError(
+      "config.data.val is empty: give --config.data.val=PATH, or --config.data.val_share=0.1 to "
+      "hold out that share of the training clips"
+    )
+  preset = prompts.PRESETS[data.preset]
+  paths = [data.train, data.val] if data.val else [data.train]
+  if data.source == "json":
+    root = data.audio_root or pathlib.Path(data.train).parent
+    found = [records.read(path) for path in paths]
+    for rows in found:
+      _check_audio(rows, root, data.max_bad_fraction, say)
+    clips = FileClips(root, model_audio, preset)
+  else:
+    caches = tuple(cache.Cache(path) for path in paths)
+    found = [cache.CacheRows(opened) for opened in caches]
+    clips = cache.CacheClips(caches, model_audio, preset)
+  train, val = found if data.val else _hold_out(found[0], data.val_share, say)
   train = _repeat(train, data.mix)
   if not data.cache_clips:
     return train, val, clips
-  if prompts.PRESETS[data.preset].long == "random":
+  if preset.long == "random":
     raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
   return train, val, CachedClips(clips)
 
 
-def _check_audio(rows: records.Records, root: str, most: float, say: Callable[[str], None]) -> None:
+def _hold_out(
+  rows: records.Records | cache.CacheRows, share: float, say: Callable[[str], None]
+) -> tuple[Sequence[Record], Sequence[Record]]:
+  """Rows without and with some of the clips: the same clips whatever the order of the rows."""
+  paths = sorted(rows.audio_paths(), key=lambda path: hashlib.sha256(path.encode()).digest())
+  held = set(paths[: max(round(share * len(paths)), 1)])
+  is_held = np.array([row.filepath1 in held or row.filepath2 in held for row in rows])
+  if is_held.all():
+    raise ConfigError(f"config.data.val_share {share:g}: leaves no row of {rows.path} to train on")
+  train, val = (_Chosen(rows, np.flatnonzero(part)) for part in (~is_held, is_held))
+  say(f"{rows.path}: {len(held)} of {len(paths)} clips, {len(val)} rows, are held out to validate")
+  return train, val
+
+
+def _check_audio(
+  rows: records.Records, root: str | os.PathLike, most: float, say: Callable[[str], None]
+) -> None:
   """Says how many rows name a file that is not there. Raises PipelineError if they are too many."""
   absent = set(missing := records.missing_audio(rows, root))
   if not absent:
