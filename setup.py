@@ -23,6 +23,7 @@ setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11,<0.13",
     "grain>=0.2.16,<0.3",
+    "array_record>=0.8.1",  # the record cache; Grain reads it
     "transformers>=5",  # AutoTokenizer only; the models are ours
     "tokenizers>=0.22",
     "safetensors>=0.5",

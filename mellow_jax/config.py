@@ -140,22 +140,31 @@ class ModelConfig:
 class DataConfig:
   """Where rows and audio come from, and how they become batches."""
 
-  source: str = "json"  # "json": ReasonAQA files; "scenes": generated listening scenes
-  train: str = ""  # path of the training rows (source json)
-  val: str = ""  # path of the validation rows (source json)
-  audio_root: str = ""  # folder that the rows' audio paths start from (source json)
+  # "json": files of rows, JSON as ReasonAQA's or CSV; "array_record": folders that
+  # mellow_jax.data.cache wrote of such; "scenes": generated listening scenes
+  source: str = "json"
+  train: str = ""  # path of the training rows
+  val: str = ""  # path of the validation rows
+  val_share: float = 0.0  # of train's clips held out for validation, where val is ""
+  audio_root: str = ""  # folder that the rows' audio paths start from (json); "": that of train
   # Folder or file of tokenizer.json; "": that of the last of init_from; "words": one token a word
   # of the training rows. Scenes have their own.
   tokenizer: str = ""
   preset: str = "training"  # of preprocessing and prompts: "release", "training" or "clean"
-  another_clip_share: float = 1.0  # of one-clip rows that hear another clip second; training
+  # What a row of one clip hears second in training: "another" clip of the rows, training;
+  # "silence"; or the "same" clip. Evaluation hears silence or, for the others, the same.
+  second_clip: str = "another"
+  another_clip_share: float = 1.0  # of those under "another", the rest hear the same; training
   # scenes: weight of each task; json: how many times an epoch rows of a subtype are seen, if not 1
   mix: dict[str, float] = field(default_factory=dict)
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
   warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
   augment: bool = False  # distort training clips, mix those of one caption, redraw the options
   cache_clips: bool = False  # keep decoded clips in memory; for presets without random windows
+  max_bad_fraction: float = 0.01  # of the records drawn; more whose audio is bad end the run
   threads: int = 2  # that decode and tokenise, a process
+  workers: int = 0  # processes that do so in place of the trainer's own; for many cores
+  timeout_seconds: float = 300.0  # without a batch before a run ends with an error
 
 
 @dataclass(kw_only=True)

@@ -130,7 +130,7 @@ def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
       second = clip(record.filepath2) if record.filepath2 else None
       return clip(record.filepath1), second, record.input
     except AudioError as error:
-      raise AudioError(f"{f.manifest}, row {record.row} (from 0): {error}") from None
+      raise AudioError(f"{f.manifest}, row {record.row} (from 0): {error}", error.reason) from None
 
   left = range(first_row, len(rows))
   stream = model.stream(

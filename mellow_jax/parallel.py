@@ -146,6 +146,13 @@ def to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
   return np.asarray(leaf)
 
 
+def total(counts: np.ndarray) -> np.ndarray:
+  """The sum of an array over all processes, which must all ask for it."""
+  if jax.process_count() == 1:
+    return counts
+  return np.asarray(multihost_utils.process_allgather(counts)).sum(axis=0)
+
+
 def enable_compilation_cache() -> pathlib.Path:
   """Keeps compiled programs on disk, so that a second start does not compile again.
 

@@ -23,7 +23,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,14 +33,16 @@ from ml_collections import config_flags
 from mellow_jax import checkpoint, initial, optim, page, parallel, resume, step, validation
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import pipeline, prompts
+from mellow_jax.data import bad_records, prompts
 from mellow_jax.data.audio import AudioError
 from mellow_jax.data.pipeline import PipelineError
 from mellow_jax.data.records import RecordError
+from mellow_jax.data.workers import StalledError
+from mellow_jax.feed import Feed
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
 from mellow_jax.runlog import RunLog, Spent, fingerprint
-from mellow_jax.step import Batch, TrainState
+from mellow_jax.step import TrainState
 
 
 class DivergedError(RuntimeError):
@@ -61,7 +63,8 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  *("data.cache_clips", "optim.max_skipped", "accumulate", "keep_best", "audit"),
+  *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
+  *("optim.max_skipped", "accumulate", "keep_best", "audit"),
 )
 
 
@@ -131,32 +134,11 @@ def train(
   say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
   # ---------------------------------------------------------------- data
-  rows, val_rows, clips = pipeline.sources(cfg)
-  tokenizer = initial.tokenizer(cfg, rows)
-  encoder = pipeline.Encoder(rows, clips, tokenizer, cfg.model, cfg.data)
-  val_encoder = dataclasses.replace(encoder, rows=val_rows)
-  part = {"shard": jax.process_index(), "shards": jax.process_count()}
-
-  def train_batches(start_step: int) -> Iterator[Batch]:
-    for arrays in pipeline.train_batches(
-      encoder,
-      seed=cfg.seed,
-      batch_size=cfg.batch_size,
-      start_step=start_step,
-      shuffle=cfg.data.source != "scenes",  # whose order is the curriculum
-      **part,
-    ):
-      yield parallel.place_batch(Batch(**arrays), mesh)
-
-  def val_batches(count: int) -> Iterator[Batch]:
-    for arrays in pipeline.eval_batches(
-      val_encoder, batch_size=cfg.batch_size, count=count, **part
-    ):
-      yield parallel.place_batch(Batch(**arrays), mesh)
+  feed = Feed(cfg, mesh, workdir)
 
   # ---------------------------------------------------------------- state
   # In this order: own last checkpoint, then init_from, then scratch.
-  rate = optim.schedule(cfg.optim, cfg.steps, max(len(rows) // cfg.batch_size, 1))
+  rate = optim.schedule(cfg.optim, cfg.steps, max(len(feed.rows) // cfg.batch_size, 1))
   tx = optim.make(cfg.optim, rate)
   init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
   abstract = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
@@ -165,17 +147,17 @@ def train(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
   checkpoints = resume.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  run = settings(cfg, len(rows))
+  run = settings(cfg, len(feed.rows))
   found = checkpoints.restore(like, run)
   counters: resume.Counters = {}
   if found is not None:
     state, counters = found
     say(f"resumed from step {int(state.step)} of {workdir}")
   else:
-    flat = initial.parameters(cfg, tokenizer)
+    flat = initial.parameters(cfg, feed.tokenizer)
     if cfg.calibrate_batches:
       say(f"measuring bn0's statistics on {cfg.calibrate_batches} batches")
-      first = itertools.islice(train_batches(0), cfg.calibrate_batches)
+      first = itertools.islice(feed.train(0, {}), cfg.calibrate_batches)
       flat = initial.calibrate(flat, cfg, first, mesh)
     # From the host: each process holds all of it, each device gets its part.
     state = jax.jit(init_state, out_shardings=sharding)(jax.device_get(flat))
@@ -199,13 +181,13 @@ def train(
   # ---------------------------------------------------------------- loop
   start = saved = int(state.step)
   profile = range(max(profile.start, start + 1), min(profile.stop, cfg.steps + 1))
-  log, data, spent = RunLog(workdir, start), train_batches(start), Spent()
+  log, data, spent = RunLog(workdir, start), feed.train(start, counters), Spent()
 
   def write_model(name: str, flat: dict[str, jax.Array]) -> None:
     flat = {k: parallel.to_host(v) for k, v in flat.items()}
     if parallel.is_first():
       checkpoint.save_model(
-        workdir / name, flat, cfg.model, cfg.data.preset, tokenizer, overwrite=True
+        workdir / name, flat, cfg.model, cfg.data.preset, feed.tokenizer, overwrite=True
       )
 
   def report(number: int, metrics: step.Metrics, audit: dict[str, str]) -> None:
@@ -233,6 +215,7 @@ def train(
         f"step {number}/{cfg.steps}  loss {values['loss']:.4f}  {speed:.1f} examples/s  "
         f"{left // 60}m{left % 60:02d}s left"
       )
+      feed.check(log, number)
 
   pending: tuple[int, step.Metrics, dict[str, str]] | None = None
   stopped = False
@@ -269,28 +252,33 @@ def train(
       pending = None
     with spent.on("evaluate"):
       if validates and cfg.eval_batches:
-        loss = validation.mean_loss(state, val_batches(cfg.eval_batches), eval_step)
-        log.write(number, {"val_loss": loss})
+        left_out: list[bad_records.BadRecord] = []
+        batches = feed.validation(cfg.eval_batches, left_out)
+        loss = validation.mean_loss(state, batches, eval_step)
+        missed = int(parallel.total(bad_records.count(left_out)).sum())
+        log.write(number, {"val_loss": loss, **({"val_left_out": missed} if missed else {})})
         say(f"step {number}  validation loss {loss:.4f}")
+        if missed:
+          say(f"{missed} validation rows are left out, their audio is bad: see {feed.report_name}")
         if cfg.keep_best and loss < counters.get("best_val_loss", math.inf):
           counters |= {"best_val_loss": loss, "best_step": number}
           attempt(write_model, "best", step.answering(state, cfg))
       if validates and cfg.sample_answers:
-        (batch,) = val_batches(1)
+        (batch,) = feed.validation(1, [])
         for shown in validation.sample_answers(
-          state, batch, val_encoder, cfg.sample_answers, answer_step
+          state, batch, feed.val_encoder, cfg.sample_answers, answer_step
         ):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
     if saves:
       with spent.on("save"):
-        if attempt(checkpoints.save, number, state, run, counters):
+        if attempt(checkpoints.save, number, state, run, counters | feed.counters()):
           saved = number
   if stopped:
     if pending:
       report(*pending)
     if saved < int(state.step):
-      checkpoints.save(int(state.step), state, run, counters)
+      checkpoints.save(int(state.step), state, run, counters | feed.counters())
     checkpoints.close()
     log.close()
     say(f"stopped as asked after step {int(state.step)}; the same command goes on from there")
@@ -348,7 +336,9 @@ def main(argv: list[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     state = train(values.config, workdir, profile, stop.asked)
   except KNOWN_ERRORS as error:
-    print(f"mellow_jax.train: {error}", file=sys.stderr)
+    print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, StalledError):
+      os._exit(1)  # an ordinary exit would wait for the thread that hangs
     sys.exit(1)
   if int(state.step) < values.config.steps:
     sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command

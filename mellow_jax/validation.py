@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mellow_jax import parallel
 from mellow_jax.data import pipeline
 from mellow_jax.step import Batch, TrainState
 
@@ -23,8 +24,9 @@ def sample_answers(
   """The first `count` validation questions with the right answer and the model's."""
   found = answer_step(state, batch)
   tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
+  heard = np.flatnonzero(parallel.to_host(batch.loss_mask).any(axis=1))  # the others are left out
   shown = []
-  for i in range(min(count, len(tokens), len(encoder.rows))):
+  for i in heard[:count].tolist():
     row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
     shown.append({"question": row.input, "expected": row.answer, "answer": text})
   return shown

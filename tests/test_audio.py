@@ -11,7 +11,7 @@ import recipe
 import soundfile
 
 from mellow_jax.config import AudioConfig
-from mellow_jax.data import audio, prompts, resampling
+from mellow_jax.data import audio, clips, prompts, resampling
 
 GOLDEN = Path(__file__).parent / "golden/resample.npz"
 RELEASE, TRAINING, CLEAN = (prompts.PRESETS[name] for name in ("release", "training", "clean"))
@@ -311,8 +311,8 @@ def test_mutated_files_raise_audio_error_only(form):
 def test_file_clips_load_below_their_root_and_travel_to_workers(tmp_path):
   (tmp_path / "sub").mkdir()
   (tmp_path / "sub/a.wav").write_bytes(encoded(noise(0.5)))
-  clips = pickle.loads(pickle.dumps(audio.FileClips(str(tmp_path), SMALL, TRAINING)))
-  wav = clips.load("sub\\a.wav", np.random.default_rng(0))
+  reader = pickle.loads(pickle.dumps(clips.FileClips(str(tmp_path), SMALL, TRAINING)))
+  wav = reader.load("sub\\a.wav", np.random.default_rng(0))
   assert wav.shape == (32_000,) and wav.dtype == np.float32 and wav[:16_000].any()
 
 
@@ -321,11 +321,11 @@ def test_file_clips_load_below_their_root_and_travel_to_workers(tmp_path):
 )
 def test_file_clips_refuse_paths_that_leave_the_root(tmp_path, path):
   with pytest.raises(audio.AudioError, match="audio path"):
-    audio.FileClips(str(tmp_path), SMALL, TRAINING).load(path)
+    clips.FileClips(str(tmp_path), SMALL, TRAINING).load(path)
 
 
 def test_file_clips_follow_symbolic_links(tmp_path):
   (tmp_path / "elsewhere.wav").write_bytes(encoded(noise(0.5)))
   (tmp_path / "root").mkdir()
   (tmp_path / "root/a.wav").symlink_to(tmp_path / "elsewhere.wav")
-  assert audio.FileClips(str(tmp_path / "root"), SMALL, TRAINING).load("a.wav").any()
+  assert clips.FileClips(str(tmp_path / "root"), SMALL, TRAINING).load("a.wav").any()

@@ -10,8 +10,7 @@ import soundfile
 import tiny
 
 from mellow_jax.config import ConfigError, DataConfig
-from mellow_jax.data import audio, pipeline, prompts, words
-from mellow_jax.data.audio import AudioError
+from mellow_jax.data import pipeline, words
 from mellow_jax.data.pipeline import PipelineError
 from mellow_jax.data.records import Record
 
@@ -58,6 +57,19 @@ def assert_equal(found, expected):
       np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+def joined(parts):
+  """The batches of all hosts from the parts of each; of bad records the sum."""
+  return [
+    {
+      name: np.sum([p[name] for p in step], axis=0)
+      if name == "bad"
+      else np.concatenate([p[name] for p in step])
+      for name in step[0]
+    }
+    for step in zip(*parts, strict=True)
+  ]
+
+
 def rows_of(found):
   return [batch["wav1"][:, 0].astype(int).tolist() for batch in found]
 
@@ -78,11 +90,7 @@ def test_a_batch_follows_from_seed_and_step_alone(start_step):
 def test_the_hosts_parts_are_the_whole_batch_in_its_order(shards):
   made_by = encoder(another_clip_share=0.5)
   parts = [batches(made_by, 5, 2, shard=i, shards=shards) for i in range(shards)]
-  joined = [
-    {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-    for step in zip(*parts, strict=True)
-  ]
-  assert_equal(joined, batches(made_by, 5, 2))
+  assert_equal(joined(parts), batches(made_by, 5, 2))
 
 
 def test_threads_change_nothing():
@@ -207,11 +215,7 @@ def test_the_hosts_parts_of_validation_are_the_whole(shards):
     list(pipeline.eval_batches(encoder(6), batch_size=4, count=9, shard=i, shards=shards))
     for i in range(shards)
   ]
-  joined = [
-    {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-    for step in zip(*parts, strict=True)
-  ]
-  assert_equal(joined, whole)
+  assert_equal(joined(parts), whole)
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -272,7 +276,7 @@ def test_cached_clips_are_read_once(dataset, tmp_path):
     pipeline.sources(dataset)
 
 
-def test_missing_audio_is_told_before_training_begins(dataset, tmp_path):
+def test_missing_audio_beyond_the_share_allowed_is_told_before_training(dataset, tmp_path):
   for name in ("1.wav", "3.wav"):
     (tmp_path / name).unlink()
   with pytest.raises(PipelineError) as caught:
@@ -280,33 +284,52 @@ def test_missing_audio_is_told_before_training_begins(dataset, tmp_path):
   text = str(caught.value)
   assert "\n" not in text
   assert f"train.json: 2 of its audio files are not below {tmp_path}, first 1.wav" in text
+  assert "2 of 4 rows name them, more than config.data.max_bad_fraction 0.01 allows" in text
+  dataset.data.max_bad_fraction, said = 0.5, []
+  pipeline.sources(dataset, said.append)
+  assert [line.split(": ")[0].rpartition("/")[2] for line in said] == ["train.json", "val.json"]
+  assert all(line.endswith("they count as bad records") for line in said)
 
 
-@pytest.mark.parametrize("name", ["train", "val", "audio_root"])
+@pytest.mark.parametrize("name", ["train", "val"])
 def test_a_path_that_was_not_given_is_asked_for(dataset, name):
   setattr(dataset.data, name, "")
   with pytest.raises(ConfigError, match=f"give --config.data.{name}=PATH"):
     pipeline.sources(dataset)
 
 
-def test_a_row_that_cannot_be_used_is_named(dataset, tmp_path):
-  (tmp_path / "1.wav").write_bytes(b"not audio")
-  rows, _, clips = pipeline.sources(dataset)
-  made_by = pipeline.Encoder(rows, clips, TOKENIZER, dataset.model, dataset.data)
-  with pytest.raises(PipelineError, match=r"row 1 \(\): .*1.wav: cannot be decoded"):
-    made_by(rows[1])
-  # On the way through threads and batches, too.
-  with pytest.raises(PipelineError, match="row 1"):
-    batches(made_by, 1)
-  preset = prompts.PRESETS["clean"]
-  with pytest.raises(AudioError):
-    audio.load(tmp_path / "1.wav", dataset.model.audio, preset)
+def test_audio_stands_beside_the_rows_unless_a_root_is_given(dataset):
+  dataset.data.audio_root = ""
+  _, _, clips = pipeline.sources(dataset)
+  assert clips.load("2.wav", None).any()
+
+
+def test_clips_are_held_out_whole_and_whatever_the_order_of_rows(dataset, tmp_path):
+  rows = json.loads((tmp_path / "train.json").read_text())
+  rows += [{**row, "answer": "no"} for row in rows] + [{**rows[0], "filepath2": "3.wav"}]
+  dataset.data.val, dataset.data.val_share, held = "", 0.25, []
+  for order in (rows, rows[::-1]):
+    (tmp_path / "train.json").write_text(json.dumps(order))
+    said = []
+    train, val, _ = pipeline.sources(dataset, said.append)
+    assert len(train) + len(val) == len(rows)
+    clips = [{path for r in part for path in (r.filepath1, r.filepath2)} for part in (train, val)]
+    held.append(clips[1] - clips[0] - {""})
+    assert "1 of 4 clips" in said[0]
+  assert held[0] == held[1] and len(held[0]) == 1
+  (tmp_path / "train.json").write_text(json.dumps(rows[:1]))
+  with pytest.raises(ConfigError, match=r"val_share 0.25: leaves no row of .*train.json to train"):
+    pipeline.sources(dataset, said.append)
 
 
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda c: setattr(c.data, "source", "tfds"), "config.data.source 'tfds': use json or scenes"),
+    (
+      lambda c: setattr(c.data, "source", "tfds"),
+      "config.data.source 'tfds': use json, array_rec",
+    ),
+    (lambda c: setattr(c.data, "second_clip", "none"), "'none': use another, silence, same"),
     (lambda c: c.data.mix.update(singing=1.0), "unknown task 'singing'"),
     (lambda c: c.data.mix.clear(), "not all 0"),
     (lambda c: setattr(c.model.audio, "clip_seconds", 2.0), "clip_samples 32000 is less than 4"),

@@ -152,6 +152,59 @@ def test_missing_audio_lists_each_absent_file_once(write, tmp_path):
   assert records.missing_audio(found, tmp_path) == ["gone/a.wav", "b.wav"]
 
 
+# --- Tables --------------------------------------------------------------------------------------
+
+
+def test_a_table_of_clips_gives_records(tmp_path):
+  path = tmp_path / "clips.csv"
+  text = 'file,question,answer,_who,file2,caption\r\na.wav,"what, and\nwhen?",rain,me,,it rains\r\n'
+  path.write_bytes(f"\ufeff{text}\r\ndogs\\b.wav,is it loud?,no,,c.wav,\r\n".encode())
+  first, second = records.read(path)
+  assert first == records.Record(
+    taskname="",
+    filepath1="a.wav",
+    filepath2="",
+    caption1="it rains",
+    caption2="",
+    input="what, and\nwhen?",
+    answer="rain",
+    subtype="clips.csv",
+    row=0,
+  )
+  assert (second.filepath1, second.filepath2, second.row) == ("dogs/b.wav", "c.wav", 1)
+
+
+HEADER = "file,question,answer\n"
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("", "line 1: column 'file' is missing"),
+    ("file,question\n", "line 1: column 'answer' is missing"),
+    ("file;question;answer\n", "line 1: column 'file;question;answer' is unknown: .*by commas"),
+    ("file,question,answer,file\n", "line 1: column 'file' occurs twice"),
+    (HEADER, "holds no rows"),
+    (HEADER + "a.wav,what,yes\n\na.wav,what, and why,no", "line 4: has 4 cells where .* 3: put"),
+    (HEADER + "a.wav,what\n", "line 2: has 2 cells where the header has 3"),
+    (HEADER + 'a.wav,"what\nis",yes\n,what,yes\n', "line 4: column 'file' is empty"),
+    (HEADER + "a.wav, ,yes", "line 2: column 'question' is empty"),
+    (HEADER + "../a.wav,what,yes", "line 2: column 'file' leaves the audio root"),
+    (HEADER + 'a.wav,"what" ,yes', "line 2: is not CSV"),
+    (HEADER + 'a.wav,"what,yes', "line 2: is not CSV"),
+    (HEADER + "a.wav,what," + "x" * 200_000, "line 2: is not CSV .*field larger"),
+    (HEADER + "a.wav,what," + "x" * 10_001, "line 2: column 'answer' has more than 10000"),
+    (HEADER + "a.wav,what,\udcff", "is not UTF-8 at byte 32"),
+  ],
+)
+def test_what_is_wrong_with_a_table_is_named_with_its_line(tmp_path, text, message):
+  path = tmp_path / "clips.csv"
+  path.write_bytes(text.encode(errors="surrogateescape"))
+  with pytest.raises(records.RecordError, match=f"clips.csv.*{message}") as error:
+    records.read(path)
+  assert "\n" not in str(error.value)
+
+
 def test_thousands_of_rows_read_in_well_under_a_second(write):
   path = write([ROW | {"input": f"question {i}"} for i in range(5000)])
   start = time.process_time()

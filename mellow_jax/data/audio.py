@@ -19,7 +19,7 @@ import soundfile
 from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
-from mellow_jax.data import records, resampling
+from mellow_jax.data import resampling
 from mellow_jax.data.prompts import Preset
 
 # Limits on what a header may claim. Without them a rate of 1 Hz asks for gigabytes of output, and
@@ -37,10 +37,38 @@ _STREAMED_RIFF = 0x7FFF_0000
 
 Source = str | os.PathLike | bytes | tuple[np.ndarray, int]
 Window = Literal["first", "center", "random"]
+Reason = Literal[
+  "missing",
+  "not_a_file",
+  "unreadable",  # the system does not open it: permissions, a loop of links
+  "path",  # it would leave the audio root
+  "empty",
+  "undecodable",
+  "no_samples",
+  "rate",
+  "channels",
+  "too_long",
+  "cut_short",
+  "damaged",
+  "not_finite",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+# They hold whatever part of a file is heard, and do not pass by themselves.
+LASTING: tuple[Reason, ...] = (
+  *("not_a_file", "path", "empty", "undecodable", "no_samples"),
+  *("rate", "channels", "too_long", "cut_short"),
+)
 
 
 class AudioError(ValueError):
   """Audio that cannot be used; the message names it and says what to do."""
+
+  def __init__(self, message: str, reason: Reason):
+    super().__init__(message, reason)  # both, so that it can be sent between processes
+    self.reason = reason
+
+  def __str__(self) -> str:
+    return self.args[0]
 
 
 @dataclass(frozen=True)
@@ -73,18 +101,21 @@ class _Signal:
 def _check_header(name: str, rate: int, channels: int, frames: int) -> None:
   if not MIN_RATE <= rate <= MAX_RATE:
     raise AudioError(
-      f"{name}: sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE}: convert it to 32000 Hz"
+      f"{name}: sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE}: convert it to 32000 Hz",
+      "rate",
     )
   if not 1 <= channels <= MAX_CHANNELS:
     raise AudioError(
-      f"{name}: {channels} channels, where 1 to {MAX_CHANNELS} are read: mix it down to mono"
+      f"{name}: {channels} channels, where 1 to {MAX_CHANNELS} are read: mix it down to mono",
+      "channels",
     )
   if frames < 1:
-    raise AudioError(f"{name}: holds no samples: replace it or drop its record")
+    raise AudioError(f"{name}: holds no samples: replace it or drop its record", "no_samples")
   if frames > MAX_SECONDS * rate:
     raise AudioError(
       f"{name}: claims {frames / rate:.0f} s, more than {MAX_SECONDS:.0f}: split it, or get it "
-      "again if it is shorter"
+      "again if it is shorter",
+      "too_long",
     )
 
 
@@ -92,7 +123,8 @@ def _open_array(wav: np.ndarray, rate: int) -> _Signal:
   name = f"array {wav.dtype}{list(wav.shape)}"
   if not np.issubdtype(wav.dtype, np.floating) or wav.ndim not in (1, 2):
     raise AudioError(
-      f"{name}: give floating-point samples in [-1, 1], shaped [samples] or [samples, channels]"
+      f"{name}: give floating-point samples in [-1, 1], shaped [samples] or [samples, channels]",
+      "undecodable",
     )
   wav = wav[:, None] if wav.ndim == 1 else wav
   _check_header(name, rate, wav.shape[1], wav.shape[0])
@@ -104,7 +136,9 @@ def _check_riff(name: str, head: bytes, size: int) -> None:
   promised = 8 + int.from_bytes(head[4:8], "little")
   # One byte less is no loss: some programs count the last padding byte and do not write it.
   if head[:4] == b"RIFF" and size + 1 < promised < _STREAMED_RIFF:
-    raise AudioError(f"{name}: cut short, {size} of {promised} bytes are there: get it again")
+    raise AudioError(
+      f"{name}: cut short, {size} of {promised} bytes are there: get it again", "cut_short"
+    )
 
 
 def _head(path: str) -> bytes:
@@ -113,13 +147,14 @@ def _head(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _open(source: Source) -> Iterator[_Signal]:
+def _open(source: Source, called: str | None = None) -> Iterator[_Signal]:
   """Raises AudioError for what cannot be opened and for headers beyond the limits."""
   if isinstance(source, tuple):
     yield _open_array(*source)
     return
   if isinstance(source, bytes):
-    name, size, head, file = f"{len(source)} bytes", len(source), source[:12], io.BytesIO(source)
+    name = called or f"{len(source)} bytes"
+    size, head, file = len(source), source[:12], io.BytesIO(source)
   else:
     name = file = os.fspath(source)
     try:
@@ -127,21 +162,26 @@ def _open(source: Source) -> Iterator[_Signal]:
       is_file = stat.S_ISREG(status.st_mode)  # opening a pipe would wait for ever
       head = _head(name) if is_file else b""
     except FileNotFoundError:
-      raise AudioError(f"{name}: there is no such file: check the path and the root") from None
+      raise AudioError(
+        f"{name}: there is no such file: check the path and the root", "missing"
+      ) from None
     except (OSError, ValueError) as error:
-      raise AudioError(f"{name!r}: cannot be opened ({error}): check the path") from None
+      raise AudioError(
+        f"{name!r}: cannot be opened ({error}): check the path", "unreadable"
+      ) from None
     if not is_file:
-      raise AudioError(f"{name}: is not a file: check the path")
+      raise AudioError(f"{name}: is not a file: check the path", "not_a_file")
     size = status.st_size
   if not size:
-    raise AudioError(f"{name}: is empty: get it again or drop its record")
+    raise AudioError(f"{name}: is empty: get it again or drop its record", "empty")
   _check_riff(name, head, size)
   try:
     # TypeError: soundfile wants to be told how to read a file called ".raw".
     sound = soundfile.SoundFile(file)
   except (soundfile.SoundFileError, TypeError) as error:
     raise AudioError(
-      f"{name}: cannot be decoded ({error}): give wav, flac, ogg or mp3, or get it again"
+      f"{name}: cannot be decoded ({error}): give wav, flac, ogg or mp3, or get it again",
+      "undecodable",
     ) from None
 
   def read(start: int, stop: int) -> Float32[np.ndarray, "frames channels"]:
@@ -150,11 +190,12 @@ def _open(source: Source) -> Iterator[_Signal]:
         sound.seek(start)
       wav = sound.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-      raise AudioError(f"{name}: is damaged ({error}): get it again") from None
+      raise AudioError(f"{name}: is damaged ({error}): get it again", "damaged") from None
     if len(wav) < stop - start:
       raise AudioError(
         f"{name}: ends at frame {start + len(wav)} of the {sound.frames} its header claims: get it "
-        "again, or convert it to wav"
+        "again, or convert it to wav",
+        "damaged",
       )
     return wav
 
@@ -176,7 +217,8 @@ def _mono(
     if not np.abs(frames).max(initial=0.0) <= MAX_AMPLITUDE:  # true of NaN as well
       raise AudioError(
         f"{signal.name}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}: export "
-        "it again with samples in [-1, 1], or drop its record"
+        "it again with samples in [-1, 1], or drop its record",
+        "not_finite",
       )
     return frames.mean(axis=1)
 
@@ -227,12 +269,14 @@ def load(
   *,
   window: Window | None = None,
   rng: np.random.Generator | None = None,
+  name: str | None = None,
 ) -> Clip:
   """The clip the model hears: one window of a longer source, the whole of a shorter one.
 
-  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate).
-  window None leaves the choice to the preset: a random one if it says so and rng is given, else the
-  first. An mp3 of varying bit rate whose header tells no length may be refused as cut short.
+  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate);
+  name is what messages call bytes. window None leaves the choice to the preset: a random one if it
+  says so and rng is given, else the first. An mp3 of varying bit rate whose header tells no length
+  may be refused as cut short.
 
   Raises AudioError for a source that is absent, empty, unreadable, damaged or beyond the limits of
   this module, and for samples that are not finite; ValueError for an unknown window
@@ -244,7 +288,7 @@ def load(
     raise ValueError(f"window {window!r} is unknown: one of {', '.join(get_args(Window))}")
   if window == "random" and rng is None:
     raise ValueError('window "random" needs a generator: pass rng')
-  with _open(source) as signal:
+  with _open(source, name) as signal:
     total = _total(signal, cfg.sample_rate, preset)
     spare = max(total - cfg.clip_samples, 0)
     if window == "random":
@@ -269,26 +313,7 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
     return [_clip(signal, cfg, preset, start, total) for start in starts]
 
 
-@dataclass(frozen=True)
-class FileClips:
-  """Clips of the audio files below a root folder, by the paths that records give.
-
-  Symbolic links are followed, wherever they lead: datasets are put together with them, and the root
-  is trusted. What records say is not.
-  """
-
-  root: str | os.PathLike
-  cfg: AudioConfig
-  preset: Preset
-
-  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
-    """The waveform of a file below the root.
-
-    Raises AudioError as the function load does, and for a path that is absolute, has a drive
-    letter, a ".." or a NUL.
-    """
-    try:
-      relative = records.relative_path(path)
-    except ValueError as error:
-      raise AudioError(f"audio path {error}") from None
-    return load(Path(self.root) / relative, self.cfg, self.preset, rng=rng).wav
+def check(source: Source) -> None:
+  """Raises AudioError where a source cannot be opened or its header is beyond the limits."""
+  with _open(source):
+    pass

@@ -1,9 +1,12 @@
-"""ReasonAQA's JSON, validated into records with random access.
+"""ReasonAQA's JSON, or a CSV table of one's own clips, validated into records with random access.
 
-A file is a list of objects, each with the text fields of `Record`. Nothing is guessed and nothing
-is dropped: what does not fit is an error that names the file, the row and the field.
+A JSON file is a list of objects, each with the text fields of `Record`. A table has the columns
+file, question and answer, and if wanted file2 and caption. Nothing is guessed and nothing is
+dropped: what does not fit is an error that names the file, the row and the field.
 """
 
+import csv
+import io
 import json
 import operator
 import os
@@ -27,6 +30,15 @@ FIELDS = (
   "subtype",
 )
 _KNOWN = frozenset(FIELDS)
+# Columns of a table, by the field that takes them; those of an empty default may be left out.
+COLUMNS = {
+  "filepath1": "file",
+  "input": "question",
+  "answer": "answer",
+  "filepath2": "file2",
+  "caption1": "caption",
+}
+_NEEDED = ("file", "question", "answer")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -140,14 +152,19 @@ def _fault(row: object) -> str:
 
 
 class _Reader:
-  """Checks the rows of one file."""
+  """Checks the rows of one file; of a table with the line that each begins on."""
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, lines: list[int] | None = None):
     self.name = name
+    self.lines = lines
     self.paths = {"": ""}  # as written -> as kept: the same clip stands in many rows
 
   def fail(self, row: int, fault: str) -> NoReturn:
-    raise RecordError(f"{self.name}, row {row} (from 0): {fault}")
+    if self.lines is None:
+      raise RecordError(f"{self.name}, row {row} (from 0): {fault}")
+    for field, column in COLUMNS.items():
+      fault = fault.replace(f"field {field!r}", f"column {column!r}")
+    raise RecordError(f"{self.name}, line {self.lines[row]}: {fault}")
 
   def path(self, row: int, field: str, text: str) -> str:
     if (path := self.paths.get(text)) is None:
@@ -181,13 +198,63 @@ class _Reader:
     return task, first, second, caption1, caption2, question, answer, subtype
 
 
-def read(path: str | os.PathLike) -> Records:
-  """The records of a JSON file.
+def _read_table(name: str, raw: bytes) -> Records:
+  try:
+    text = raw.decode("utf-8-sig")  # spreadsheets begin their UTF-8 with a byte-order mark
+  except UnicodeDecodeError as error:
+    raise RecordError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
+  table = csv.reader(io.StringIO(text, newline=""), strict=True)
+  rows, lines, begin = [], [], 1
+  try:
+    header = next(table, [])
+    _check_header(name, header)
+    begin = table.line_num + 1
+    for cells in table:
+      if cells:  # a blank line is no row
+        if len(cells) != len(header):
+          raise RecordError(
+            f"{name}, line {begin}: has {len(cells)} cells where the header has {len(header)}: put "
+            'text that holds a comma between ""'
+          )
+        rows.append(dict(zip(header, cells, strict=True)))
+        lines.append(begin)
+      begin = table.line_num + 1
+  except csv.Error as error:
+    raise RecordError(f"{name}, line {begin}: is not CSV ({error})") from None
+  if not rows:
+    raise RecordError(f"{name}: holds no rows")
+  reader = _Reader(name, lines)
+  found = []
+  for i, row in enumerate(rows):
+    fields = dict.fromkeys(FIELDS, "") | {"subtype": Path(name).name}
+    fields |= {field: row.get(column, "") for field, column in COLUMNS.items()}
+    found.append(reader.row(i, fields))
+  return Records(name, found)
 
-  Fields whose names begin with "_" are notes, and ignored. Raises RecordError if the file cannot be
-  read, is not strict JSON (UTF-8 without a byte-order mark, no NaN, no key twice), is not a list of
-  at least one object, or if a row has a field missing, unknown, not text or too long, an empty
-  question, answer or first path, or an audio path that could leave its root folder.
+
+def _check_header(name: str, header: list[str]) -> None:
+  known = [*COLUMNS.values()]
+  for column in header:
+    if column not in known and not column.startswith("_"):
+      raise RecordError(
+        f"{name}, line 1: column {column!r} is unknown: use {', '.join(known)}, separated by "
+        "commas, or begin its name with '_' to have it ignored"
+      )
+    if header.count(column) > 1:
+      raise RecordError(f"{name}, line 1: column {column!r} occurs twice: keep one")
+  for column in _NEEDED:
+    if column not in header:
+      raise RecordError(f"{name}, line 1: column {column!r} is missing")
+
+
+def read(path: str | os.PathLike) -> Records:
+  """The records of a JSON file, or of a table where the name ends in ".csv".
+
+  Fields and columns whose names begin with "_" are notes, and ignored. Raises RecordError if the
+  file cannot be read, is not strict JSON (UTF-8 without a byte-order mark, no NaN, no key twice) or
+  strict CSV, is not a list of at least one object, or if a row has a field missing, unknown, not
+  text or too long, an empty question, answer or first path, or an audio path that could leave its
+  root folder.
   """
   name = os.fspath(path)
   try:
@@ -195,6 +262,8 @@ def read(path: str | os.PathLike) -> Records:
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     raise RecordError(f"{name}: cannot be read ({reason}): check the path") from None
+  if name.lower().endswith(".csv"):
+    return _read_table(name, raw)
   if raw.startswith(b"\xef\xbb\xbf"):
     raise RecordError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
   try:

@@ -1,0 +1,124 @@
+"""Records whose audio cannot be used: what was met, how much of it, and when it is too much."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Integer
+
+from mellow_jax.data.audio import REASONS
+
+# The share of bad records says nothing before so many examples, or one epoch, were drawn.
+LEAST_EXAMPLES = 1000
+# Records drawn in another's place before a run gives up: all bad by chance is then out of the
+# question, unless nearly every record is.
+MOST_TRIES = 100
+
+_EXAMPLES = "examples_drawn"
+_KEYS = (_EXAMPLES, *(f"bad_{reason}" for reason in REASONS))
+
+
+class PipelineError(ValueError):
+  """Rows that cannot become examples; the message names them and says what to do."""
+
+
+class BadRecord(NamedTuple):
+  """Audio that a row named and that could not be used."""
+
+  path: str
+  reason: str
+  message: str
+  row: int  # that named it, from 0 in its file
+
+
+def count(found: Iterable[BadRecord]) -> Integer[np.ndarray, "reasons"]:
+  """How many there are of each of REASONS."""
+  counts = np.zeros(len(REASONS), np.int32)
+  for record in found:
+    counts[REASONS.index(record.reason)] += 1
+  return counts
+
+
+class Tally:
+  """Bad records of a run by reason, of all processes and over restarts.
+
+  A bad record that is drawn again counts again: what counts is the share of what is drawn.
+  """
+
+  def __init__(
+    self,
+    most: float,
+    epoch: int,
+    counters: Mapping[str, int] | None = None,
+    total: Callable[[np.ndarray], np.ndarray] = np.asarray,
+  ):
+    """most is the share allowed, epoch the number of rows, counters what `counters` gave before.
+
+    total sums an array over the processes of the run.
+    """
+    self._most, self._least, self._total = most, min(LEAST_EXAMPLES, epoch), total
+    self._before = np.array([(counters or {}).get(key, 0) for key in _KEYS], np.int64)
+    self._since = np.zeros_like(self._before)
+
+  def add(self, counts: Integer[np.ndarray, "reasons"], examples: int) -> None:
+    """Counts this process's part of a batch, and how many examples it holds."""
+    self._since += np.array([examples, *counts])
+
+  def counters(self) -> dict[str, int]:
+    """What to keep for a restart. Where there are several processes, all must ask for it."""
+    counts = self._before + self._total(self._since)
+    return {key: int(n) for key, n in zip(_KEYS, counts, strict=True) if n}
+
+  def check(self) -> dict[str, int]:
+    """The counters as they are, if the run may go on. All processes must ask for it.
+
+    Raises PipelineError where more than the allowed share of the records drawn were bad.
+    """
+    counters = self.counters()
+    bad = sum(by_reason(counters).values())
+    drawn = counters.get(_EXAMPLES, 0) + bad
+    if drawn >= self._least and bad > self._most * drawn:
+      raise PipelineError(
+        f"{describe(counters)}, more than config.data.max_bad_fraction {self._most:g} allows: mend "
+        "or remove what bad_records.jsonl in the run's folder lists, or allow more"
+      )
+    return counters
+
+
+def by_reason(counters: Mapping[str, int]) -> dict[str, int]:
+  """Those of the counters that count bad records."""
+  return {key: counters[key] for key in _KEYS[1:] if counters.get(key)}
+
+
+def describe(counters: Mapping[str, int]) -> str:
+  """The counters in words, such as "3 of 400 records drawn were bad (missing 2, damaged 1)"."""
+  found = by_reason(counters)
+  listed = ", ".join(f"{key.removeprefix('bad_')} {n}" for key, n in found.items())
+  bad = sum(found.values())
+  return f"{bad} of {counters.get(_EXAMPLES, 0) + bad} records drawn were bad ({listed or 'none'})"
+
+
+class Report:
+  """bad_records.jsonl: a line for each bad path, the first time that it is met."""
+
+  def __init__(self, path: str | os.PathLike):
+    """Goes on with a report that is there; a line that a kill cut off is dropped."""
+    self._path = Path(path)
+    text = self._path.read_text() if self._path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+      part = self._path.with_suffix(".part")
+      part.write_text(whole)
+      part.replace(self._path)
+    self._listed = {json.loads(line)["path"] for line in whole.splitlines()}
+
+  def add(self, found: Iterable[BadRecord]) -> None:
+    """Appends those whose paths are not listed yet."""
+    for record in found:
+      if record.path not in self._listed:
+        self._listed.add(record.path)
+        with self._path.open("a") as file:
+          file.write(json.dumps(record._asdict()) + "\n")

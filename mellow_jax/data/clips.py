@@ -1,0 +1,74 @@
+"""Where the waveforms of rows come from, by the paths that the rows give."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from mellow_jax.config import AudioConfig
+from mellow_jax.data import audio, records
+from mellow_jax.data.audio import AudioError, Reason
+from mellow_jax.data.prompts import Preset
+
+
+@runtime_checkable
+class Clips(Protocol):
+  """Where waveforms come from."""
+
+  def load(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
+    """The clip of a row's path; rng draws the window where the preset crops at random."""
+    ...
+
+
+@dataclass(frozen=True)
+class FileClips:
+  """Clips of the audio files below a root folder, by the paths that records give.
+
+  Symbolic links are followed, wherever they lead: datasets are put together with them, and the root
+  is trusted. What records say is not.
+  """
+
+  root: str | os.PathLike
+  cfg: AudioConfig
+  preset: Preset
+  # Files that are bad for a lasting reason: they are not read again and again.
+  known_bad: dict[str, tuple[str, Reason]] = field(default_factory=dict)
+
+  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
+    """The waveform of a file below the root.
+
+    Raises AudioError as audio.load does, and for a path that is absolute, has a drive letter, a
+    ".." or a NUL.
+    """
+    if path in self.known_bad:
+      raise AudioError(*self.known_bad[path])
+    try:
+      return audio.load(Path(self.root) / _relative(path), self.cfg, self.preset, rng=rng).wav
+    except AudioError as error:
+      if error.reason in audio.LASTING:
+        self.known_bad[path] = error.args
+      raise
+
+
+def _relative(path: str) -> str:
+  try:
+    return records.relative_path(path)
+  except ValueError as error:
+    raise AudioError(f"audio path {error}", "path") from None
+
+
+@dataclass(frozen=True)
+class CachedClips:
+  """Clips that are decoded once and kept; for readers that crop nothing at random."""
+
+  clips: Clips
+  kept: dict[str, Float32[np.ndarray, "S"]] = field(default_factory=dict)
+
+  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
+    """The clip of a path. Raises AudioError as the reader behind it does."""
+    if path not in self.kept:
+      self.kept[path] = self.clips.load(path, None)
+    return self.kept[path]
