@@ -54,6 +54,8 @@ def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
   program = (trained / f"8/{mesh}.hlo").read_text()
   assert " while(" in program or mesh == "8,1"  # what follows is no matter of course in a loop
   (shapes,) = all_reduces(program)
+  others = r" (all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+  assert not re.findall(others, program)  # every clip is heard where it lies
   assert {kind for kind, _ in shapes} == {"f32"}
   carried = sum(math.prod(map(int, filter(None, size.split(",")))) for _, size in shapes)
   unlearnt = ("losses", "encoder/bn0/mean", "encoder/bn0/var")
