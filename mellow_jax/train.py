@@ -10,9 +10,9 @@ steps 100 to 104 to profile/.
 SIGTERM and Ctrl-C save the step that is running and end with exit status 75: start the same command
 again. Otherwise the status is 0 where all is done, 1 after an error of one line.
 
-Of several processes, each is given --coordinator=HOST:PORT --processes=N --process_id=I, with I
-from 0 to N - 1, or --coordinator=auto where SLURM, Open MPI or a TPU pod tell. All must see the
-same files.
+Several processes find each other on TPU pods, SLURM, Open MPI and Kubernetes; elsewhere each is
+given --coordinator=HOST:PORT --processes=N --process_id=I, with I from 0 to N - 1. All must see the
+same files. The folder launch/ has a script for each place.
 """
 
 import dataclasses
@@ -319,10 +319,12 @@ def parse_flags(argv: list[str]) -> list[str]:
   """
   config_flags.DEFINE_config_file("config", None, "File with get_config().")
   flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
-  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto.")
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; none: this process is alone.")
   flags.DEFINE_integer("processes", None, "Processes of this run.")
   flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
   flags.DEFINE_string("profile", "", "STEP:COUNT, the first step to trace and how many.")
+  flags.DEFINE_integer("start_seconds", 300, "How long processes wait for each other to start.")
+  flags.DEFINE_integer("heartbeat_seconds", 100, "Silence after which a process counts as dead.")
   flags.mark_flags_as_required(["config", "workdir"])
   try:
     return app.parse_flags_with_usage(argv)
@@ -342,8 +344,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
     profile = parse_profile(values.profile)
-    parallel.enable_compilation_cache()
-    parallel.initialize(values.coordinator, values.processes, values.process_id)
+    parallel.use_compilation_cache()
+    parallel.initialize(
+      values.coordinator,
+      values.processes,
+      values.process_id,
+      start_seconds=values.start_seconds,
+      heartbeat_seconds=values.heartbeat_seconds,
+    )
     stop = parallel.Stop()
     workdir.mkdir(parents=True, exist_ok=True)
     state = train(values.config, workdir, profile, stop.asked)
