@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax._src import xla_bridge
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from mellow_jax.config import ConfigError
+
+# Source: DebugOptions of openxla/xla, xla.proto.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 class Surroundings(NamedTuple):
@@ -120,6 +124,23 @@ def initialize(
       "--process_id=I, or --coordinator=none for this process alone"
     ) from error
   say(f"{jax.process_count()} processes, from {source}")
+
+
+def make_deterministic() -> None:
+  """Lets programs compiled from now on compute the same bits each time they run.
+
+  That changes programs for GPUs alone. There the flag excludes kernels whose atomic additions come
+  in any order, and the timing of kernels against each other, which may choose others each time. On
+  CPUs and TPUs an operation adds in an order that its program fixes.
+
+  To be called before any device is used. Raises ConfigError where that is too late.
+  """
+  if xla_bridge.backends_are_initialized():
+    raise ConfigError(
+      "config.deterministic comes too late, devices are in use already: start with "
+      f"XLA_FLAGS={DETERMINISTIC}"
+    )
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
 
 
 class Stop:

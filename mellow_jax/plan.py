@@ -179,7 +179,12 @@ def plan(
     sum(found["bytes"].values()) for found in train["collectives"] if found["kind"] == "all-reduce"
   )
   compute = train["flops"] / (chip.flops * utilisation)
+  traffic = train["memory_traffic"] / chip.memory_rate
   communication = all_reduce_seconds(reduced, chip, axes)
+
+  def efficiency(alone: float) -> float:
+    return alone / (alone + communication)
+
   return {
     "topology": topology,
     "chips": len(devices),
@@ -191,9 +196,12 @@ def plan(
     "answer": answers,
     "utilisation": utilisation,
     "compute_seconds": compute,
-    "memory_seconds": train["memory_traffic"] / chip.memory_rate,
+    "memory_seconds": traffic,
     "all_reduce_seconds": communication,
-    "efficiency": compute / (compute + communication),
+    "step_seconds": max(compute, traffic) + communication,
+    "efficiency": efficiency(max(compute, traffic)),
+    # Were no time lost to memory, the same all-reduce would be a larger part of the step.
+    "efficiency_of_computing_alone": efficiency(compute),
   }
 
 
@@ -228,17 +236,17 @@ def table(found: dict[str, Any]) -> str:
   lines += [f"{fits} the {found['memory_of_a_chip'] / 2**30:.0f} GiB of a chip"]
   if found["mesh"]["fsdp"] > 1:
     return "\n".join([*lines, "no prediction of the step's time with fsdp above 1"])
-  computing, memory, links = (
-    f"{1e3 * found[name]:.1f} ms"
-    for name in ("compute_seconds", "memory_seconds", "all_reduce_seconds")
+  computing, memory, links, whole = (
+    f"{1e3 * found[f'{name}_seconds']:.1f} ms"
+    for name in ("compute", "memory", "all_reduce", "step")
   )
   lines += [
     "a step, by arithmetic and not by measurement:",
-    f"  computing at {found['utilisation']:.0%} of the peak: {computing}",
-    f"  memory traffic as compiled: {memory} (the larger of the two is what a step takes at least)",
-    f"  all-reduce over the links, not overlapped: {links}",
-    f"scaling efficiency at {found['chips']} chips: {found['efficiency']:.1%}, counted on the "
-    "computing alone",
+    f"  {computing} of computing at {found['utilisation']:.0%} of the peak, or {memory} of memory "
+    "traffic as compiled if that is more",
+    f"  {links} of all-reduce over the links, not overlapped: {whole} in all",
+    f"  scaling efficiency at {found['chips']} chips {found['efficiency']:.1%}; were memory no "
+    f"limit {found['efficiency_of_computing_alone']:.1%}",
   ]
   return "\n".join(lines)
 

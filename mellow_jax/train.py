@@ -19,10 +19,14 @@ import dataclasses
 import functools
 import itertools
 import json
+<<<<<<< HEAD
 import math
+=======
+>>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,7 +65,11 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
+<<<<<<< HEAD
   *("data.cache_clips", "optim.max_skipped", "accumulate", "keep_best", "audit"),
+=======
+  *("data.cache_clips", "optim.max_skipped", "accumulate", "deterministic"),
+>>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
 )
 
 
@@ -345,6 +353,8 @@ def main(argv: list[str]) -> None:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
     profile = parse_profile(values.profile)
     parallel.use_compilation_cache()
+    if values.config.deterministic:
+      parallel.make_deterministic()
     parallel.initialize(
       values.coordinator,
       values.processes,
@@ -358,8 +368,18 @@ def main(argv: list[str]) -> None:
   except KNOWN_ERRORS as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr)
     sys.exit(1)
+<<<<<<< HEAD
   if int(state.step) < values.config.steps:
     sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
+=======
+  except jax.errors.JaxRuntimeError:
+    if jax.process_count() == 1:
+      raise
+    # As like as not another process has died. JAX aborts when it has been silent for long enough;
+    # a collective may notice it before, and ends the same way: start all of them again.
+    traceback.print_exc()
+    os.abort()
+>>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
 
 
 if __name__ == "__main__":
