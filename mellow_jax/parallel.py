@@ -81,7 +81,6 @@ def initialize(
   coordinator: str = "",
   processes: int | None = None,
   process_id: int | None = None,
-  *,
   start_seconds: int = 300,
   heartbeat_seconds: int = 100,
 ) -> None:

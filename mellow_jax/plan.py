@@ -164,8 +164,8 @@ def plan(
   replicated = parallel.replicated(mesh)
   train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
   answer = jax.jit(
-    functools.partial(step.answer, cfg=cfg.model),
-    in_shardings=(sharding.trainable, sharding.frozen, batch_sharding),
+    functools.partial(step.on_state, step.answer, cfg=cfg),
+    in_shardings=(sharding, batch_sharding),
     out_shardings=replicated,
   )
   batch = batch_like(cfg)
@@ -173,7 +173,7 @@ def plan(
   say(f"compiling the training step for {topology}, some minutes on two cores")
   train = measure(lambda: train_step.lower(state, batch))
   say(f"compiling the answering of a batch for {topology}")
-  answers = measure(lambda: answer.lower(state.trainable, state.frozen, batch))
+  answers = measure(lambda: answer.lower(state, batch))
 
   reduced = sum(
     sum(found["bytes"].values()) for found in train["collectives"] if found["kind"] == "all-reduce"

@@ -56,10 +56,6 @@ def merge(cfg: ModelConfig, *parts: Flat) -> Mellow:
   """The model over parameters by path; inside a jitted function this costs nothing."""
   graphdef, abstract = mellow.abstract(cfg)
   flat = {name: value for part in parts for name, value in part.items()}
-  # Cast here and not at each of its uses: their gradients are then summed before they cross
-  # devices, in place of each crossing alone.
-  table = "decoder/embed/embedding"
-  flat[table] = flat[table].astype(mellow.resolve_dtype(cfg))
   return nnx.merge(graphdef, mellow.unflatten(flat, abstract))
 
 

@@ -19,10 +19,7 @@ import dataclasses
 import functools
 import itertools
 import json
-<<<<<<< HEAD
 import math
-=======
->>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
 import os
 import pathlib
 import sys
@@ -65,11 +62,7 @@ KNOWN_ERRORS = (
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-<<<<<<< HEAD
-  *("data.cache_clips", "optim.max_skipped", "accumulate", "keep_best", "audit"),
-=======
-  *("data.cache_clips", "optim.max_skipped", "accumulate", "deterministic"),
->>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
+  *("data.cache_clips", "optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
 )
 
 
@@ -355,23 +348,14 @@ def main(argv: list[str]) -> None:
     parallel.use_compilation_cache()
     if values.config.deterministic:
       parallel.make_deterministic()
-    parallel.initialize(
-      values.coordinator,
-      values.processes,
-      values.process_id,
-      start_seconds=values.start_seconds,
-      heartbeat_seconds=values.heartbeat_seconds,
-    )
+    place = (values.coordinator, values.processes, values.process_id)
+    parallel.initialize(*place, values.start_seconds, values.heartbeat_seconds)
     stop = parallel.Stop()
     workdir.mkdir(parents=True, exist_ok=True)
     state = train(values.config, workdir, profile, stop.asked)
   except KNOWN_ERRORS as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr)
     sys.exit(1)
-<<<<<<< HEAD
-  if int(state.step) < values.config.steps:
-    sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
-=======
   except jax.errors.JaxRuntimeError:
     if jax.process_count() == 1:
       raise
@@ -379,7 +363,8 @@ def main(argv: list[str]) -> None:
     # a collective may notice it before, and ends the same way: start all of them again.
     traceback.print_exc()
     os.abort()
->>>>>>> 28934fb (launch/: one script for each place, all processes started again together; deterministic mode)
+  if int(state.step) < values.config.steps:
+    sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
 
 
 if __name__ == "__main__":
