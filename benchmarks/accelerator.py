@@ -154,7 +154,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path)
   parser.add_argument("--small", action="store_true")
   args = parser.parse_args()
-  parallel.enable_compilation_cache()
+  parallel.use_compilation_cache()
   device = jax.devices()[0]
   cfg = ModelConfig(dtype="bfloat16")
   batches, count, train_batch = (1, 8, 64), 64, 64

@@ -174,7 +174,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--output", type=pathlib.Path)
   args = parser.parse_args()
-  parallel.enable_compilation_cache()
+  parallel.use_compilation_cache()
   cfg = ModelConfig(dtype="float32", end_id=END_NEVER)
   report = {
     "machine": platform.processor() or platform.machine(),

@@ -5,7 +5,6 @@ import itertools
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from mellow_jax import checkpoint, decode
+from mellow_jax import checkpoint, decode, parallel
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, prompts
 from mellow_jax.data.audio import Clip, Source
@@ -71,18 +69,6 @@ def describe(clip: Clip) -> str:
   """Which part of a clip is heard."""
   end = clip.start_seconds + clip.seconds_heard
   return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs for the next start, in MELLOW_CACHE or ~/.cache/mellow_jax.
-
-  An empty MELLOW_CACHE keeps none. JAX_COMPILATION_CACHE_DIR, where set, has the last word.
-  """
-  folder = os.environ.get("MELLOW_CACHE", "~/.cache/mellow_jax")
-  if jax.config.jax_compilation_cache_dir is None and folder:
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache.reset_cache()  # else JAX keeps to what it found at its first compilation
 
 
 class Mellow:
@@ -143,7 +129,7 @@ class Mellow:
     say gets lines of progress: the device, what is compiled, which part of a long clip is heard.
     Raises CheckpointError for a folder that is no sound model, QuestionError for a wrong preset.
     """
-    use_compilation_cache()
+    parallel.use_compilation_cache()
     device = jax.devices()[0]
     say(f"device: {device.platform} ({device.device_kind})")
     return cls(checkpoint.load_model(folder), preset, say=say)

@@ -209,6 +209,9 @@ class Config:
   data: DataConfig = field(default_factory=DataConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
   seed: int = 0  # of initial weights, data order and dropout
+  # The same bits in every run on the same devices. CPUs and TPUs give them anyway; GPUs then use
+  # slower kernels, which add in a fixed order, and choose none by timing.
+  deterministic: bool = False
   init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
   batch_size: int = 4  # examples a step, over all devices
   # Parts of a batch that a step computes one after the other, in a fraction of the memory: the same

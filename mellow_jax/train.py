@@ -10,9 +10,9 @@ steps 100 to 104 to profile/.
 SIGTERM and Ctrl-C save the step that is running and end with exit status 75: start the same command
 again. Otherwise the status is 0 where all is done, 1 after an error of one line.
 
-Of several processes, each is given --coordinator=HOST:PORT --processes=N --process_id=I, with I
-from 0 to N - 1, or --coordinator=auto where SLURM, Open MPI or a TPU pod tell. All must see the
-same files.
+Several processes find each other on TPU pods, SLURM, Open MPI and Kubernetes; elsewhere each is
+given --coordinator=HOST:PORT --processes=N --process_id=I, with I from 0 to N - 1. All must see the
+same files. The folder launch/ has a script for each place.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import math
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
   *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
-  *("optim.max_skipped", "accumulate", "keep_best", "audit"),
+  *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
 )
 
 
@@ -307,10 +308,12 @@ def parse_flags(argv: list[str]) -> list[str]:
   """
   config_flags.DEFINE_config_file("config", None, "File with get_config().")
   flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
-  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto.")
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; none: this process is alone.")
   flags.DEFINE_integer("processes", None, "Processes of this run.")
   flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
   flags.DEFINE_string("profile", "", "STEP:COUNT, the first step to trace and how many.")
+  flags.DEFINE_integer("start_seconds", 300, "How long processes wait for each other to start.")
+  flags.DEFINE_integer("heartbeat_seconds", 100, "Silence after which a process counts as dead.")
   flags.mark_flags_as_required(["config", "workdir"])
   try:
     return app.parse_flags_with_usage(argv)
@@ -330,8 +333,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
     profile = parse_profile(values.profile)
-    parallel.enable_compilation_cache()
-    parallel.initialize(values.coordinator, values.processes, values.process_id)
+    parallel.use_compilation_cache()
+    if values.config.deterministic:
+      parallel.make_deterministic()
+    place = (values.coordinator, values.processes, values.process_id)
+    parallel.initialize(*place, values.start_seconds, values.heartbeat_seconds)
     stop = parallel.Stop()
     workdir.mkdir(parents=True, exist_ok=True)
     state = train(values.config, workdir, profile, stop.asked)
@@ -340,6 +346,13 @@ def main(argv: list[str]) -> None:
     if isinstance(error, StalledError):
       os._exit(1)  # an ordinary exit would wait for the thread that hangs
     sys.exit(1)
+  except jax.errors.JaxRuntimeError:
+    if jax.process_count() == 1:
+      raise
+    # As like as not another process has died. JAX aborts when it has been silent for long enough;
+    # a collective may notice it before, and ends the same way: start all of them again.
+    traceback.print_exc()
+    os.abort()
   if int(state.step) < values.config.steps:
     sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
 

@@ -25,7 +25,7 @@ RUN = {"seed": 0}
 def main(folder, mesh_name, mesh_names, coordinator="", process="0"):
   if coordinator:
     parallel.initialize(coordinator, 2, int(process))
-  parallel.enable_compilation_cache()
+  parallel.use_compilation_cache()
   cfg = tiny.run(optim=tiny.OptimConfig(freeze=(), eps=1e-3, schedule="constant"))
   tx = optim.make(cfg.optim, optim.schedule(cfg.optim, SAVED + MORE, 1))
   mesh = parallel.make_mesh(tuple(map(int, mesh_name.split(","))))

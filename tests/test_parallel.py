@@ -1,10 +1,12 @@
 """The same numbers on every mesh and in two processes, and one all-reduce to pay for it."""
 
+import itertools
 import json
 import math
 import re
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,8 @@ def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
   program = (trained / f"8/{mesh}.hlo").read_text()
   assert " while(" in program or mesh == "8,1"  # what follows is no matter of course in a loop
   (shapes,) = all_reduces(program)
+  others = r" (all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+  assert not re.findall(others, program)  # every clip is heard where it lies
   assert {kind for kind, _ in shapes} == {"f32"}
   carried = sum(math.prod(map(int, filter(None, size.split(",")))) for _, size in shapes)
   unlearnt = ("losses", "encoder/bn0/mean", "encoder/bn0/var")
@@ -88,11 +92,116 @@ def test_a_mesh_that_does_not_fit_is_refused():
 # --- Processes -----------------------------------------------------------------------------------
 
 
-def test_one_process_alone_is_left_alone(monkeypatch):
+SLURM = {
+  "SLURM_JOB_ID": "7",
+  "SLURM_STEP_NODELIST": "node[1-2]",
+  "SLURM_NTASKS": "4",
+  "SLURM_PROCID": "1",
+  "SLURM_LOCALID": "1",
+}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
+TPU_VM = {"TPU_ML_PLATFORM": "JAX"}  # written by JAX, once it has found TPUs
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+
+@pytest.mark.parametrize(
+  ("environ", "name", "known"),
+  [
+    (SLURM, "SLURM", {"num_processes": 4}),
+    (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}, "SLURM", {"num_processes": 2}),
+    # Four GPUs for the one task of each node; and one GPU that alone is seen by each task.
+    (
+      SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "1(x4)"},
+      "SLURM",
+      {"num_processes": 4, "local_device_ids": [0, 1, 2, 3]},
+    ),
+    (
+      SLURM | {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"},
+      "SLURM",
+      {"num_processes": 4, "local_device_ids": [0]},
+    ),
+    # One of four for each of four tasks: JAX does that itself.
+    (
+      SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "4"},
+      "SLURM",
+      {"num_processes": 4},
+    ),
+    (OPEN_MPI, "Open MPI", {"num_processes": 4, "process_id": 0}),
+    (TPU_VM, "the TPU VM's metadata", {}),
+    (TPU_VM | {"TPU_WORKER_HOSTNAMES": "a,b"}, "the TPU's node pool", {}),
+    (
+      TPU_VM | {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"},
+      "the TPU's node pool",
+      {},
+    ),
+  ],
+)
+def test_what_started_the_processes_is_found(environ, name, known):
+  assert parallel.surroundings(environ) == (name, known)
+
+
+@pytest.mark.parametrize(
+  "environ",
+  [
+    {},
+    SLURM | {"SLURM_NTASKS": "1"},
+    SLURM | {"SLURM_STEP_NUM_TASKS": "1"},  # the shell of salloc
+    {name: value for name, value in SLURM.items() if "STEP" not in name},  # an sbatch script
+    OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"},
+    TPU_VM | {"TPU_WORKER_HOSTNAMES": "localhost"},
+    TPU_VM | {"JAX_PLATFORMS": "cpu"},
+    TPU_VM | {"TPU_SKIP_MDS_QUERY": "1"},
+    POD,  # a notebook, for example
+    POD | {"JOB_COMPLETION_INDEX": "0"},
+  ],
+)
+def test_one_process_alone_is_left_alone(environ):
+  assert parallel.surroundings(environ) is None
+
+
+def test_what_cannot_be_found_is_an_error_that_says_what_to_give(monkeypatch):
+  with pytest.raises(ConfigError, match="package kubernetes: install it, or give --coordinator"):
+    parallel.surroundings(POD | {"JOB_COMPLETION_INDEX": "1"})
   monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
   parallel.initialize()
   with pytest.raises(ConfigError, match="--processes and --process_id go with --coordinator"):
     parallel.initialize("", 2, 0)
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # of Open MPI 5, which names no address
+  parallel.initialize("none")
+  monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+  with pytest.raises(ConfigError, match=r"Open MPI: coordinator_address .* Give --coordinator"):
+    parallel.initialize()
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+HEARTBEAT = 10  # seconds
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_the_death_of_one_process_ends_the_others(run_config, compile_cache, tmp_path, victim):
+  flags = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.steps=1000000"]
+  flags += [f"--heartbeat_seconds={HEARTBEAT}", "--config.mesh=(2,1)"]
+  started = [
+    processes.train(tmp_path / "run", run_config, compile_cache, *flags, f"--process_id={i}")
+    for i in range(2)
+  ]
+  try:
+    heard = "".join(itertools.takewhile(lambda line: "step 3/" not in line, started[0].stdout))
+    assert f"2 processes, from {flags[0]}" in heard and "step 2/" in heard
+    started[victim].kill()
+    began = time.monotonic()
+    started[1 - victim].communicate(timeout=HEARTBEAT + 30)
+    assert time.monotonic() - began < HEARTBEAT + 10
+    assert started[1 - victim].returncode not in (0, 75)
+    print(f"the other ended with status {started[1 - victim].returncode}")
+  finally:
+    for process in started:
+      process.kill()
 
 
 def ended(workdir):
@@ -111,15 +220,10 @@ def ended(workdir):
 def test_two_processes_train_as_one_does_and_one_resumes_what_they_saved(
   run_config, compile_cache, tmp_path
 ):
-  def port():
-    with socket.socket() as server:
-      server.bind(("127.0.0.1", 0))
-      return server.getsockname()[1]
-
   def run(name, *flags):
     return processes.train(tmp_path / name, run_config, compile_cache, *flags)
 
-  together = [f"--coordinator=127.0.0.1:{port()}", "--processes=2", "--config.mesh=(1,2)"]
+  together = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.mesh=(1,2)"]
   first, second, _ = processes.finish(
     *(run("two", *together, f"--process_id={i}") for i in range(2)), run("one")
   )

@@ -86,7 +86,7 @@ def shares():
 
 
 def main(output, *meshes):
-  parallel.enable_compilation_cache()
+  parallel.use_compilation_cache()
   if meshes == ("shares",):
     output.write_text(json.dumps(shares()))
     return

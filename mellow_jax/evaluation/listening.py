@@ -287,7 +287,7 @@ def main(argv: list[str]) -> None:
   del argv
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
-  parallel.enable_compilation_cache()
+  parallel.use_compilation_cache()
   try:
     run(pathlib.Path(WORKDIR.value), ROWS.value, REDRAWS.value, BATCH.value)
   except (CheckpointError, ConfigError, OSError) as error:

