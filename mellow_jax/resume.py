@@ -9,6 +9,8 @@ The folder `checkpoints/` of a run holds a folder for each saved step:
 Orbax itself restores flipped bits without a word; the digests tell.
 """
 
+import dataclasses
+import json
 import logging as python_logging
 import pathlib
 import shutil
@@ -24,12 +26,28 @@ from orbax.checkpoint import options as ocp_options
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.config import Config
 from mellow_jax.models import mellow
 
 COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
 IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 
 Counters = dict[str, int | float]
+# Config fields that a run may change on its way: none changes what a step computes.
+FREE = (
+  *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
+  *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
+  *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
+  *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
+)
+
+
+def settings(cfg: Config, rows: int) -> dict[str, Any]:
+  """What two runs must share for one to resume the other, by field."""
+  plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
+  leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
+  named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+  return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
 
 
 def hush() -> None:

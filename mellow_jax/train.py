@@ -60,13 +60,6 @@ KNOWN_ERRORS = (
   RecordError,
   OSError,
 )
-# Config fields that a run may change on its way: none changes what a step computes.
-FREE = (
-  *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
-  *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
-  *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
-)
 
 
 def check(cfg: Config) -> None:
@@ -85,14 +78,6 @@ def check(cfg: Config) -> None:
       f"config.batch_size {cfg.batch_size} does not divide over {jax.device_count()} devices in "
       f"{cfg.accumulate} parts (config.accumulate)"
     )
-
-
-def settings(cfg: Config, rows: int) -> dict[str, Any]:
-  """What two runs must share for one to resume the other, by field."""
-  plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
-  leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
-  named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-  return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
 
 
 def parse_profile(text: str) -> range:
@@ -148,7 +133,7 @@ def train(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
   checkpoints = resume.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  run = settings(cfg, len(feed.rows))
+  run = resume.settings(cfg, len(feed.rows))
   found = checkpoints.restore(like, run)
   counters: resume.Counters = {}
   if found is not None:
