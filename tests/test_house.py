@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # A module imports its own package and what stands left of it, never what stands beside it.
 ROOMS = """
   config | data models parallel optim predictions page | decode runlog | step
-    | checkpoint validation | resume initial ask | feed | train generate evaluation
+    | checkpoint validation | resume initial ask | feed | train generate plan evaluation
 """
 MOST_LINES = 350
 # What may be longer, and up to where: three ways to decode share one cache; the class Mellow.

@@ -16,7 +16,7 @@ import processes
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, initial, optim, parallel, step, validation
+from mellow_jax import checkpoint, initial, optim, parallel, resume, step, validation
 from mellow_jax import train as command
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import ConfigError, OptimConfig, validate
