@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 from collections import Counter
 from pathlib import Path
@@ -357,6 +358,13 @@ def test_the_command_ends_where_too_much_is_bad(train, tmp_path):
 @pytest.mark.slow
 def test_the_command_counts_and_lists_what_it_replaced(dataset, train, tmp_path):
   (out,) = processes.finish(train(0.5))
+  whole = [(tmp_path / "run" / name).read_text() for name in ("metrics.jsonl", "bad_records.jsonl")]
+  for name in ("checkpoints/4", "model"):
+    shutil.rmtree(tmp_path / "run" / name)
+  (again,) = processes.finish(train(0.5))
+  assert "resumed from step 2" in again
+  for name, text in zip(("metrics.jsonl", "bad_records.jsonl"), whole, strict=True):
+    assert (tmp_path / "run" / name).read_text() == text
   assert "1 of 40 rows name them: they count as bad records" in out
   lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 4, 4]

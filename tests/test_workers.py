@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import feeding
+import processes
 import pytest
 
 FEEDING = Path(__file__).parent / "feeding.py"
@@ -80,8 +81,12 @@ class Trainer:
 
   def shared(self):
     """Its files of shared memory that hold waveforms."""
-    files = Path("/dev/shm").glob("psm_*")
-    return [path.name for path in files if path.stat().st_size == self.wav_bytes]
+    found = []
+    for path in Path("/dev/shm").iterdir():
+      with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size == self.wav_bytes:
+          found.append(path.name)
+    return found
 
   def assert_nothing_is_left(self, seconds=5):
     end = time.monotonic() + seconds
@@ -196,3 +201,14 @@ def test_signals_to_the_whole_job_leave_the_workers_to_the_trainer(slow_trainers
     for number in (signal.SIGTERM, signal.SIGINT):
       os.kill(pid, number)
   assert len(trainer.draw(8)) == 8
+
+
+def test_the_command_ends_with_one_line_where_no_batch_comes(run_config, compile_cache, tmp_path):
+  # Longer than this takes a worker alone to start.
+  flags = ["--config.data.workers=1", "--config.data.timeout_seconds=0.1"]
+  process = processes.train(tmp_path / "run", run_config, compile_cache, *flags)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 1
+  # Python's own tracker of semaphores may have a remark of its own.
+  (line,) = [line for line in err.splitlines() if "resource_tracker" not in line and line[0] != " "]
+  assert re.search(f"^mellow_jax.train: no batch came for 1 s: {HANGS} .0.1. allows; start", line)

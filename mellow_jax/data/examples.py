@@ -198,15 +198,11 @@ def _first_usable(
 
   Raises PipelineError after a long series of those.
   """
-  before = rng.bit_generator.state
   try:
     return use(draw(rng) if first is None else first, rng)
   except AudioError as error:
     failed = error
-  # How far a bad file was read before it failed, or whether it was known to be bad and not read at
-  # all, must not count: what is drawn from here on follows from the generator as it was before.
-  rng.bit_generator.state = before
-  seed = rng.integers(2**32, size=4, dtype=np.uint32)  # 32 bits: they use up a half that is kept
+  seed = rng.integers(2**32, size=4, dtype=np.uint32)
   for number in range(bad_records.MOST_TRIES):
     again = np.random.default_rng([*seed, number])
     try:

@@ -4,14 +4,19 @@ Grain waits for ever for a read that hangs, a worker that was stopped and one th
 code 0; and its workers outlive a trainer that is killed.
 """
 
+import contextlib
+import functools
 import multiprocessing
 import os
 import queue
+import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -21,7 +26,7 @@ from mellow_jax.data.bad_records import PipelineError
 POLL_SECONDS = 0.5
 # What a worker said before it ended may still be on its way.
 LAST_WORDS_SECONDS = 3.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 15.0
 
 
 class StalledError(PipelineError):
@@ -33,22 +38,25 @@ def batches(
 ) -> "Watched":
   """The elements of ds in order, made by threads here, or by as many in each worker process."""
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-  made = ds.to_iter_dataset(options)
+  made, prefix = ds.to_iter_dataset(options), f"/m{secrets.token_hex(3)}_"
   if workers:
     made = made.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-      worker_init_fn=end_with_trainer,
+      worker_init_fn=functools.partial(start_worker, prefix),
     )
-  return Watched(made, timeout_seconds)
+  return Watched(made, timeout_seconds, prefix)
 
 
-def end_with_trainer(index: int, count: int) -> None:
+def start_worker(prefix: str, index: int, count: int) -> None:
   """Called in each worker as it starts: the worker ends when the trainer does, however that ends.
 
   Signals that are sent to all processes of a job are the trainer's to answer: it may want more
-  batches before it ends.
+  batches before it ends. The names of the worker's shared memory begin with the prefix.
   """
   del index, count
+  # Python's own tracker does not know of memory whose maker died before it could tell; nothing
+  # public sets the name.
+  shared_memory._SHM_NAME_PREFIX = prefix
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   trainer = multiprocessing.parent_process()
@@ -66,8 +74,9 @@ class Watched(Iterator[Any]):
   Use it as a context, or close it: its threads and processes then end.
   """
 
-  def __init__(self, ds: grain.IterDataset, timeout_seconds: float):
-    self.timeout_seconds = timeout_seconds
+  def __init__(self, ds: grain.IterDataset, timeout_seconds: float, prefix: str):
+    """prefix is that of the workers' shared memory."""
+    self._timeout_seconds, self._prefix = timeout_seconds, prefix
     self._others = {child.pid for child in multiprocessing.active_children()}
     self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
     self._made = iter(ds)
@@ -95,7 +104,7 @@ class Watched(Iterator[Any]):
         now = time.monotonic()
       if self._ended() and ended_at is None:
         ended_at = now
-      if now - start > self.timeout_seconds or now - (ended_at or now) > LAST_WORDS_SECONDS:
+      if now - start > self._timeout_seconds or now - (ended_at or now) > LAST_WORDS_SECONDS:
         raise self._stalled(f"no batch came for {now - start:.0f} s")
     if isinstance(error, RuntimeError) and self._ended():
       raise self._stalled("no batch came")  # Grain's own finding, in many words
@@ -150,10 +159,17 @@ class Watched(Iterator[Any]):
   def _stalled(self, what: str) -> StalledError:
     """Kills the workers: those that are stopped or hang would not end otherwise."""
     causes = self._ended() or [
-      f"a read hangs, or is slower than config.data.timeout_seconds {self.timeout_seconds:g} allows"
+      "a read hangs, or is slower than config.data.timeout_seconds "
+      f"({self._timeout_seconds:g}) allows"
     ]
     self._closed.set()
     self._kill()
+    for path in Path("/dev/shm").glob(f"{self._prefix[1:]}*"):
+      with contextlib.suppress(OSError, ValueError):  # gone by now; or empty, as its maker left it
+        memory = shared_memory.SharedMemory(path.name)
+        memory.close()
+        memory.unlink()
+      path.unlink(missing_ok=True)
     return StalledError(
       f"{what}: {', '.join(causes)}; start the same command again to go on from the last checkpoint"
     )
