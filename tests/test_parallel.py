@@ -45,6 +45,18 @@ def test_losses_and_parameters_are_the_same_on_every_mesh(trained, mesh):
       np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+def test_the_batchs_statistics_are_those_of_all_devices(tmp_path, compile_cache):
+  processes.finish(
+    processes.start([TOPOLOGY, tmp_path / "1", "1,1,1,1"], compile_cache, 1),
+    processes.start([TOPOLOGY, tmp_path / "8", "4,2,1,1"], compile_cache, 8),
+  )
+  with np.load(tmp_path / "1/1,1,1,1.npz") as one, np.load(tmp_path / "8/4,2,1,1.npz") as eight:
+    assert not np.array_equal(one["encoder/bn0/var"], np.ones(16))
+    for name in one:
+      np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 def all_reduces(program):
   """The shapes that each all-reduce of a compiled program carries."""
   found = re.findall(r"= (.*?) all-reduce(?:-start)?\(", program)

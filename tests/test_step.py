@@ -118,6 +118,7 @@ def gradient(cfg, batch):
   return program(trainable, frozen, batch, keys)[0]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole_and_draw_the_same():
   # Everything random but for the batch's own statistics, which are those of a part.
   cfg = config()

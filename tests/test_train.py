@@ -171,8 +171,9 @@ def validation_loss(model):
   encoder = pipeline.Encoder(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
   (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
   flat = mellow.flatten(model.params)
-  evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
-  state = step.TrainState(jnp.int32(0), flat, {}, ())
+  evaluate = jax.jit(functools.partial(step.on_state, step.eval_step, cfg=cfg))
+  zero = jnp.int32(0)
+  state = step.TrainState(zero, flat, {}, (), ema={}, skipped=zero, skipped_in_a_row=zero)
   return validation.mean_loss(state, iter([step.Batch(**arrays)]), evaluate)
 
 

@@ -1,7 +1,8 @@
 """Runs in a process of its own, since the number of devices is fixed when JAX starts.
 
 python tests/topology.py OUTPUT MESH [MESH ...]     three steps on each mesh, such as 8,1; a third
-                                                    number is of parts of a batch
+                                                    number is of parts of a batch, a fourth of 1
+                                                    trains the encoder on the batch's statistics
 python tests/topology.py OUTPUT shares              what each of 8 devices holds under fsdp
 """
 
@@ -44,9 +45,14 @@ def run(shape):
   # Everything is trained, with dropout. A large eps: Adam makes steps of full size out of gradients
   # that are rounding alone, such as those of attention's key biases.
   optimizer = config.OptimConfig(freeze=(), eps=1e-3, schedule="constant", optimizer="adamw")
-  cfg = tiny.run(optim=optimizer, batch_size=16, accumulate=(*shape, 1)[2])
+  data, fsdp, accumulate, train_mode = (*shape, *(1, 0)[len(shape) - 2 :])
+  cfg = tiny.run(
+    optim=optimizer, batch_size=16, accumulate=accumulate, encoder_train_mode=bool(train_mode)
+  )
+  cfg.model.encoder.batch_statistics = cfg.model.encoder.spec_augment = True
+  cfg.model.encoder.stochastic_depth = 0.2
   tx = optim.make(cfg.optim, optim.schedule(cfg.optim, STEPS, 1))
-  mesh = parallel.make_mesh(shape[:2])
+  mesh = parallel.make_mesh((data, fsdp))
   abstract = abstract_state(cfg, tx)
   sharding = parallel.shardings(abstract, mesh)
   train_step = step.jit_train_step(
