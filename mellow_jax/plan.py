@@ -163,11 +163,7 @@ def plan(
   sharding, batch_sharding = parallel.shardings(state, mesh), parallel.batch_sharding(mesh)
   replicated = parallel.replicated(mesh)
   train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
-  answer = jax.jit(
-    functools.partial(step.on_state, step.answer, cfg=cfg),
-    in_shardings=(sharding, batch_sharding),
-    out_shardings=replicated,
-  )
+  answer = step.jit_on_state(step.answer, cfg, sharding, batch_sharding, replicated)
   batch = batch_like(cfg)
   say(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   say(f"compiling the training step for {topology}, some minutes on two cores")

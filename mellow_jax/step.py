@@ -249,3 +249,18 @@ def jit_train_step(
     out_shardings=(state_sharding, metrics_sharding),
     donate_argnums=0,
   )
+
+
+def jit_on_state(
+  function: Callable,
+  cfg: Config,
+  state_sharding: Any,
+  batch_sharding: NamedSharding,
+  result_sharding: Any,
+) -> Callable[[TrainState, Batch], Any]:
+  """`eval_step` or `answer`, compiled; as in training, examples are computed where they lie."""
+  return jax.jit(
+    functools.partial(on_state, function, cfg=cfg),
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=result_sharding,
+  )

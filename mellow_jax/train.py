@@ -156,11 +156,7 @@ def train(
   batch_sharding, replicated = parallel.batch_sharding(mesh), parallel.replicated(mesh)
   train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
   eval_step, answer_step = (
-    jax.jit(
-      functools.partial(step.on_state, function, cfg=cfg),
-      in_shardings=(sharding, batch_sharding),
-      out_shardings=replicated,
-    )
+    step.jit_on_state(function, cfg, sharding, batch_sharding, replicated)
     for function in (step.eval_step, step.answer)
   )
 

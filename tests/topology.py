@@ -41,7 +41,10 @@ def batch(cfg, number):
 
 
 def run(shape):
-  """Losses and final parameters of three steps, and the text of the compiled program."""
+  """What three steps end with, by name, and the compiled programs, by name.
+
+  A mesh of two numbers, whose batch is not in parts, also evaluates and answers.
+  """
   # Everything is trained, with dropout. A large eps: Adam makes steps of full size out of gradients
   # that are rounding alone, such as those of attention's key biases.
   optimizer = config.OptimConfig(freeze=(), eps=1e-3, schedule="constant", optimizer="adamw")
@@ -67,6 +70,15 @@ def run(shape):
     losses.append(float(metrics.loss))
   params = {**state.trainable, **state.frozen}
   params = {name: np.asarray(leaf) for name, leaf in params.items()}
+  found, programs = {"losses": losses}, {"train": compiled.as_text()}
+  for function in (step.eval_step, step.answer) if len(shape) == 2 else ():
+    compute = step.jit_on_state(
+      function, cfg, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    )
+    compute = compute.lower(abstract, batch(cfg, 0)).compile()
+    programs[function.__name__] = compute.as_text()
+    result = compute(state, parallel.place_batch(batch(cfg, 0), mesh))
+    found |= {f"{function.__name__} {i}": np.asarray(leaf) for i, leaf in enumerate(result)}
 
   # What one device cannot compute, none learns from.
   bad = batch(cfg, STEPS)
@@ -75,7 +87,7 @@ def run(shape):
   assert np.isnan(metrics.loss) and metrics.skipped == metrics.skipped_in_a_row == 1
   for name, leaf in {**state.trainable, **state.frozen}.items():
     np.testing.assert_array_equal(leaf, params[name], err_msg=name)
-  return losses, params, compiled.as_text()
+  return {**params, **found}, programs
 
 
 def shares():
@@ -98,9 +110,10 @@ def main(output, *meshes):
     return
   output.mkdir()
   for mesh in meshes:
-    losses, params, program = run(tuple(map(int, mesh.split(","))))
-    np.savez(output / f"{mesh}.npz", losses=losses, **params)
-    (output / f"{mesh}.hlo").write_text(program)
+    found, programs = run(tuple(map(int, mesh.split(","))))
+    np.savez(output / f"{mesh}.npz", **found)
+    for name, text in programs.items():
+      (output / f"{mesh}.{name}.hlo").write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""What the planner reads out of compiled programs and makes of it; one compilation for a TPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from mellow_jax import plan
+
+ROOT = Path(__file__).parents[1]
+# Of programs that XLA compiled for v5e:2x4, shortened.
+PROGRAM = """
+  %all-reduce.1 = (f32[576,192]{0,1:T(8,128)}, f32[]{:T(128)}) all-reduce(%a, %b), channel_id=1
+  %all-reduce-start = (bf16[64]{0}, bf16[8,2]{1,0}) all-reduce-start(%c, %d), channel_id=2
+  %all-reduce-done = (bf16[64]{0}, bf16[8,2]{1,0}) all-reduce-done(%all-reduce-start)
+  %ag = (s32[8]{0}, s32[64]{0}) all-gather-start(%e), channel_id=3, dimensions={0}
+  %fusion = f32[8]{0} fusion(%all-reduce.1), kind=kLoop, calls=%fused
+  %rs = bf16[4,4]{1,0} reduce-scatter(%f), channel_id=4
+"""
+
+
+def command(*arguments, seconds=60):
+  return subprocess.run(
+    [sys.executable, "-m", "mellow_jax.plan", *arguments],
+    capture_output=True,
+    text=True,
+    timeout=seconds,
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+  )
+
+
+def test_collectives_are_counted_with_their_bytes():
+  found = plan.collectives(PROGRAM)
+  assert found == [
+    {"kind": "all-reduce", "tensors": 2, "bytes": {"f32": 4 * (576 * 192 + 1)}},
+    {"kind": "all-reduce", "tensors": 2, "bytes": {"bf16": 2 * (64 + 16)}},
+    {"kind": "all-gather", "tensors": 1, "bytes": {"s32": 4 * 64}},
+    {"kind": "reduce-scatter", "tensors": 1, "bytes": {"bf16": 2 * 16}},
+  ]
+  text = plan.summary(found)
+  assert text.startswith("2 all-reduce bf16 0.0 MB f32 0.4 MB, 1 all-gather s32 0.0 MB")
+  assert plan.summary([]) == "none"
+
+
+@pytest.mark.parametrize(
+  ("generation", "axes", "milliseconds"),
+  [
+    # 270 MB over two rings of 90 GB/s, three and two of 180 GB/s.
+    ("v5e", (16, 16), 3.0),
+    ("v5p", (4, 8, 8), 1.0),
+    ("v6e", (16, 16), 1.5),
+    ("v5e", (2, 4), 6.0),  # no rings
+    ("v5e", (16, 4), 4.0),  # one
+    ("v5e", (1, 1), 0.0),
+  ],
+)
+def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
+  found = plan.all_reduce_seconds(270e6, plan.CHIPS[generation], axes)
+  assert 1e3 * found == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize(
+  ("topology", "batch_per_chip", "utilisation", "message"),
+  [
+    ("v9:2x4", 8, 0.5, "--topology=v9:2x4: use GENERATION:AxB or AxBxC"),
+    ("v5e:16", 8, 0.5, "--topology=v5e:16: use GENERATION:AxB or AxBxC"),
+    ("v5e:2x4", 0, 0.5, "--batch_per_chip must be at least 1"),
+    ("v5e:2x4", 8, 1.1, "--utilisation above 0 and at most 1"),
+  ],
+)
+def test_what_cannot_be_planned_is_an_error(topology, batch_per_chip, utilisation, message):
+  with pytest.raises(plan.PlanError, match=message) as caught:
+    plan.plan(tiny.run(), topology, batch_per_chip, utilisation, print)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is not None, reason="the TPU compiler is here"
+)
+def test_without_the_tpu_compiler_a_line_says_how_to_get_it():
+  found = command("--config=configs/mellow.py", "--topology=v5e:2x4")
+  assert (found.returncode, found.stdout) == (1, "")
+  assert found.stderr == (
+    'mellow_jax.plan: the TPU compiler is missing: pip install "mellow_jax[tpu]"\n'
+  )
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason='no TPU compiler: pip install "mellow_jax[tpu]"',
+)
+def test_a_small_run_is_compiled_for_a_tpu(run_config):
+  found = command(f"--config={run_config}", "--topology=v5e:2x4", "--json", seconds=600)
+  assert found.returncode == 0, found.stderr
+  made = json.loads(found.stdout)
+  assert (made["chips"], made["mesh"]) == (8, {"data": 8, "fsdp": 1})
+  assert made["fits"]
+  # One sum over the devices is all that they tell each other.
+  (collective,) = made["train"]["collectives"]
+  assert collective["kind"] == "all-reduce"
+  assert made["train"]["flops"] > made["answer"]["flops"] > 0
+  assert 0 < made["efficiency_of_computing_alone"] <= made["efficiency"] < 1
