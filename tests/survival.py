@@ -191,12 +191,13 @@ def strike(run, rng, peace, tally):
     tally.most_lost = max(tally.most_lost, last - newest)
     expect(last - newest <= 2 * SAVE_EVERY, f"step {last} was done, saved is {newest}")
   tally.strikes += 1
-  tally.in_save += trains and bool(unfinished)  # and not what the life before left
+  in_save = trains and max(unfinished, default=0) > newest  # else half removed, or left from before
+  tally.in_save += in_save
   tally.before_training += not trains
   tally.lines_compared += len(found)
   print(
     f"strike {tally.strikes}: {struck - begun:.1f} s after the start, step {last}, "
-    f"saved {newest}{', in a save' if trains and unfinished else ''}",
+    f"saved {newest}{', in a save' if in_save else ''}",
     flush=True,
   )
   return True
