@@ -80,7 +80,7 @@ def fidelity(flat: dict[str, jax.Array], dtype: str) -> dict[str, float]:
     prefix = model.prefix(model.mapper(heard), model.encode(batch.wav2), batch.text_ids)
     hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids)
     logits = model.decoder.logits(hidden)[:, golden["logits_row_ids"], ::96]
-    loss = step.masked_mean(step.answer_nll(model, batch), batch.loss_mask)
+    loss = jnp.mean(step.answer_nll(model, batch), where=batch.loss_mask)
     keys = jax.random.split(jax.random.key(0), 2)
     tokens = decode.generate(model, prefix, batch.text_lengths, keys, sampling).tokens[:, 0]
     return heard.framewise, prefix[:, golden["prefix_positions"]], logits, loss, tokens

@@ -185,8 +185,8 @@ def train(
           "kept. Lower --config.optim.learning_rate and start again in another --workdir, or look "
           "for what is wrong with these batches"
         )
-      return
-    log.write(number, {**values, "learning_rate": float(rate(number - 1)), **audit})
+    else:
+      log.write(number, {**values, "learning_rate": float(rate(number - 1)), **audit})
     if number % cfg.log_every == 0 or number == cfg.steps:
       attempt(checkpoints.poll)
       seconds = spent.seconds()

@@ -158,6 +158,14 @@ def test_a_row_of_one_clip_hears_another_second_as_often_as_configured(share):
   assert set(others) - {100} == (set(range(10)) if share else set())
 
 
+@pytest.mark.parametrize(("choice", "heard"), [("same", 100), ("silence", 0)])
+def test_a_row_of_one_clip_hears_the_same_or_silence_second(choice, heard):
+  made_by, rng = encoder(second_clip=choice), np.random.default_rng(0)
+  assert {second(made_by(record(100), rng)) for _ in range(20)} == {heard}
+  assert second(made_by(record(100))) == heard
+  assert second(made_by(record(100, second=7), rng)) == 7
+
+
 def test_evaluation_hears_the_one_clip_twice_and_draws_nothing():
   example = encoder(another_clip_share=1.0)(record(3))
   assert example["wav1"].tolist() == example["wav2"].tolist() == [3.0, 0.0]
