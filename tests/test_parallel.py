@@ -108,6 +108,27 @@ def test_a_mesh_that_does_not_fit_is_refused():
     parallel.make_mesh((1,))
 
 
+# What the compiler was told is in its dump.
+DETERMINISTIC = """
+import os, sys, jax
+from mellow_jax import parallel
+os.environ["XLA_FLAGS"] += f" --xla_dump_to={sys.argv[1]} --xla_dump_hlo_as_text"
+parallel.make_deterministic()
+jax.jit(lambda x: x + 1)(1.0)
+try:
+  parallel.make_deterministic()
+except parallel.ConfigError as error:
+  print(error)
+"""
+
+
+def test_deterministic_programs_are_asked_for_before_any_device_is_used(tmp_path, compile_cache):
+  (out,) = processes.finish(processes.start(["-c", DETERMINISTIC, tmp_path], compile_cache))
+  told = "".join(path.read_text() for path in tmp_path.glob("*.debug_options"))
+  assert "xla_gpu_deterministic_ops: true" in told
+  assert "comes too late" in out
+
+
 # --- Processes -----------------------------------------------------------------------------------
 
 
