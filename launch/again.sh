@@ -53,7 +53,7 @@ act() {
 # Waits for a process and returns its status. `wait` alone would be ended by a signal that is passed
 # on, before the process has saved and ended.
 finish() {
-  while kill -0 "$1" 2>/dev/null; do sleep 0.5; done
+  while kill -0 "$1" 2>/dev/null; do sleep 0.2; done
   wait "$1"
 }
 

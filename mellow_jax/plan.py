@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -49,6 +50,13 @@ CHIPS = {
   "v6e": Chip(918e12, 32 * 2**30, 1640e9, 180e9, 16),
 }
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
+# What the library asks of the host it runs on. It runs on none, and may be loaded several times.
+NO_HOST = {
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -147,7 +155,8 @@ def plan(
   if batch_per_chip < 1 or not 0 < utilisation <= 1:
     raise PlanError("--batch_per_chip must be at least 1, --utilisation above 0 and at most 1")
   if importlib.util.find_spec("libtpu") is None:
-    raise PlanError('the TPU compiler is missing: pip install "mellow_jax[tpu]"')
+    raise PlanError("the TPU compiler is missing: in the checkout, pip install '.[tpu]'")
+  os.environ.update(NO_HOST)
   axes, chip = tuple(map(int, size.split("x"))), CHIPS[name]
   try:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
@@ -188,11 +197,13 @@ def plan(
     "batch_per_chip": batch_per_chip,
     "memory_of_a_chip": chip.memory,
     "fits": max(p["memory"]["total"] for p in (train, answers)) <= chip.memory,
+    "gradient_bytes": sum(x.size * x.dtype.itemsize for x in state.trainable.values()),
     "train": train,
     "answer": answers,
     "utilisation": utilisation,
     "compute_seconds": compute,
     "memory_seconds": traffic,
+    "all_reduce_bytes": reduced,
     "all_reduce_seconds": communication,
     "step_seconds": max(compute, traffic) + communication,
     "efficiency": efficiency(max(compute, traffic)),
@@ -236,13 +247,16 @@ def table(found: dict[str, Any]) -> str:
     f"{1e3 * found[f'{name}_seconds']:.1f} ms"
     for name in ("compute", "memory", "all_reduce", "step")
   )
+  gradient, reduced = (found[f"{name}_bytes"] / 1e6 for name in ("gradient", "all_reduce"))
   lines += [
     "a step, by arithmetic and not by measurement:",
-    f"  {computing} of computing at {found['utilisation']:.0%} of the peak, or {memory} of memory "
-    "traffic as compiled if that is more",
-    f"  {links} of all-reduce over the links, not overlapped: {whole} in all",
-    f"  scaling efficiency at {found['chips']} chips {found['efficiency']:.1%}; were memory no "
-    f"limit {found['efficiency_of_computing_alone']:.1%}",
+    f"  {computing} of computing at {found['utilisation']:.0%} of the peak; {memory} of memory "
+    "traffic as the compiler counts it, also where data stay on the chip",
+    f"  {links} of all-reduce over the links, not overlapped ({reduced:.1f} MB, the gradient has "
+    f"{gradient:.1f} MB)",
+    f"  at most {whole} in all",
+    f"scaling efficiency at {found['chips']} chips: {found['efficiency']:.1%} with that traffic, "
+    f"{found['efficiency_of_computing_alone']:.1%} if memory cost no time",
   ]
   return "\n".join(lines)
 
