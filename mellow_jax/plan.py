@@ -180,17 +180,7 @@ def plan(
   say(f"compiling the answering of a batch for {topology}")
   answers = measure(lambda: answer.lower(state, batch))
 
-  reduced = sum(
-    sum(found["bytes"].values()) for found in train["collectives"] if found["kind"] == "all-reduce"
-  )
-  compute = train["flops"] / (chip.flops * utilisation)
-  traffic = train["memory_traffic"] / chip.memory_rate
-  communication = all_reduce_seconds(reduced, chip, axes)
-
-  def efficiency(alone: float) -> float:
-    return alone / (alone + communication)
-
-  return {
+  found = {
     "topology": topology,
     "chips": len(devices),
     "mesh": dict(mesh.shape),
@@ -200,6 +190,19 @@ def plan(
     "gradient_bytes": sum(x.size * x.dtype.itemsize for x in state.trainable.values()),
     "train": train,
     "answer": answers,
+  }
+  if mesh.shape["fsdp"] > 1:
+    return found  # what is gathered for each step takes time that nothing here predicts
+  reduced = sum(sum(collective["bytes"].values()) for collective in train["collectives"])
+  compute = train["flops"] / (chip.flops * utilisation)
+  traffic = train["memory_traffic"] / chip.memory_rate
+  communication = all_reduce_seconds(reduced, chip, axes)
+
+  def efficiency(alone: float) -> float:
+    return alone / (alone + communication)
+
+  return {
+    **found,
     "utilisation": utilisation,
     "compute_seconds": compute,
     "memory_seconds": traffic,
@@ -241,7 +244,7 @@ def table(found: dict[str, Any]) -> str:
   lines += [f"collectives, answers:       {summary(programs[1]['collectives'])}"]
   fits = "fits" if found["fits"] else "does not fit"
   lines += [f"{fits} the {found['memory_of_a_chip'] / 2**30:.0f} GiB of a chip"]
-  if found["mesh"]["fsdp"] > 1:
+  if "step_seconds" not in found:
     return "\n".join([*lines, "no prediction of the step's time with fsdp above 1"])
   computing, memory, links, whole = (
     f"{1e3 * found[f'{name}_seconds']:.1f} ms"
