@@ -82,6 +82,12 @@ def saves(workdir):
   return sorted(finished), sorted(unfinished)
 
 
+def is_saving(workdir):
+  """Whether a newer step is being written; what is older is left over, or half removed."""
+  finished, unfinished = saves(workdir)
+  return max(unfinished, default=0) > max(finished, default=0)
+
+
 class Run:
   """A training run of one or more processes in a folder, which can be started many times."""
 
@@ -150,10 +156,14 @@ def wait_for_moment(run, rng, start_seconds):
     run.wait_for(lambda: time.monotonic() > moment)
     return
   run.wait_for(lambda: TRAINS in run.said())
-  for _ in range(rng.integers(1, 4)):
-    run.wait_for(lambda: not saves(run.workdir)[1])
-    run.wait_for(lambda: saves(run.workdir)[1])
-  time.sleep(rng.uniform(0, 0.01))
+  skipped, delay = rng.integers(3), rng.uniform(0, 0.01)
+  while run.is_running():
+    run.wait_for(lambda: not is_saving(run.workdir))
+    run.wait_for(lambda: is_saving(run.workdir))
+    time.sleep(delay)
+    if skipped <= 0 and is_saving(run.workdir):  # a save may be over sooner: then the next
+      return
+    skipped -= 1
 
 
 def strike(run, rng, peace, tally):
@@ -191,7 +201,7 @@ def strike(run, rng, peace, tally):
     tally.most_lost = max(tally.most_lost, last - newest)
     expect(last - newest <= 2 * SAVE_EVERY, f"step {last} was done, saved is {newest}")
   tally.strikes += 1
-  in_save = trains and max(unfinished, default=0) > newest  # else half removed, or left from before
+  in_save = trains and is_saving(run.workdir)
   tally.in_save += in_save
   tally.before_training += not trains
   tally.lines_compared += len(found)
