@@ -132,13 +132,19 @@ def gradient(
     statistics = {"encoder/bn0/mean": bn0.mean[...], "encoder/bn0/var": bn0.var[...]}
     return jnp.sum(nll * batch.loss_mask), statistics
 
+  def one(statistics: Flat, batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple, Flat]:
+    run = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, statistics), grads = run(trainable, statistics, batch, keys)
+    return (loss, jnp.sum(batch.loss_mask, dtype=jnp.float32), grads), statistics
+
   def add(carry: tuple, part: tuple[Batch, Key[Array, "B"]]) -> tuple[tuple, None]:
     sums, statistics = carry
-    run = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, statistics), grads = run(trainable, statistics, *part)
-    more = (loss, jnp.sum(part[0].loss_mask, dtype=jnp.float32), grads)
+    more, statistics = one(statistics, *part)
     return (jax.tree.map(jnp.add, sums, more), statistics), None
 
+  if cfg.accumulate == 1:
+    sums, statistics = one(optim.statistics(frozen), batch, keys)
+    return jax.lax.psum(sums, axes), statistics
   # A part takes every accumulate-th row, so that it is the same on however many devices.
   parts = jax.tree.map(
     lambda x: x.reshape(-1, cfg.accumulate, *x.shape[1:]).swapaxes(0, 1), (batch, keys)
