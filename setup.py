@@ -38,6 +38,7 @@ setup(
     "tqdm>=4.66",
     "tensorboardX>=2.6",
     "matplotlib>=3.9",
+    "scikit-learn>=1.5",  # the linear probe; librosa brings it anyway
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10"],
@@ -56,6 +57,10 @@ setup(
       "beartype>=0.21",
       "setuptools>=75",
       "wheel",
+      # The extras `metrics` and `tfds`, which have tests of their own.
+      "pycocoevalcap==1.2",
+      "tensorflow-datasets>=4.9.10",
+      "importlib_resources",
     ],
   },
 )

@@ -16,7 +16,8 @@ SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # A module imports its own package and what stands left of it, never what stands beside it.
 ROOMS = """
   config | data models parallel optim predictions page | decode runlog | step
-    | checkpoint validation | resume initial ask | feed | train generate plan evaluation
+    | checkpoint validation | resume initial ask | feed reasonaqa
+    | train generate plan evaluation | evaluate inspect
 """
 MOST_LINES = 350
 # What may be longer, and up to where: three ways to decode share one cache; the class Mellow.

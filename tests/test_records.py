@@ -219,3 +219,10 @@ def test_real_files(reference_data):
     found = records.read(reference_data / f"esc10/{name}.json")
     assert len(found) == count
     assert records.missing_audio(found, reference_data / "esc10") == []
+
+
+def test_a_row_is_known_by_what_it_says_wherever_it_stands(write):
+  first, other, again = records.read(write([ROW, ROW | {"answer": "No."}, ROW]))
+  assert records.row_id(first) == records.row_id(again) != records.row_id(other)
+  # Written down in files that other programs keep: it may not change.
+  assert records.row_id(first) == "64e6425225427c2d"

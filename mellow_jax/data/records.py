@@ -6,6 +6,7 @@ dropped: what does not fit is an error that names the file, the row and the fiel
 """
 
 import csv
+import hashlib
 import io
 import json
 import operator
@@ -59,6 +60,12 @@ class Record:
   answer: str
   subtype: str  # the part of the dataset, such as "ACD-1.json"
   row: int  # place in its file, from 0
+
+
+def row_id(record: Record) -> str:
+  """16 hex digits that follow from all a record says, and not from its file or its place there."""
+  said = json.dumps([getattr(record, field) for field in FIELDS])
+  return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 class Records(Sequence):
