@@ -19,7 +19,7 @@ class Item:
   choices: tuple[str, ...] = ()  # texts without letters, in the benchmark's order; may repeat
   answer: str = ""  # the right choice's text, "yes" or "no", or a text; "" where none is published
   references: tuple[str, ...] = ()  # of a text: all that it is compared with
-  groups: dict[str, str] = field(default_factory=dict)  # such as {"difficulty": "easy"}, for reports
+  groups: dict[str, str] = field(default_factory=dict)  # for reports: {"difficulty": "easy"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
