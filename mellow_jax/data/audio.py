@@ -346,4 +346,4 @@ def survey(source: Source) -> Survey:
       digest.update(np.ascontiguousarray(frames))
       least, most = min(least, float(frames.min())), max(most, float(frames.max()))
   seconds = signal.frames / signal.rate
-  return Survey(seconds, max(-least, most), (most - least) / 2, digest.digest())
+  return Survey(seconds, max(-least, most, 0.0), (most - least) / 2, digest.digest())

@@ -1,5 +1,6 @@
 """The items of a JSON list, one at a time: a file of any length takes little memory."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ _SPACE = " \t\n\r"
 class _Text:
   """What is left to read of a file, a part of it at hand."""
 
-  def __init__(self, file):
+  def __init__(self, file: io.TextIOBase):
     self.file, self.at_hand, self.at, self.ended = file, "", 0, False
 
   def more(self) -> None:
@@ -41,8 +42,8 @@ class _Text:
         if self.ended:
           raise ValueError(error.msg) from None
       else:
-        # A number at the end of what is at hand may go on.
-        if stop < len(self.at_hand) or self.ended:
+        # A number near the end of what is at hand may go on: "1" with ".5", "1.5" with "e9".
+        if self.ended or self.at_hand[stop : stop + 1] in (*_SPACE, ",", "]"):
           self.at = stop
           return value
       self.more()
@@ -51,29 +52,37 @@ class _Text:
 def items(path: str | os.PathLike, decoder: json.JSONDecoder) -> Iterator[object]:
   """The items of the list that a JSON file is, as the decoder makes them.
 
-  Raises ValueError, saying what is wrong and after how many items, for what is not one strict JSON
-  list in UTF-8, and OSError.
+  Raises ValueError as items_of does, and OSError.
   """
-  count = 0
+  with Path(path).open(encoding="utf-8", newline="") as file:
+    yield from items_of(file, decoder)
+
+
+def items_of(file: io.TextIOBase, decoder: json.JSONDecoder) -> Iterator[object]:
+  """The items of the list that a text is.
+
+  Raises ValueError, saying what is wrong and after how many items, for what is not one strict JSON
+  list in UTF-8.
+  """
+  count, text = 0, _Text(file)
   try:
-    with Path(path).open(encoding="utf-8", newline="") as file:
-      text = _Text(file)
-      if text.mark() != "[":
-        raise ValueError("it does not begin with '['")
+    if text.mark() != "[":
+      raise ValueError("it does not begin with '['")
+    text.at += 1
+    mark = text.mark()
+    if mark == "]":
       text.at += 1
+    while mark != "]":
+      text.mark()
+      item = text.item(decoder)
+      count += 1
+      yield item
       mark = text.mark()
-      if mark == "]":
-        text.at += 1
-      while mark != "]":
-        text.mark()
-        yield text.item(decoder)
-        count += 1
-        mark = text.mark()
-        if mark not in (",", "]"):
-          raise ValueError("no ',' or ']' follows it" if mark else "it ends before its ']'")
-        text.at += 1
-      if text.mark():
-        raise ValueError("something follows its ']'")
+      if mark not in (",", "]"):
+        raise ValueError("no ',' or ']' follows it" if mark else "it ends before its ']'")
+      text.at += 1
+    if text.mark():
+      raise ValueError("something follows its ']'")
   except UnicodeDecodeError:
     raise ValueError(f"it is not UTF-8, somewhere after item {count}") from None
   except RecursionError:

@@ -29,8 +29,9 @@ from absl import flags
 from mellow_jax.data import cache, records
 from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.records import FIELDS, Record, RecordError
-from mellow_jax.reasonaqa import captions, paper, sources
-from mellow_jax.reasonaqa.sources import SPLITS, Dropped, Source
+from mellow_jax.reasonaqa import captions, counts, paper, sources
+from mellow_jax.reasonaqa.paper import SPLITS
+from mellow_jax.reasonaqa.sources import Dropped, Source
 from mellow_jax.reasonaqa.tables import MissingSource, SourceError
 
 _SHOWN = 3  # clips named in the text for each reason; the JSON names all
@@ -75,18 +76,9 @@ def read(
       try:
         found.append(sources.read(dataset, folder, split))
       except MissingSource as error:
-        if _published(dataset, split) != 0:  # the paper has some
+        if counts.published(dataset, split) != 0:  # the paper has some
           missing.setdefault(error.place, []).append(error.file)
   return found, missing
-
-
-def _published(dataset: str, split: str) -> int | None:
-  """Rows of a dataset in the paper; None for what the paper does not have."""
-  name, _, tier = dataset.partition("-")
-  counts = paper.ROWS.get(dataset) or paper.ROWS.get(name)
-  if counts is None:
-    return None
-  return counts[SPLITS.index(split)] // (3 if name in ("CLD", "ACD") and tier else 1)
 
 
 # --- Dropping ------------------------------------------------------------------------------------
@@ -131,7 +123,7 @@ def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str |
       renamed |= {path for path in named if known[path] != path}
       row = dataclasses.replace(row, filepath1=found[0], filepath2=(found[1:] or [""])[0])
     kept.append(row)
-  _keep(source, kept, lost, "there is no audio below --audio_root")
+  _keep(source, kept, lost, sources.NO_AUDIO)
   return len(renamed)
 
 
@@ -157,7 +149,7 @@ def _entry(source: Source) -> dict[str, Any]:
     "rows_dropped": dict(reasons),
     "rows_kept": len(source.rows),
     "clips": len({path for row in source.rows for path in (row.filepath1, row.filepath2) if path}),
-    "rows_paper": _published(source.dataset, source.split),
+    "rows_paper": counts.published(source.dataset, source.split),
     "arithmetic_paper": paper.ARITHMETIC.get((source.dataset, source.split)),
     "dropped": [dataclasses.asdict(dropped) for dropped in source.dropped],
   }
@@ -236,9 +228,11 @@ def _build(f: flags.FlagValues) -> None:
   if clash := [name for name in names if names.count(name) > 1 or name in sources.READERS]:
     raise BuildError(f"--add: {clash[0]}.csv: another source has this name, give it its own")
   for table in f.add:
-    clips = captions.read(table)
+    clips, absent = captions.read(table), set()
+    if not f.allow_missing_audio:
+      absent = {clip.path for clip in clips if not (Path(f.audio_root) / clip.path).is_file()}
     for split in splits:
-      found += captions.rows(table, clips, split, f.seed)
+      found += captions.rows(table, clips, split, f.seed, absent)
   renamed, known = 0, {}
   if not f.allow_missing_audio:
     for source in tqdm.tqdm(found, desc="clips", unit="file", file=sys.stderr):

@@ -28,7 +28,7 @@ same rows.
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mellow_jax.data import records
-from mellow_jax.reasonaqa import sources, tables
+from mellow_jax.reasonaqa import paper, sources, tables
 from mellow_jax.reasonaqa.sources import Dropped, Source
 from mellow_jax.reasonaqa.tables import SourceError
 from mellow_jax.reasonaqa.vocabulary import content_words
@@ -87,8 +87,8 @@ def read(path: str | os.PathLike) -> list[Clip]:
     except ValueError as error:
       fail(line, f"column 'file' {error}")
     split, label = row.get("split") or "train", row.get("label", "")
-    if split not in sources.SPLITS:
-      fail(line, f"column 'split' is {split!r}: use {', '.join(sources.SPLITS)}")
+    if split not in paper.SPLITS:
+      fail(line, f"column 'split' is {split!r}: use {', '.join(paper.SPLITS)}")
     clip = clips.setdefault(name, Clip(name, line, split, label))
     if (clip.split, clip.label) != (split, label):
       fail(line, f"{name} has another split or label than in line {clip.line}")
@@ -231,12 +231,18 @@ def _choice(stem: str, options: list[str], rng: np.random.Generator, caption: st
   return _Row(" ".join([stem, *listed]), listed[order.index(0)], caption)
 
 
-def rows(path: str | os.PathLike, clips: Sequence[Clip], split: str, seed: int) -> list[Source]:
-  """The rows of a table's clips of a split, a Source a kind."""
+def rows(
+  path: str | os.PathLike,
+  clips: Sequence[Clip],
+  split: str,
+  seed: int,
+  absent: Container[str] = (),
+) -> list[Source]:
+  """The rows of a table's clips of a split, a Source a kind; none about clips that are absent."""
   name = Path(path).stem
   clips = [clip for clip in clips if clip.split == split]
   heard = [clip for clip in clips if clip.captions]
-  make = _Maker(heard)
+  make = _Maker([clip for clip in heard if clip.path not in absent])
   kinds = {
     "": (make.captions, "captions", 1),
     "-MCQ": (make.choice, "clips", 1),
@@ -252,6 +258,10 @@ def rows(path: str | os.PathLike, clips: Sequence[Clip], split: str, seed: int) 
     if method == make.captions:
       source.read = sum(len(clip.captions) for clip in heard)
     for clip in heard:
+      if clip.path in absent:
+        rows_lost = len(clip.captions) if method == make.captions else each
+        source.dropped.append(Dropped(clip.path, clip.line, sources.NO_AUDIO, rows_lost))
+        continue
       # Of the clip and the kind alone, whatever rows there are beside.
       said = hashlib.sha256(f"{seed} {kind} {clip.path}".encode()).digest()
       made = method(clip, np.random.default_rng(np.frombuffer(said, np.uint32)))
@@ -274,6 +284,9 @@ def rows(path: str | os.PathLike, clips: Sequence[Clip], split: str, seed: int) 
   for clip in clips:
     for line, question, answer in clip.questions:
       details.read += 1
+      if clip.path in absent:
+        details.dropped.append(Dropped(clip.path, line, sources.NO_AUDIO, 1))
+        continue
       details.add(
         line,
         question,

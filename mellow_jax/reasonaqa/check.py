@@ -164,9 +164,9 @@ def _text(report: dict[str, Any], allowed: Sequence[str]) -> str:
   lines = [f"{rows} rows of {', '.join(report['rows'])} and {report['clips']} clips"]
   for kind, count in report["counts"].items():
     meant = (faults.OF_ROWS | faults.OF_CLIPS)[kind]
-    clips = f" of {count['clips']} clips" if "clips" in count else ""
+    counts = ", ".join(f"{what} {number}" for what, number in count.items())
     noted = ", allowed" if kind in allowed else ""
-    lines.append(f"{kind} ({meant}{noted}): {count['rows']} rows{clips}")
+    lines.append(f"{kind} ({meant}{noted}): {counts}")
     shown = [fault for fault in report["faults"] if fault["kind"] == kind]
     for fault in shown[:_SHOWN]:
       lines.append(f"    {fault['where']}: {fault['message']}")

@@ -3,6 +3,9 @@
 Source: the Mellow paper of 2025, Tables 1, 9 and 15.
 """
 
+SPLITS = ("train", "val", "test")
+TIERED = ("CLD", "ACD")  # each has three parts, CLD-1 to CLD-3
+
 # Rows of each part, by its subtype without ".json"; (train, val, test), 0 where there is none. The
 # three tiers of CLD and ACD have equal parts of the paper's sums.
 ROWS = {

@@ -37,12 +37,13 @@ from pathlib import Path
 from mellow_jax.data import prompts, records
 from mellow_jax.data.records import Record
 from mellow_jax.reasonaqa import tables
+from mellow_jax.reasonaqa.paper import SPLITS
 from mellow_jax.reasonaqa.tables import MissingSource, SourceError
 
-SPLITS = ("train", "val", "test")
 _CLOTHO = {"train": "development", "val": "validation", "test": "evaluation"}
 _TIERS = {"1": "fewwords", "2": "sentence", "3": "detail"}
 
+NO_AUDIO = "there is no audio below --audio_root"
 CAPTION = "caption first audio"  # the prompt key of caption rows
 HYPOTHESIS = 'Based on the audio, what can be said about the hypothesis - "{hypothesis}"?'
 TRUE, FALSE, PLAUSIBLE = "It is definitely true", "It is definitely false", "It is plausible"
