@@ -29,9 +29,28 @@ class MissingSource(SourceError):
     super().__init__(f"{dataset}: no {file} below {folder}: get it from {self.place}")
 
 
+def _below(folder: str | os.PathLike) -> Iterator[Path]:
+  """The files below a folder, those in folders that links lead to as well, each folder once."""
+  seen = set()
+  for place, folders, names in os.walk(folder, followlinks=True):
+    folders[:] = sorted(folders)
+    if (real := os.path.realpath(place)) in seen:
+      folders.clear()
+      continue
+    seen.add(real)
+    yield from (Path(place, name) for name in sorted(names))
+
+
 def find(folder: str | os.PathLike, dataset: str, names: list[str]) -> Path:
-  """The one file below the folder that has one of the names."""
-  found = sorted({path for name in names for path in Path(folder).rglob(name) if path.is_file()})
+  """The one file below the folder that has one of the names, "folder/name" or "name".
+
+  Raises MissingSource without one, SourceError for several.
+  """
+  found = [
+    path
+    for path in _below(folder)
+    if any(path.parts[-len(Path(name).parts) :] == Path(name).parts for name in names)
+  ]
   if dataset == "AudioCaps":  # their names alone say little
     found = [
       path
