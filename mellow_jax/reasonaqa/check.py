@@ -8,8 +8,8 @@ more held out the later: what a file shares with a later one is a fault of the e
 is printed, with some examples of each kind; --output writes it whole, as JSON. The exit status is 0
 where nothing is wrong, and 1 otherwise; kinds given to --allow are listed and count as nothing
 wrong. --quarantine writes a list of the rows not to use, which training and evaluation leave out.
-Rows that say the same and clips that sound the same are no reason to leave both out; they are not
-in it, but for clips of a later file: rows of earlier files that hear them are.
+Not in it are rows that say the same and clips that sound the same, as both would be left out, and
+rows whose text is cut to fit; but rows that hear a clip of a later file are.
 """
 
 import collections

@@ -14,8 +14,8 @@ from mellow_jax.data.records import Record
 from mellow_jax.reasonaqa import faults
 from mellow_jax.reasonaqa.faults import Fault
 
-# No reason to leave rows out: both would be.
-_KEPT = ("duplicate_row", "row_in_later_file", "duplicate_clip")
+# No reason to leave rows out: of what is there twice both would be, and a text that is cut is used.
+_KEPT = ("duplicate_row", "row_in_later_file", "duplicate_clip", *faults.OVER_TOKENS)
 _NOTHING = -1  # no clip
 
 

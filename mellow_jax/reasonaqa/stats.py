@@ -20,14 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from mellow_jax.data.records import RecordError
 from mellow_jax.reasonaqa import counts, paper
 from mellow_jax.reasonaqa.counts import SIDES, Counts, Texts
 
 _NEW_WORDS = 20  # of a kind and a side
-_COLOURS = {"here": "#4f81bd", "paper": "#d98032"}
+_COLOURS = ("#4f81bd", "#d98032", "#8a8f98")
 Table = list[list[str]]  # a header, and rows
 
 
@@ -76,7 +78,9 @@ def table1(found: Sequence[Counts]) -> Table:
   """Rows, share and clips of each part and split, beside the paper's rows and share."""
   table = [["split", "part", "rows", "paper", "%", "paper %", "clips", "paper clips"]]
   for file in found:
-    published = file.name in paper.SPLITS
+    published = file.name in paper.SPLITS and any(
+      counts.published(n, file.name) for n in file.parts
+    )
     index = paper.SPLITS.index(file.name) if published else 0
     # Parts the paper has and this has not are there, with nothing: a gap is to be seen.
     names = [*file.parts]
@@ -129,6 +133,8 @@ def figure9(found: Sequence[Counts], others: Sequence[Counts]) -> Table:
   """The commonest words that the synthetic rows have and others' of the same kind have not."""
   table = [["kind", "side", "word", "times"]]
   theirs = counts.written(others)
+  if not theirs:
+    raise StatsError("--against: holds no rows of a subtype ...-MCQ.json or ...-Detail.json")
   for (kind, source), texts in sorted(counts.written(found).items(), reverse=True):
     if source == "all":
       for side in SIDES:
@@ -156,52 +162,45 @@ def _aligned(table: Table) -> list[str]:
 # --- Picture -------------------------------------------------------------------------------------
 
 
-def draw(found: Sequence[Counts], words: Table, new: Table) -> Figure:
+def _bars(place: Axes, title: str, names: Sequence[str], series: dict[str, Sequence[float]]):
+  """Horizontal bars, of each name one a series."""
+  height = 0.8 / len(series)
+  for i, (label, values) in enumerate(series.items()):
+    y = [j + (i - (len(series) - 1) / 2) * height for j in range(len(values))]
+    place.barh(y, values, height, color=_COLOURS[i], label=label)
+  place.set_yticks(range(len(names)), names, fontsize=8)
+  place.invert_yaxis()
+  place.set_title(title, fontsize=10)
+  place.xaxis.set_major_formatter(EngFormatter(sep=""))
+  place.spines[["top", "right"]].set_visible(False)
+  if len(series) > 1:
+    place.legend(loc="lower center", bbox_to_anchor=(0.4, -0.16), ncols=3, frameon=False)
+
+
+def draw(found: Sequence[Counts], rows: Table, words: Table, new: Table) -> Figure:
   """Rows of each part and split, words a text, and new words, as bars."""
-  panels = len(found) + bool(len(words) > 1) + (2 if len(new) > 1 else 0)
+  panels = len(found) + (len(words) > 1) + (2 if len(new) > 1 else 0)
   figure = Figure(figsize=(4.6 * panels, 5.6), layout="constrained")
   axes = iter(figure.subplots(1, panels, squeeze=False)[0])
-  table = table1(found)[1:]
   for file in found:
-    rows = [row for row in table if row[0] == file.name and row[1] != "all"]
-    place = next(axes)
-    y = range(len(rows))
-    place.barh(
-      [i - 0.2 for i in y], [int(row[2]) for row in rows], 0.4, color=_COLOURS["here"], label="here"
-    )
-    if any(row[3] for row in rows):
-      published = [int(row[3] or 0) for row in rows]
-      place.barh([i + 0.2 for i in y], published, 0.4, color=_COLOURS["paper"], label="paper")
-      place.legend(loc="lower right", frameon=False)
-    place.set_yticks([*y], [row[1] for row in rows])
-    place.invert_yaxis()
-    place.set_title(f"{file.name}: {file.rows} rows of {file.clips} clips", fontsize=10)
-    place.set_xlabel("rows")
-    place.spines[["top", "right"]].set_visible(False)
-    place.ticklabel_format(axis="x", style="plain")
-    place.tick_params(axis="x", labelrotation=30)
+    mine = [row for row in rows[1:] if row[0] == file.name and row[1] != "all"]
+    series = {"rows here": [int(row[2]) for row in mine]}
+    if any(row[3] for row in mine):
+      series["the paper's"] = [int(row[3] or 0) for row in mine]
+    title = f"{file.name}: {file.rows} rows of {file.clips} clips"
+    _bars(next(axes), title, [row[1] for row in mine], series)
   if len(words) > 1:
-    place = next(axes)
     names = [f"{row[0]} {row[1]}\n{side}" for row in words[1:] for side in SIDES]
-    columns = {"all words": (4, 10), "no stop words": (5, 11), "paper": (6, 12)}
-    for i, (label, picked) in enumerate(columns.items()):
-      values = [float(row[column] or 0) for row in words[1:] for column in picked]
-      y = [j + (i - 1) * 0.27 for j in range(len(values))]
-      place.barh(y, values, 0.27, label=label, color=["#4f81bd", "#9dbbe0", "#d98032"][i])
-    place.set_yticks([*range(len(names))], names, fontsize=8)
-    place.invert_yaxis()
-    place.set_title("words a text", fontsize=10)
-    place.spines[["top", "right"]].set_visible(False)
-    place.legend(loc="lower right", frameon=False)
+    series = {
+      label: [float(row[column] or 0) for row in words[1:] for column in (first, first + 6)]
+      for label, first in (("all words", 4), ("without stop words", 5), ("the paper's", 6))
+    }
+    _bars(next(axes), "words a text", names, series)
   for side in SIDES if len(new) > 1 else ():
-    place = next(axes)
-    rows = [row for row in new[1:] if row[1] == side]
-    rows = sorted(rows, key=lambda row: -int(row[3]))[:_NEW_WORDS]
-    place.barh(range(len(rows)), [int(row[3]) for row in rows], color=_COLOURS["here"])
-    place.set_yticks([*range(len(rows))], [f"{row[2]} ({row[0]})" for row in rows], fontsize=8)
-    place.invert_yaxis()
-    place.set_title(f"new words of {side}s, times", fontsize=10)
-    place.spines[["top", "right"]].set_visible(False)
+    mine = [row for row in new[1:] if row[1] == side]
+    mine = sorted(mine, key=lambda row: -int(row[3]))[:_NEW_WORDS]
+    names = [f"{row[2]} ({row[0]})" for row in mine]
+    _bars(next(axes), f"new words of {side}s", names, {"times": [int(row[3]) for row in mine]})
   return figure
 
 
@@ -237,8 +236,8 @@ def _stats(f: flags.FlagValues) -> None:
     for name, table in tables.items():
       with (part / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(table)
-    figure = draw(found, tables["words"], tables.get("new_words", []))
-    figure.savefig(part / "stats.png", dpi=110)
+    figure = draw(found, tables["rows"], tables["words"], tables.get("new_words", []))
+    figure.savefig(part / "stats.png", dpi=110, bbox_inches="tight")
     part.rename(f.output)
 
 
