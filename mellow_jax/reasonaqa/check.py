@@ -185,6 +185,7 @@ def _write(path: str, content: dict[str, Any]) -> None:
 
 
 def _check(f: flags.FlagValues) -> int:
+  paths = _files(f.rows)
   if not f.audio_root:
     raise CheckError("--audio_root is missing: name the folder that the rows' paths start from")
   if not Path(f.audio_root).is_dir():
@@ -196,7 +197,7 @@ def _check(f: flags.FlagValues) -> int:
     limits = faults.TokenLimits(f.tokenizer, f.preset, f.text_tokens, f.answer_tokens)
   else:
     skipped = dict.fromkeys(faults.OVER_TOKENS, "give --tokenizer")
-  found = check(_files(f.rows), f.audio_root, limits, f.min_seconds, f.processes)
+  found = check(paths, f.audio_root, limits, f.min_seconds, f.processes)
   report = found.report() | {"not_checked": skipped}
   quarantined = found.quarantine(f.allow)
   if f.output:

@@ -70,7 +70,7 @@ def _share(part: int | None, whole: int) -> str:
   return "" if part is None else f"{100 * part / max(whole, 1):.1f}"
 
 
-def _number(value: int | None) -> str:
+def _number(value: float | None) -> str:
   return "" if value is None else str(value)
 
 
@@ -169,7 +169,7 @@ def _bars(place: Axes, title: str, names: Sequence[str], series: dict[str, Seque
     y = [j + (i - (len(series) - 1) / 2) * height for j in range(len(values))]
     place.barh(y, values, height, color=_COLOURS[i], label=label)
   place.set_yticks(range(len(names)), names, fontsize=8)
-  place.invert_yaxis()
+  place.set_ylim(max(len(names), 8) - 0.5, -0.5)  # the first on top
   place.set_title(title, fontsize=10)
   place.xaxis.set_major_formatter(EngFormatter(sep=""))
   place.spines[["top", "right"]].set_visible(False)
