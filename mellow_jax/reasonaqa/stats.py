@@ -70,7 +70,7 @@ def _share(part: int | None, whole: int) -> str:
   return "" if part is None else f"{100 * part / max(whole, 1):.1f}"
 
 
-def _number(value: float | None) -> str:
+def _number(value: int | float | None) -> str:
   return "" if value is None else str(value)
 
 
