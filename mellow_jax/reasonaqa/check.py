@@ -107,7 +107,7 @@ def _read_rows(
     for fault in faults.of_options(question, answer):
       found.add_row_fault(row, checked.place, fault)
     if limits:
-      limits.add((row, checked.place), question, answer)
+      limits.add((row, checked.place), checked.fields)
       if len(limits.waiting) >= _BATCH:
         flush()
   if limits:

@@ -9,6 +9,7 @@ import tokenizers
 
 from mellow_jax.data import audio, prompts
 from mellow_jax.data.audio import AudioError
+from mellow_jax.data.records import FIELDS
 
 # Kinds of faults, and what each says. Those of audio.REASONS are an audio file's own.
 OF_ROWS = {
@@ -39,6 +40,7 @@ _OPTION = re.compile(r"(?<!\S)([A-Ha-h])\)\s")
 _CHOSEN = re.compile(r"([A-Ha-h])(?:\)\s*(.*)|)\Z", re.DOTALL)
 _EMPTY = {"input": "empty_question", "answer": "empty_answer"}
 _PATHS = ("filepath1", "filepath2")
+_INPUT, _ANSWER, _CAPTION2 = (FIELDS.index(name) for name in ("input", "answer", "caption2"))
 
 
 class Fault(NamedTuple):
@@ -100,24 +102,22 @@ class TokenLimits:
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
     self.waiting: list[tuple[Any, str, str]] = []
 
-  def add(self, row: Any, question: str, answer: str) -> None:
-    """Takes a row's texts; row is given back with its fault."""
-    preset, token = self.preset, "<|endoftext|>"
-    for kind, text, end in (
-      ("question_over_tokens", question, preset.question_end),
-      ("answer_over_tokens", answer, preset.answer_end),
-    ):
-      # A token is a byte at least. Whatever a preset adds, it is less than this.
-      if text.isascii() and len(text) + 64 <= self.slots[kind]:
-        continue
-      if kind == "question_over_tokens":
-        text = prompts.question(text, preset)
-      else:
-        task = prompts.task_of(question)
-        text = prompts.answer(text, preset, task=task, training=True, second="")
-      if end != "none":
-        text = f"{text} {token}" if end == "string" else text + token
-      self.waiting.append((row, kind, text))
+  def add(self, row: Any, fields: Sequence[str]) -> None:
+    """Takes the texts of a row's fields; row is given back with its fault."""
+    preset = self.preset
+    question, answer, second = fields[_INPUT], fields[_ANSWER], fields[_CAPTION2]
+    # A token is a byte at least: short texts need no counting, with all that a preset adds.
+    if not question.isascii() or len(question) + 16 > self.slots["question_over_tokens"]:
+      text = prompts.question(question, preset)
+      self._add(row, "question_over_tokens", text, preset.question_end)
+    if not answer.isascii() or len(answer) + 64 > self.slots["answer_over_tokens"] - len(second):
+      task = prompts.task_of(question)
+      text = prompts.answer(answer, preset, task=task, training=True, second=second)
+      self._add(row, "answer_over_tokens", text, preset.answer_end)
+
+  def _add(self, row: Any, kind: str, text: str, end: prompts.End) -> None:
+    ends = {"none": "", "string": " <|endoftext|>", "token": "<|endoftext|>"}
+    self.waiting.append((row, kind, text + ends[end]))
 
   def found(self) -> Iterator[tuple[Any, Fault]]:
     """Those of the rows taken since the last call whose texts are too long, each with its fault."""

@@ -162,7 +162,7 @@ def _aligned(table: Table) -> list[str]:
 # --- Picture -------------------------------------------------------------------------------------
 
 
-def _bars(place: Axes, title: str, names: Sequence[str], series: dict[str, Sequence[float]]):
+def _bars(place: Axes, title: str, names: Sequence[str], series: dict[str, Sequence[int | float]]):
   """Horizontal bars, of each name one a series."""
   height = 0.8 / len(series)
   for i, (label, values) in enumerate(series.items()):
