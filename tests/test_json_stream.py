@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mellow_jax.data import json_stream, records
+from mellow_jax.data import json_stream, records, row_by_row
 
 anything = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -67,7 +67,7 @@ def test_what_is_no_list_is_named(tmp_path, text, message):
   path = tmp_path / "rows.json"
   path.write_bytes(text.encode(errors="surrogateescape"))
   with pytest.raises(records.RecordError, match=message) as error:
-    list(records.each(path))
+    list(row_by_row.read(path))
   assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -78,7 +78,7 @@ def test_rows_that_are_sound_are_those_that_reading_takes(tmp_path):
   path = tmp_path / "rows.json"
   for change in changes:
     path.write_text(json.dumps([ROW | change]))
-    (checked,) = records.each(path)
+    (checked,) = row_by_row.read(path)
     try:
       (record,) = records.read(path)
     except records.RecordError as error:

@@ -13,12 +13,12 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
-from mellow_jax.data import json_stream, prompts
+from mellow_jax.data import prompts
 
 FIELDS = (
   "taskname",
@@ -132,6 +132,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
   return _Repeated(next(key for key in keys if keys.count(key) > 1))
 
 
+# Of strict JSON: what it may not hold becomes values that no field may have.
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_Constant)
+
+
 def _name(value: object) -> str:
   if isinstance(value, _Constant):
     return value.name
@@ -158,7 +162,7 @@ def _fault(row: object) -> str:
   return ""
 
 
-class _Reader:
+class Reader:
   """Checks the rows of one file; of a table with the line that each begins on."""
 
   def __init__(self, name: str, lines: list[int] | None = None):
@@ -166,7 +170,7 @@ class _Reader:
     self.lines = lines
     self.paths = {"": ""}  # as written -> as kept: the same clip stands in many rows
 
-  def fail(self, row: int, fault: str) -> NoReturn:
+  def _fail(self, row: int, fault: str) -> NoReturn:
     if self.lines is None:
       raise RecordError(f"{self.name}, row {row} (from 0): {fault}")
     for field, column in COLUMNS.items():
@@ -202,8 +206,9 @@ class _Reader:
     return found
 
   def row(self, i: int, row: object) -> tuple[str, ...]:
+    """The fields of row i as they are kept. Raises RecordError for one with a fault."""
     for field, fault in self.faults(row):
-      self.fail(i, f"field {field!r} {fault}" if field else fault)
+      self._fail(i, f"field {field!r} {fault}" if field else fault)
     return self.kept(row)
 
   def kept(self, row: dict[str, str]) -> tuple[str, ...]:
@@ -216,7 +221,7 @@ class _Reader:
     return task, first, second, caption1, caption2, question, answer, subtype
 
 
-def _read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
+def read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
   """The fields of a table's rows, and the line that each begins on."""
   try:
     text = raw.decode("utf-8-sig")  # spreadsheets begin their UTF-8 with a byte-order mark
@@ -279,13 +284,13 @@ def read(path: str | os.PathLike) -> Records:
     reason = getattr(error, "strerror", None) or error
     raise RecordError(f"{name}: cannot be read ({reason}): check the path") from None
   if name.lower().endswith(".csv"):
-    rows, lines = _read_table(name, raw)
-    reader = _Reader(name, lines)
+    rows, lines = read_table(name, raw)
+    reader = Reader(name, lines)
     return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
   if raw.startswith(b"\xef\xbb\xbf"):
     raise RecordError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
   try:
-    rows = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_Constant)
+    rows = DECODER.decode(raw.decode())
   except UnicodeDecodeError as error:
     raise RecordError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
   except RecursionError:
@@ -296,45 +301,8 @@ def read(path: str | os.PathLike) -> Records:
     raise RecordError(f"{name}: holds {_name(rows)} at the top; expected a list of objects")
   if not rows:
     raise RecordError(f"{name}: holds no rows")
-  reader = _Reader(name)
+  reader = Reader(name)
   return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
-
-
-class Checked(NamedTuple):
-  """A row as it stands in its file, with all that keeps it from being a record."""
-
-  place: str  # such as "row 7 (from 0)"
-  fields: (
-    tuple[str, ...] | None
-  )  # by FIELDS, its paths as they are kept; None where some is no text
-  faults: list[tuple[str, str]]  # (field, what is wrong with it); "" for the row as a whole
-
-
-def each(path: str | os.PathLike) -> Iterator[Checked]:
-  """The rows of a file one at a time, sound or not; a JSON file of any length takes little memory.
-
-  Raises RecordError for a file that cannot be read, or that is no list of rows.
-  """
-  name = os.fspath(path)
-  lines: list[int] = []
-  try:
-    if name.lower().endswith(".csv"):
-      rows, lines = _read_table(name, Path(path).read_bytes())
-    else:
-      decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_Constant)
-      rows = json_stream.items(path, decoder)
-    reader = _Reader(name)
-    for i, row in enumerate(rows):
-      faults = reader.faults(row)
-      shaped = not any(not field for field, _ in faults)
-      place = f"line {lines[i]}" if lines else f"row {i} (from 0)"
-      yield Checked(place, reader.kept(row) if shaped else None, faults)
-  except RecordError:
-    raise
-  except OSError as error:
-    raise RecordError(f"{name}: cannot be read ({error.strerror}): check the path") from None
-  except ValueError as error:
-    raise RecordError(f"{name}: is no JSON list of rows: {error}") from None
 
 
 def missing_audio(records: Records, root: str | os.PathLike) -> list[str]:

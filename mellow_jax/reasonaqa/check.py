@@ -27,7 +27,7 @@ import tqdm
 from absl import flags
 
 from mellow_jax.config import ModelConfig
-from mellow_jax.data import audio, prompts, records
+from mellow_jax.data import audio, prompts, row_by_row
 from mellow_jax.data.records import Record, RecordError
 from mellow_jax.reasonaqa import faults
 from mellow_jax.reasonaqa.findings import Findings
@@ -94,7 +94,7 @@ def _read_rows(
     for (row, place), fault in limits.found():
       found.add_row_fault(row, place, fault)
 
-  rows = tqdm.tqdm(records.each(path), desc=path.name, unit=" rows", file=sys.stderr)
+  rows = tqdm.tqdm(row_by_row.read(path), desc=path.name, unit=" rows", file=sys.stderr)
   for number, checked in enumerate(rows):
     if number % _BATCH == 0:
       new_clips()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mellow_jax.data import records
+from mellow_jax.data import row_by_row
 from mellow_jax.data.records import FIELDS, RecordError
 from mellow_jax.reasonaqa import paper
 from mellow_jax.reasonaqa.vocabulary import STOP_WORDS, words
@@ -72,7 +72,7 @@ class Counts:
 def read(path: str | os.PathLike) -> Counts:
   """Counts a file's rows. Raises RecordError as `records.read` does."""
   parts: dict[str, Part] = {}
-  for checked in records.each(path):
+  for checked in row_by_row.read(path):
     if checked.faults:
       where, (name, message) = f"{os.fspath(path)}, {checked.place}", checked.faults[0]
       raise RecordError(f"{where}: field {name!r} {message}" if name else f"{where}: {message}")

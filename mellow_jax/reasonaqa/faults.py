@@ -54,7 +54,7 @@ class Fault(NamedTuple):
 
 
 def of_schema(found: Sequence[tuple[str, str]]) -> Iterator[Fault]:
-  """The faults that `records.each` found, by kind."""
+  """The faults that `row_by_row.read` found, by kind."""
   for name, message in found:
     kind = "malformed"
     if message.startswith("is empty") and name in _EMPTY:
