@@ -158,6 +158,17 @@ def test_quarantined_rows_are_those_of_records(tree):
   assert quarantine[records.row_id(bad)][0].startswith("missing: a/gone.wav: ")
 
 
+def test_rows_that_are_quarantined_do_not_keep_a_file_from_being_read(tree):
+  tree.train[1:3] = [tree.row("a/1.wav", answer=""), tree.row("..\\a/2.wav")]
+  _, _, quarantine = tree.check()
+  with pytest.raises(records.RecordError, match=r"row 1 .*'answer' is empty"):
+    records.read(tree.folder / "train.json")
+  with pytest.raises(records.RecordError, match=r"row 2 .*leaves the audio root"):
+    records.read(tree.folder / "train.json", [*quarantine][:1])
+  rows = records.read(tree.folder / "train.json", quarantine)
+  assert [records.row_id(row) in quarantine for row in rows] == [i in (1, 2) for i in range(6)]
+
+
 def test_what_is_held_out_leaves_training(tree):
   """A clip of the test file under another name: the training rows that hear it are listed."""
   wav, _ = soundfile.read(tree.folder / "a/held out.wav", dtype="int16")

@@ -13,7 +13,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
@@ -205,9 +205,14 @@ class Reader:
           found.append((field, str(error)))
     return found
 
-  def row(self, i: int, row: object) -> tuple[str, ...]:
-    """The fields of row i as they are kept. Raises RecordError for one with a fault."""
+  def row(self, i: int, row: object, listed: Container[str] = ()) -> tuple[str, ...]:
+    """The fields of row i as they are kept. Raises RecordError for one with a fault.
+
+    Not for one whose id is listed, if all its fields are texts.
+    """
     for field, fault in self.faults(row):
+      if field and row_id(Record(*self.kept(row), row=i)) in listed:
+        break
       self._fail(i, f"field {field!r} {fault}" if field else fault)
     return self.kept(row)
 
@@ -268,8 +273,11 @@ def _check_header(name: str, header: list[str]) -> None:
       raise RecordError(f"{name}, line 1: column {column!r} is missing")
 
 
-def read(path: str | os.PathLike) -> Records:
+def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
   """The records of a JSON file, or of a table where the name ends in ".csv".
+
+  Rows whose ids are listed may be empty where they should not be, or name paths that lead out of
+  the root: they keep their place as they are, for the caller to leave out.
 
   Fields and columns whose names begin with "_" are notes, and ignored. Raises RecordError if the
   file cannot be read, is not strict JSON (UTF-8 without a byte-order mark, no NaN, no key twice) or
@@ -286,7 +294,7 @@ def read(path: str | os.PathLike) -> Records:
   if name.lower().endswith(".csv"):
     rows, lines = read_table(name, raw)
     reader = Reader(name, lines)
-    return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
+    return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
   if raw.startswith(b"\xef\xbb\xbf"):
     raise RecordError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
   try:
@@ -302,7 +310,7 @@ def read(path: str | os.PathLike) -> Records:
   if not rows:
     raise RecordError(f"{name}: holds no rows")
   reader = Reader(name)
-  return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
+  return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
 
 
 def missing_audio(records: Records, root: str | os.PathLike) -> list[str]:
