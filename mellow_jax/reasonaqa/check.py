@@ -8,8 +8,9 @@ more held out the later: what a file shares with a later one is a fault of the e
 is printed, with some examples of each kind; --output writes it whole, as JSON. The exit status is 0
 where nothing is wrong, and 1 otherwise; kinds given to --allow are listed and count as nothing
 wrong. --quarantine writes a list of the rows not to use, which training and evaluation leave out.
-Not in it are rows that say the same and clips that sound the same, as both would be left out, and
-rows whose text is cut to fit; but rows that hear a clip of a later file are.
+Not in it are rows that say the same and clips that sound the same, as both would be left out, rows
+whose text is cut to fit, and clips that overshoot full scale a little, as ogg and mp3 do; but rows
+that hear a clip of a later file are.
 """
 
 import collections

@@ -25,7 +25,8 @@ OF_ROWS = {
 }
 OF_CLIPS = {
   **dict.fromkeys(audio.REASONS, "an audio file that cannot be used"),
-  "peak_over_1": "samples beyond full scale",
+  "peak_over_1": "samples beyond full scale, as lossy formats may decode to",
+  "peak_over_2": "samples far beyond full scale",
   "silent": "no sound",
   "too_short": "less sound than --min_seconds",
   "duplicate_clip": "sounds as an earlier clip of its file does, to the last sample",
@@ -147,7 +148,8 @@ def of_clips(
       continue
     faults = []
     if heard.peak > 1:
-      faults.append(Fault("peak_over_1", f"peak {heard.peak:.4g}"))
+      kind = "peak_over_2" if heard.peak > 2 else "peak_over_1"
+      faults.append(Fault(kind, f"peak {heard.peak:.4g}"))
     if heard.swing <= SILENT_SWING:
       faults.append(Fault("silent", f"peak {heard.peak:.2g}"))
     if heard.seconds < min_seconds:

@@ -14,8 +14,9 @@ from mellow_jax.data.records import Record
 from mellow_jax.reasonaqa import faults
 from mellow_jax.reasonaqa.faults import Fault
 
-# No reason to leave rows out: of what is there twice both would be, and a text that is cut is used.
-_KEPT = ("duplicate_row", "row_in_later_file", "duplicate_clip", *faults.OVER_TOKENS)
+# No reason to leave rows out: of what is there twice both would be; a text that is cut is of use,
+# and so is a clip that overshoots a little.
+_KEPT = ("duplicate_row", "row_in_later_file", "duplicate_clip", "peak_over_1", *faults.OVER_TOKENS)
 _NOTHING = -1  # no clip
 
 
