@@ -2,6 +2,7 @@
 
 import json
 
+import damage
 import numpy as np
 import pytest
 import soundfile
@@ -119,6 +120,13 @@ def test_ones_own_clips_join(dataset):
   # What has no sound here is no option either.
   assert not any("cat" in row.input + row.answer for row in train)
   assert "gone.wav" in (dataset / "made/report.json").read_text()
+
+
+def test_what_does_not_fit_on_the_disk_is_not_left_half_written(dataset, capsys):
+  with damage.files_of_at_most(2000):
+    assert run(dataset) == 1
+  assert "error: " in capsys.readouterr().err and not [*dataset.glob("made*")]
+  assert run(dataset) == 0
 
 
 @pytest.mark.parametrize(

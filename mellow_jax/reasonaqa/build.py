@@ -5,6 +5,8 @@
 
 The files may lie below --sources at any depth; mellow_jax/reasonaqa/sources.py lists them, and what
 is not there is named with where to get it. mellow_jax/reasonaqa/captions.py says what --add reads.
+Rows of clips that are not below --audio_root are dropped and listed. Videos of AudioCaps vanish with
+time; --paper_clips keeps those that ADIFF's files name, which are as many as the paper has.
 
   train.json val.json test.json   rows of the published schema; "_id" is a row's stable id
   array_record/<split>/           with --array_record: the same with the audio inside, for pods
@@ -260,15 +262,19 @@ def _build(f: flags.FlagValues) -> None:
 
   part = output.with_name(f"{output.name}.part")
   shutil.rmtree(part, ignore_errors=True)  # of a build that was killed
-  part.mkdir(parents=True)
-  for split, made in rows.items():
-    _write_rows(part / f"{split}.json", made)
-    if f.array_record:
-      numbered = [dataclasses.replace(row, row=i) for i, row in enumerate(made)]
-      cache.write(numbered, f.audio_root, part / "array_record" / split)
-  (part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-  (part / "report.txt").write_text(_text(report))
-  part.rename(output)
+  try:
+    part.mkdir(parents=True)
+    for split, made in rows.items():
+      _write_rows(part / f"{split}.json", made)
+      if f.array_record:
+        numbered = [dataclasses.replace(row, row=i) for i, row in enumerate(made)]
+        cache.write(numbered, f.audio_root, part / "array_record" / split)
+    (part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    (part / "report.txt").write_text(_text(report))
+    part.rename(output)
+  except BaseException:
+    shutil.rmtree(part, ignore_errors=True)
+    raise
   print(_text(report), end="")
 
 
