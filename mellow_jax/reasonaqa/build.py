@@ -5,8 +5,8 @@
 
 The files may lie below --sources at any depth; mellow_jax/reasonaqa/sources.py lists them, and what
 is not there is named with where to get it. mellow_jax/reasonaqa/captions.py says what --add reads.
-Rows of clips that are not below --audio_root are dropped and listed. Videos of AudioCaps vanish with
-time; --paper_clips keeps those that ADIFF's files name, which are as many as the paper has.
+Rows of clips that are not below --audio_root are dropped and listed. Videos of AudioCaps vanish
+with time; --paper_clips keeps those that ADIFF's files name, which are as many as the paper has.
 
   train.json val.json test.json   rows of the published schema; "_id" is a row's stable id
   array_record/<split>/           with --array_record: the same with the audio inside, for pods
@@ -100,11 +100,11 @@ def keep_paper_clips(source: Source, clips: set[str]) -> None:
   _keep(source, kept, lost, "ADIFF's files do not name the clip: the paper no longer had it")
 
 
-def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str | None]) -> int:
-  """Drops rows of clips that are not below the root; how many are there under another name.
+def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str | None]) -> None:
+  """Drops rows of clips that are not below the root.
 
   Freesound's names hold "&amp;" and the like: a clip may be there with "&" instead, and its rows
-  then name it so. known holds what was looked up before.
+  then name it so. known holds what was looked up before, and gets what is.
   """
 
   def place(path: str) -> str | None:
@@ -114,7 +114,7 @@ def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str |
       known[path] = next(there, None)
     return known[path]
 
-  kept, lost, renamed = [], collections.Counter(), set()
+  kept, lost = [], collections.Counter()
   for row in source.rows:
     named = [path for path in (row.filepath1, row.filepath2) if path]
     found = [place(path) for path in named]
@@ -122,11 +122,9 @@ def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str |
       lost[named[found.index(None)]] += 1
       continue
     if found != named:
-      renamed |= {path for path in named if known[path] != path}
       row = dataclasses.replace(row, filepath1=found[0], filepath2=(found[1:] or [""])[0])
     kept.append(row)
   _keep(source, kept, lost, sources.NO_AUDIO)
-  return len(renamed)
 
 
 # --- Report --------------------------------------------------------------------------------------
@@ -235,10 +233,10 @@ def _build(f: flags.FlagValues) -> None:
       absent = {clip.path for clip in clips if not (Path(f.audio_root) / clip.path).is_file()}
     for split in splits:
       found += captions.rows(table, clips, split, f.seed, absent)
-  renamed, known = 0, {}
+  known: dict[str, str | None] = {}
   if not f.allow_missing_audio:
     for source in tqdm.tqdm(found, desc="clips", unit="file", file=sys.stderr):
-      renamed += drop_missing(source, f.audio_root, known)
+      drop_missing(source, f.audio_root, known)
 
   entries = [_entry(source) for source in found]
   rows = {split: [] for split in splits}
@@ -255,7 +253,7 @@ def _build(f: flags.FlagValues) -> None:
       split: len({path for row in part for path in (row.filepath1, row.filepath2) if path})
       for split, part in rows.items()
     },
-    "renamed": renamed,
+    "renamed": sum(there not in (None, path) for path, there in known.items()),
     "missing_sources": missing,
     "datasets": entries,
   }
