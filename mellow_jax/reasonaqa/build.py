@@ -130,6 +130,10 @@ def drop_missing(source: Source, root: str | os.PathLike, known: dict[str, str |
 # --- Report --------------------------------------------------------------------------------------
 
 
+def _clips(rows: Sequence[Record]) -> set[str]:
+  return {path for row in rows for path in (row.filepath1, row.filepath2) if path}
+
+
 def _entry(source: Source) -> dict[str, Any]:
   """A source's arithmetic, and all that it dropped."""
   reasons = collections.Counter()
@@ -148,7 +152,7 @@ def _entry(source: Source) -> dict[str, Any]:
     "rows_made": made,
     "rows_dropped": dict(reasons),
     "rows_kept": len(source.rows),
-    "clips": len({path for row in source.rows for path in (row.filepath1, row.filepath2) if path}),
+    "clips": len(_clips(source.rows)),
     "rows_paper": counts.published(source.dataset, source.split),
     "arithmetic_paper": paper.ARITHMETIC.get((source.dataset, source.split)),
     "dropped": [dataclasses.asdict(dropped) for dropped in source.dropped],
@@ -200,7 +204,31 @@ def _write_rows(path: Path, rows: Sequence[Record]) -> None:
     file.write("\n]\n")
 
 
-def _build(f: flags.FlagValues) -> None:
+def _write(
+  output: Path, rows: dict[str, list[Record]], report: dict[str, Any], pods_root: str | None
+) -> None:
+  """Writes a folder that appears when all of it is there; with pods_root also ArrayRecord files."""
+  part = output.with_name(f"{output.name}.part")
+  shutil.rmtree(part, ignore_errors=True)  # of a build that was killed
+  try:
+    part.mkdir(parents=True)
+    for split, made in rows.items():
+      _write_rows(part / f"{split}.json", made)
+      if pods_root:
+        numbered = [dataclasses.replace(row, row=i) for i, row in enumerate(made)]
+        cache.write(numbered, pods_root, part / "array_record" / split)
+    (part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    (part / "report.txt").write_text(_text(report))
+    part.rename(output)
+  except BaseException:
+    shutil.rmtree(part, ignore_errors=True)
+    raise
+
+
+# --- Command -------------------------------------------------------------------------------------
+
+
+def _check_flags(f: flags.FlagValues) -> None:
   if not (f.sources or f.add):
     raise BuildError("--sources is missing: name the folder of the official files, or --add a CSV")
   if not f.output:
@@ -209,13 +237,30 @@ def _build(f: flags.FlagValues) -> None:
     raise BuildError("--audio_root is missing: name the clips' folder, or --allow_missing_audio")
   if f.array_record and f.allow_missing_audio:
     raise BuildError("--array_record holds the audio: drop --allow_missing_audio")
-  output = Path(f.output)
-  if output.exists():
-    raise BuildError(f"{output}: is there already: remove it, or give another --output")
+  if Path(f.output).exists():
+    raise BuildError(f"{f.output}: is there already: remove it, or give another --output")
   for name in ("sources", "audio_root"):
     if f[name].value and not Path(f[name].value).is_dir():
       raise BuildError(f"--{name}={f[name].value}: is no folder")
+  names = [Path(table).stem for table in f.add]
+  if clash := [name for name in names if names.count(name) > 1 or name in sources.READERS]:
+    raise BuildError(f"--add: {clash[0]}.csv: another source has this name, give it its own")
 
+
+def _own(f: flags.FlagValues, splits: Sequence[str]) -> list[Source]:
+  """The rows of --add."""
+  found = []
+  for table in f.add:
+    clips, absent = captions.read(table), set()
+    if not f.allow_missing_audio:
+      absent = {clip.path for clip in clips if not (Path(f.audio_root) / clip.path).is_file()}
+    for split in splits:
+      found += captions.rows(table, clips, split, f.seed, absent)
+  return found
+
+
+def _build(f: flags.FlagValues) -> None:
+  _check_flags(f)
   splits = [split for split in SPLITS if split in f.split]
   found, missing = read(f.sources, splits) if f.sources else ([], {})
   if f.sources and not found:
@@ -224,55 +269,27 @@ def _build(f: flags.FlagValues) -> None:
     for source in found:
       if source.dataset in ("AudioCaps", "ACE"):
         keep_paper_clips(source, sources.acd_clips(f.sources, source.split))
-  names = [Path(table).stem for table in f.add]
-  if clash := [name for name in names if names.count(name) > 1 or name in sources.READERS]:
-    raise BuildError(f"--add: {clash[0]}.csv: another source has this name, give it its own")
-  for table in f.add:
-    clips, absent = captions.read(table), set()
-    if not f.allow_missing_audio:
-      absent = {clip.path for clip in clips if not (Path(f.audio_root) / clip.path).is_file()}
-    for split in splits:
-      found += captions.rows(table, clips, split, f.seed, absent)
+  found += _own(f, splits)
   known: dict[str, str | None] = {}
   if not f.allow_missing_audio:
     for source in tqdm.tqdm(found, desc="clips", unit="file", file=sys.stderr):
       drop_missing(source, f.audio_root, known)
 
-  entries = [_entry(source) for source in found]
   rows = {split: [] for split in splits}
   for source in found:
     rows[source.split] += source.rows
   rows = {split: part for split, part in rows.items() if part}
   if not rows:
-    raise BuildError(
-      f"no row is left: no clip is below {f.audio_root}, such as {next(iter(known), '')!r}"
-    )
+    named = f"no clip is below {f.audio_root}" if f.audio_root else f"none is of {splits}"
+    raise BuildError(f"no row is left: {named}{', such as ' + next(iter(known)) if known else ''}")
   report = {
     "rows": {split: len(part) for split, part in rows.items()},
-    "clips": {
-      split: len({path for row in part for path in (row.filepath1, row.filepath2) if path})
-      for split, part in rows.items()
-    },
+    "clips": {split: len(_clips(part)) for split, part in rows.items()},
     "renamed": sum(there not in (None, path) for path, there in known.items()),
     "missing_sources": missing,
-    "datasets": entries,
+    "datasets": [_entry(source) for source in found],
   }
-
-  part = output.with_name(f"{output.name}.part")
-  shutil.rmtree(part, ignore_errors=True)  # of a build that was killed
-  try:
-    part.mkdir(parents=True)
-    for split, made in rows.items():
-      _write_rows(part / f"{split}.json", made)
-      if f.array_record:
-        numbered = [dataclasses.replace(row, row=i) for i, row in enumerate(made)]
-        cache.write(numbered, f.audio_root, part / "array_record" / split)
-    (part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    (part / "report.txt").write_text(_text(report))
-    part.rename(output)
-  except BaseException:
-    shutil.rmtree(part, ignore_errors=True)
-    raise
+  _write(Path(f.output), rows, report, f.audio_root if f.array_record else None)
   print(_text(report), end="")
 
 
