@@ -1,27 +1,20 @@
 """The questions of each benchmark, read from the files it is published as, in one form."""
 
-import csv
-import io
 import json
 import os
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
-from mellow_jax.data import prompts, records, scenes
-from mellow_jax.data.records import Record, RecordError
-from mellow_jax.evaluation.schema import Item, Kind
+from mellow_jax.data import records, scenes
+from mellow_jax.data.records import RecordError
+from mellow_jax.evaluation import rows, tables
+from mellow_jax.evaluation.rows import from_record
+from mellow_jax.evaluation.schema import Item
+
+__all__ = ["BENCHMARKS", "Benchmark", "from_record", "read", "table_path"]
 
 SCENES = 1000  # generated scenes asked about
-MOST_REFERENCES = 5  # of a caption; the reference scores against no more
-VERDICTS = frozenset(
-  ("it is definitely true", "it is definitely false", "it is plausible", "i cannot determine")
-)
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-_LETTERED = re.compile(r"(?<!\S)([A-Za-z])\)\s*")
 
 REASONAQA = "ReasonAQA's JSON: zenodo.org/records/15036628"
 AUDIOCAPS = (
@@ -126,16 +119,37 @@ def read(
 
   Raises RecordError naming file, row and field of what cannot be used.
   """
-  raise NotImplementedError
+  path = table_path(benchmark, data)
+  if benchmark.startswith("mmau"):
+    return tables.read_mmau(path)
+  if benchmark == "mmar":
+    return tables.read_mmar(path)
+  if benchmark == "table":
+    return tables.read_own(path)
+  if benchmark == "scenes":
+    items, _ = rows.from_records(str(path), _scenes(path))
+    return items
+  wanted = {subtype.lower() for subtype in BENCHMARKS[benchmark].subtypes}
+  chosen = [
+    record
+    for record in records.read(path)
+    if not wanted or record.subtype.lower().removesuffix(".json") in wanted
+  ]
+  if not chosen:
+    raise RecordError(f"{path}: no row has the subtype {BENCHMARKS[benchmark].subtypes[0]}.json")
+  items, left_out = rows.from_records(str(path), chosen, quarantined)
+  if left_out:
+    say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
+  return items
 
 
-def from_record(record: Record) -> Item:
-  """A row of ReasonAQA's form, or of a table of one's own, as a question.
-
-  Lettered options at the end of its input, "a) .. b) ..", become choices: a multiple choice, or
-  entailment where they are verdicts. "yes" and "no" make a binary question, everything else is free
-  text with one reference.
-
-  Raises RecordError, naming the row, for options of which the answer is none.
-  """
-  raise NotImplementedError
+def _scenes(path: Path) -> scenes.Scenes:
+  """The rows that `evaluation.listening` asks about after the same run."""
+  try:
+    run = json.loads(path.read_text())
+    source, seed, mix = run["data"]["source"], run["seed"], run["data"]["mix"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise RecordError(f"{path}: is no run.json of a training run ({error})") from None
+  if source != "scenes":
+    raise RecordError(f"{path}: the run had data.source {source!r}: use --benchmark=reasonaqa")
+  return scenes.Scenes("val", seed, SCENES, mix)
