@@ -8,55 +8,38 @@ processes share the work, started as those of training are: by SLURM, Open MPI o
 finds the others, elsewhere each is given --coordinator=HOST:PORT --processes=N --process_id=I.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import tqdm
 from absl import flags
-from jaxtyping import Bool
 
 from mellow_jax import checkpoint, parallel
-from mellow_jax.ask import GREEDY, Mellow, QuestionError, Row
+from mellow_jax.ask import GREEDY, Mellow, QuestionError
 from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.config import AudioConfig, ConfigError
-from mellow_jax.data import audio, prompts, quarantine, scenes
-from mellow_jax.data.audio import AudioError, Clip
+from mellow_jax.config import ConfigError
+from mellow_jax.data import prompts, quarantine
+from mellow_jax.data.audio import AudioError
 from mellow_jax.data.records import RecordError
-from mellow_jax.decode import Sampling
-from mellow_jax.evaluation import probes, readers, templates
-from mellow_jax.evaluation.schema import Item, Prediction
+from mellow_jax.evaluation import answering, probes, readers, templates
+from mellow_jax.evaluation.answering import Asking, Question
+from mellow_jax.evaluation.schema import Item
+from mellow_jax.evaluation.templates import Style
 from mellow_jax.predictions import PredictionsError, SharedPredictions
 
 SHOWN = 5  # prompts that --show_prompts prints unless --limit says otherwise
 NAMED = 5  # missing files that are named
-READERS = 8  # threads that read clips
-READ_AHEAD = 64  # questions whose clips are read before it is their turn
-KEPT_CLIPS = 256  # that have been read, for items about the same clip
 
 
 class FlagsError(ValueError):
   """Flags that do not go together; the message says what to change."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Question:
-  """An item as it is put to the model: one line of the output."""
-
-  item: Item
-  order: tuple[int, ...]
-  prompt: str
-  options: tuple[str, ...]  # as they are shown, with letters; in the item's own order
 
 
 def _flags() -> flags.FlagValues:
@@ -102,17 +85,16 @@ def _read_items(f: flags.FlagValues) -> list[Item]:
     if not f[name].value:
       raise FlagsError(f"--{name} is missing")
   left_out = quarantine.read(f.quarantine) if f.quarantine else {}
-  items = readers.read(f.benchmark, f.data, quarantined=left_out, say=_say)
-  return items[: f.limit or None]
+  return readers.read(f.benchmark, f.data, quarantined=left_out, say=_say)
 
 
-def _style(f: flags.FlagValues, preset: str) -> templates.Style:
+def _style(f: flags.FlagValues, preset: str) -> Style:
   return templates.STYLES[f.prompt_style] if f.prompt_style else templates.style_for(preset)
 
 
 def _questions(
-  f: flags.FlagValues, items: Sequence[Item], style: templates.Style, preset: str
-) -> list[_Question]:
+  f: flags.FlagValues, items: Sequence[Item], style: Style, preset: str
+) -> list[Question]:
   """Each item in each of its orders, one after the other."""
   known, found = prompts.PRESETS[preset], []
   for item in items:
@@ -121,7 +103,7 @@ def _questions(
       answers = [prompts.answer(text, known, task="other", training=False) for text in shown]
       asked = prompts.question(templates.prompt(style, f.benchmark, item, order), known)
       own = tuple(answers[order.index(i)] for i in range(len(order)))
-      found.append(_Question(item, order, asked, own))
+      found.append(Question(item, order, asked, own))
   return found
 
 
@@ -129,196 +111,21 @@ def _show_prompts(f: flags.FlagValues) -> None:
   """Prints the first prompts, word for word."""
   items = _read_items(f)[: f.limit or SHOWN]
   preset = f.preset or (checkpoint.load_model(f.checkpoint).preset if f.checkpoint else "release")
-  style = _style(f, preset)
-  print(f"benchmark {f.benchmark}, prompt style {style}, preset {preset}")
-  end = prompts.PRESETS[preset].question_end
+  if preset not in prompts.PRESETS:
+    raise FlagsError(f"--preset={preset} is unknown: one of {', '.join(prompts.PRESETS)}")
+  style, end = _style(f, preset), prompts.PRESETS[preset].question_end
   follows = {"none": "nothing", "string": "a space and the end token", "token": "the end token"}
-  print(f"after the prompt follows {follows[end]}")
+  print(f"benchmark {f.benchmark}, prompt style {style}, preset {preset}")
+  print(f"after each prompt follows {follows[end]}")
   for question in _questions(f, items, style, preset):
     print(f"\n{question.item.id}\n{question.prompt}")
 
 
-def _without_missing(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
-  """The items whose audio is there, and the paths of what is not. Raises FlagsError for those."""
-  if f.benchmark == "scenes" or f.audio in ("noise", "silence"):
-    return items, []
-  root, slots = _root(f), {path for item in items for path in (item.audio1, item.audio2) if path}
-  absent = sorted(path for path in slots if not (root / path).is_file())
-  if not absent:
-    return items, []
-  known, left = readers.BENCHMARKS[f.benchmark], set(absent)
-  heard = [item for item in items if item.audio1 not in left and item.audio2 not in left]
-  more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-  found = f"{len(absent)} of {len(slots)} clips are not below {root}: "
-  found += f"{', '.join(absent[:NAMED])}{more}"
-  if not f.allow_missing or not heard:
-    where = f"get them ({'; '.join(known.sources)}), " if known.sources else ""
-    raise FlagsError(
-      f"{found}: {where}name their folder with --audio_root, or leave the {len(items) - len(heard)} "
-      f"of {len(items)} items about them out with --allow_missing"
-    )
-  _say(f"{found}: {len(items) - len(heard)} of {len(items)} items are left out")
-  return heard, absent
+def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
+  """How many prompts have more tokens than the model reads.
 
-
-def _root(f: flags.FlagValues) -> Path:
-  return Path(f.audio_root or readers.table_path(f.benchmark, f.data).parent)
-
-
-# --- What is heard -------------------------------------------------------------------------------
-
-
-def _whole(wav: np.ndarray, cfg: AudioConfig) -> Clip:
-  """A clip that is as long as the model hears."""
-  return Clip(wav, 0.0, cfg.clip_seconds, cfg.clip_seconds)
-
-
-def _rows(
-  f: flags.FlagValues, model: Mellow, questions: Sequence[_Question], slots: probes.Slots
-) -> Iterator[Row]:
-  """The questions with their clips, which threads read ahead. Raises AudioError naming the item."""
-  cfg, root = model.cfg.audio, _root(f)
-  silent = _whole(np.zeros(cfg.clip_samples, np.float32), cfg)
-  if f.benchmark == "scenes":
-    generated = scenes.SceneClips(cfg.sample_rate, cfg.clip_samples)
-
-  def read(path: str) -> Clip:
-    if f.audio == "noise":
-      return _whole(probes.noise(path, cfg.clip_samples, f.seed), cfg)
-    if f.benchmark == "scenes":
-      return _whole(generated.load(path), cfg)
-    return audio.load(root / path, cfg, model.preset, window=f.window)
-
-  with futures.ThreadPoolExecutor(READERS) as pool:
-    # The same path gives the same clip: the model encodes it once in a batch.
-    start = functools.lru_cache(KEPT_CLIPS)(lambda path: pool.submit(read, path))
-    started: collections.deque = collections.deque()
-    for question in itertools.chain(questions, [None] * READ_AHEAD):
-      paths = slots(question.item) if question else ()
-      started.append((question, [path and start(path) for path in paths]))
-      if len(started) > READ_AHEAD:
-        question, clips = started.popleft()
-        try:
-          first, second = (clip.result() if clip else silent for clip in clips)
-        except AudioError as error:
-          raise AudioError(f"item {question.item.id}: {error}", error.reason) from None
-        yield first, second, question.prompt
-
-
-# --- Answers -------------------------------------------------------------------------------------
-
-
-def _room(model: Mellow, questions: Sequence[_Question]) -> tuple[int, int]:
-  """The most options of a question, and the most tokens of an option."""
-  encode = functools.partial(
-    prompts.encode_answer,
-    model.tokenizer,
-    preset=model.preset,
-    slots=model.cfg.answer_tokens,
-    pad_id=model.cfg.pad_id,
-    end_id=model.cfg.end_id,
-  )
-  texts = {text for question in questions for text in question.options}
-  longest = max((encode(text)[1] for text in texts), default=0)
-  return max((len(question.options) for question in questions), default=0), longest
-
-
-def _lines(
-  f: flags.FlagValues,
-  model: Mellow,
-  questions: Sequence[_Question],
-  mine: Sequence[int],
-  batch: int,
-) -> Iterator[list[dict[str, Any]]]:
-  """The predictions for some of the questions, by their numbers, a batch at a time."""
-  slots = probes.Slots([question.item for question in questions], f.audio, f.audio2, f.seed)
-  room = _room(model, questions) if f.options_loglik else (0, 0)
-  passed: collections.deque[Row] = collections.deque()
-
-  def passing() -> Iterator[Row]:
-    for row in _rows(f, model, [questions[i] for i in mine], slots):
-      passed.append(row)
-      yield row
-
-  sampling = Sampling(max_new_tokens=f.max_new_tokens)
-  answers = model.stream(passing(), sampling=sampling, batch_size=batch)
-  for start in range(0, len(mine), batch):
-    numbers = mine[start : start + batch]
-    texts = [answer.text for answer in itertools.islice(answers, len(numbers))]
-    rows = [passed.popleft() for _ in numbers]
-    chosen = [i for i, n in enumerate(numbers) if f.options_loglik and questions[n].options]
-    found: dict[int, list[tuple[float, int]]] = {}
-    if chosen:
-      options = [questions[numbers[i]].options for i in chosen]
-      scores = model.score([rows[i] for i in chosen], options, batch_size=batch, room=room)
-      found = dict(zip(chosen, scores, strict=True))
-    yield [
-      {
-        "row": number,
-        **dataclasses.asdict(
-          Prediction(
-            item=questions[number].item,
-            benchmark=f.benchmark,
-            prompt=questions[number].prompt,
-            prediction=texts[i],
-            order=questions[number].order,
-            option_log_probs=tuple(found.get(i, ())),
-            heard=f.audio,
-          )
-        ),
-      }
-      for i, number in enumerate(numbers)
-    ]
-
-
-def _sha256(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()
-
-
-def _predict(f: flags.FlagValues) -> None:
-  for name in ("checkpoint", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing")
-  parallel.initialize(f.coordinator or "", f.processes, f.process_id)
-  everything = _read_items(f)
-  items, missing = _without_missing(f, everything)
-  devices = jax.local_devices()
-  model = Mellow.load(f.checkpoint, f.preset, devices=devices, say=_say)
-  style = _style(f, model.preset.name)
-  questions = _questions(f, items, style, model.preset.name)
-  cut = _count_cut(model, questions)
-  if cut:
-    _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
-  settings = {
-    "benchmark": f.benchmark,
-    "data_sha256": _sha256(json.dumps([dataclasses.asdict(item) for item in everything]).encode()),
-    "items": len(items),
-    "missing_audio": missing,
-    "limit": f.limit,
-    "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
-    # It holds the digests of all parameters.
-    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
-    "preset": model.preset.name,
-    "prompt_style": str(style),
-    "prompts_cut": cut,
-    "max_new_tokens": f.max_new_tokens,
-    "window": f.window,
-    "audio": f.audio,
-    "audio2": f.audio2,
-    "permute_options": f.permute_options,
-    "options_loglik": f.options_loglik,
-    "seed": f.seed,
-  }
-  output = SharedPredictions(f.output, len(questions), jax.process_index())
-  done = _begin(output, settings)
-  _answer(f, model, questions, output, np.flatnonzero(~done).tolist(), f.batch_size * len(devices))
-  if parallel.is_first():
-    output.finish()
-  _say(f"{f.output}: {len(questions)} answers to {len(items)} items of {f.benchmark}")
-
-
-def _count_cut(model: Mellow, questions: Sequence[_Question]) -> int:
-  """How many prompts have more tokens than the model reads. Raises QuestionError naming the item."""
+  Raises QuestionError, naming the item, for text that cannot be used.
+  """
   cfg, found = model.cfg, 0
   for question in questions:
     try:
@@ -331,57 +138,92 @@ def _count_cut(model: Mellow, questions: Sequence[_Question]) -> int:
   return found
 
 
-def _begin(output: SharedPredictions, settings: dict[str, Any]) -> Bool[np.ndarray, "rows"]:
-  """Which rows are answered already, as the first process finds it. Raises PredictionsError."""
-  done, failure = np.zeros(output.rows + 1, np.int32), None  # at the end: whether it failed
-  if parallel.is_first():
-    try:
-      done[:-1] = output.begin(settings)
-    except PredictionsError as error:
-      done[-1], failure = 1, error
-  done = parallel.total(done)
-  if done[-1]:
-    raise failure or PredictionsError("the first process stopped: its message says why")
-  return done[:-1].astype(bool)
+# --- What is heard -------------------------------------------------------------------------------
 
 
-def _answer(
-  f: flags.FlagValues,
-  model: Mellow,
-  questions: Sequence[_Question],
-  output: SharedPredictions,
-  left: Sequence[int],
-  batch: int,
-) -> None:
-  """Adds the predictions for the rows that are left, shared among all processes.
+def _root(f: flags.FlagValues) -> Path:
+  return Path(f.audio_root or readers.table_path(f.benchmark, f.data).parent)
 
-  In each round every process answers one batch. They all wait for the last, so that none is taken
-  for dead and each learns of the others' failures.
+
+def _present(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
+  """The items whose audio is there, and the paths that are not.
+
+  Raises FlagsError listing the latter, unless --allow_missing leaves their items out.
   """
-  of_round = batch * jax.process_count()
-  starts = range(0, len(left), of_round)
-  skip = batch * jax.process_index()
-  mine = [row for start in starts for row in left[start + skip : start + skip + batch]]
-  lines = _lines(f, model, questions, mine, batch)
-  with tqdm.tqdm(
-    total=len(questions),
-    initial=len(questions) - len(left),
-    unit="row",
-    file=sys.stderr,
-    disable=not parallel.is_first(),
-  ) as bar:
-    for _ in starts:
-      answered, failure = 0, None
-      try:
-        found = next(lines, [])
-        output.append(found)
-        answered = len(found)
-      except (AudioError, QuestionError, PredictionsError) as error:
-        failure = error
-      answered, failures = parallel.total(np.array([answered, failure is not None]))
-      bar.update(int(answered))
-      if failures:
-        raise failure or PredictionsError("another process stopped: its message says why")
+  if f.benchmark == "scenes" or f.audio in ("noise", "silence"):
+    return items, []
+  root, paths = _root(f), {path for item in items for path in (item.audio1, item.audio2) if path}
+  missing = sorted(path for path in paths if not (root / path).is_file())
+  if not missing:
+    return items, []
+  absent, sources = set(missing), readers.BENCHMARKS[f.benchmark].sources
+  heard = [item for item in items if absent.isdisjoint((item.audio1, item.audio2))]
+  more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+  found = f"{len(missing)} of {len(paths)} clips are not below {root}: "
+  found += f"{', '.join(missing[:NAMED])}{more}"
+  without = f"{len(items) - len(heard)} of {len(items)} items"
+  if not f.allow_missing:
+    where = f" ({'; '.join(sources)})" if sources else ""
+    raise FlagsError(
+      f"{found}: get them{where}, name their folder with --audio_root, or leave {without} out with "
+      "--allow_missing"
+    )
+  if not heard:
+    raise FlagsError(f"{found}: no item is left: check --audio_root")
+  _say(f"{found}: {without} are left out")
+  return heard, missing
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def _sha256(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
+
+
+def _predict(f: flags.FlagValues) -> None:
+  for name in ("checkpoint", "output"):
+    if not f[name].value:
+      raise FlagsError(f"--{name} is missing")
+  parallel.initialize(f.coordinator or "", f.processes, f.process_id)
+  everything = _read_items(f)
+  items, missing = _present(f, everything[: f.limit or None])
+  try:
+    slots = probes.Slots(items, f.audio, f.audio2, f.seed)
+  except ValueError as error:
+    raise FlagsError(f"--audio={f.audio} --audio2={f.audio2}: {error}") from None
+  devices = jax.local_devices()
+  model = Mellow.load(f.checkpoint, f.preset, devices=devices, say=_say)
+  style = _style(f, model.preset.name)
+  questions = _questions(f, items, style, model.preset.name)
+  if cut := _count_cut(model, questions):
+    _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
+  settings: dict[str, Any] = {
+    "benchmark": f.benchmark,
+    "data_sha256": _sha256(json.dumps([dataclasses.asdict(item) for item in everything]).encode()),
+    "items": len(items),
+    "missing_audio": missing,
+    "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
+    # It holds the digests of all parameters.
+    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
+    "preset": model.preset.name,
+    "prompt_style": str(style),
+    "prompts_cut": cut,
+  }
+  asked = ("limit", "audio", "audio2", "permute_options", "options_loglik", "window", "seed")
+  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
+  asking = Asking(
+    benchmark=f.benchmark,
+    audio_root=_root(f),
+    slots=slots,
+    window=f.window,
+    max_new_tokens=f.max_new_tokens,
+    options_loglik=f.options_loglik,
+  )
+  output = SharedPredictions(f.output, len(questions), jax.process_index())
+  done = answering.begin(output, settings)
+  answering.answer(model, asking, questions, output, done, f.batch_size * len(devices))
+  _say(f"{f.output}: {len(questions)} answers to {len(items)} items of {f.benchmark}")
 
 
 def _say(line: str) -> None:

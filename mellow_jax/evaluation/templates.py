@@ -32,8 +32,8 @@ class Style:
 
 
 STYLES = {
-  # As the reference's author scored MMAU: a letter is lost of each question that ends without a full
-  # stop or question mark, 73 of test-mini.
+  # As the reference's author scored MMAU: where a question ends without a full stop, question mark,
+  # colon or space, a letter is lost, in 73 of test-mini.
   "reference": Style("reference", 1, "last character", "training"),
   "repaired": Style("repaired", 1, "punctuation", "training"),
   # As the rows of ReasonAQA are written, which models of the preset "clean" are trained on.
