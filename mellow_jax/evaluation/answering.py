@@ -83,7 +83,7 @@ def _rows(model: Mellow, asking: Asking, questions: Sequence[Question]) -> Itera
     for question in itertools.chain(questions, [None] * READ_AHEAD):
       paths = asking.slots(question.item) if question else ()
       begun.append((question, [start(path) if path else None for path in paths]))
-      if len(begun) <= READ_AHEAD or begun[0][0] is None:
+      if len(begun) <= READ_AHEAD:
         continue
       question, clips = begun.popleft()
       try:
