@@ -69,7 +69,8 @@ def _flags() -> flags.FlagValues:
   number("permute_options", 1, "Orders in which the choices are shown.", lower_bound=1)
   choice("window", "first", ["first", "center"], "Part of a long clip that is heard.")
   number("seed", 0, "What the probes draw depends on it.", lower_bound=0)
-  number("max_new_tokens", GREEDY.max_new_tokens, "Tokens after which an answer is cut off.")
+  most = GREEDY.max_new_tokens
+  number("max_new_tokens", most, "Tokens after which an answer is cut off.", lower_bound=1)
   number("batch_size", 8, "Items answered together, on each device.", lower_bound=1)
   text("coordinator", help="HOST:PORT of process 0; none: this process is alone.")
   number("processes", None, "Processes of this run.")
