@@ -148,8 +148,8 @@ def _scenes(path: Path) -> scenes.Scenes:
   try:
     run = json.loads(path.read_text())
     source, seed, mix = run["data"]["source"], run["seed"], run["data"]["mix"]
+    if source == "scenes":
+      return scenes.Scenes("val", seed, SCENES, mix)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise RecordError(f"{path}: is no run.json of a training run ({error})") from None
-  if source != "scenes":
-    raise RecordError(f"{path}: the run had data.source {source!r}: use --benchmark=reasonaqa")
-  return scenes.Scenes("val", seed, SCENES, mix)
+  raise RecordError(f"{path}: the run had data.source {source!r}: use --benchmark=reasonaqa")
