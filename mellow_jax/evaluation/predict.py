@@ -143,7 +143,7 @@ def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
 
 
 def _root(f: flags.FlagValues) -> Path:
-  return Path(f.audio_root or readers.table_path(f.benchmark, f.data).parent)
+  return Path(f.audio_root) if f.audio_root else readers.audio_root(f.data)
 
 
 def _present(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
