@@ -16,14 +16,13 @@ from jaxtyping import Float
 Tokens = tuple[str, ...]
 ORDERS = 4  # longest n-gram of BLEU and CIDEr-D
 
-# What the COCO caption code drops from the Penn Treebank tokenizer's output. A dash within a
-# word stays.
+# What the COCO caption code drops from the Penn Treebank tokenizer's output. It looks for "-LRB-"
+# in lower-cased words, so that brackets stay as words, "-lrb-"; kept, for the same figures.
 PUNCTUATION = frozenset(
-  ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", "-lrb-", "-rrb-", "-lcb-", "-rcb-"]
-  + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
+  ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", "-", "--", "...", *".?!,:;"]
 )
 _WORD = re.compile(r"\w+(?:[-/]\w+)*|'\w+|[^\w\s]")
-# Signs that the Treebank tokenizer writes as names or quotes, which are then dropped.
+# Signs that carry no word either.
 _DROPPED = PUNCTUATION | frozenset('()[]{}"“”‘’–—…')
 _LEAD = re.compile(r"\s*the audio 1 is\s+", re.IGNORECASE)
 

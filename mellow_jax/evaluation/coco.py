@@ -70,11 +70,11 @@ def ptb_words(texts: Sequence[str], settings: Settings) -> list[Tokens]:
   program = java.find(settings.java)
   with _private(metric, f"tokenizer/{jar}") as folder:
     lines = [" ".join(text.split()) for text in texts]
+    options = ("-preserveLines", "-lowerCase", "-encoding", "utf-8")
     (folder / "texts.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     out = java.run(
       program,
-      ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-      + ["-encoding", "utf-8", "texts.txt"],
+      ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", *options, "texts.txt"],
       folder,
       seconds=settings.seconds,
       metric=metric,

@@ -5,9 +5,9 @@ d) I cannot determine". Classes go by these texts, in whatever order they are sh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from mellow_jax.evaluation import options
 
@@ -24,17 +24,6 @@ JUDGED = ("entailment", "neutral", "contradiction")
 SWAPPED = {"a": "entailment", "b": "neutral", "c": "contradiction", "d": "undetermined"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-  """Shares in [0, 1]; precision, recall and F1 are means over classes, each counting the same."""
-
-  accuracy: float
-  precision: float
-  recall: float
-  f1: float
-  by_class: dict[str, float]  # accuracy (recall) of each class that occurs
-
-
 def class_of(choice: str) -> str | None:
   """The class of an option's text, None if it is none of entailment's."""
   return CLASSES.get(" ".join(choice.lower().split()).strip(" ."))
@@ -48,29 +37,38 @@ def classify(text: str, shown: Sequence[str]) -> str | None:
   return None if place is None else class_of(shown[place])
 
 
-def scores(
-  expected: Sequence[str], given: Sequence[str | None], *, stray_classes: bool = False
-) -> Scores:
-  """Accuracy, macro precision, recall and F1 over the classes expected, and accuracy by class.
+def classes_of(
+  expected: Sequence[str], given: Sequence[str | None], *, stray: bool = False
+) -> tuple[str, ...]:
+  """The classes that means are taken over: those expected.
 
-  An answer that picks nothing is a miss and nothing else. With stray_classes a class that only
-  answers hold takes part in the means with zeros, as the reference has it through scikit-learn: one
-  stray "d" lowers recall by a quarter.
+  With stray also those that only answers hold, which enter the means with zeros as they do in the
+  reference, through scikit-learn: one stray "d" then lowers recall by a quarter.
   """
-  held = set(expected) | ({one for one in given if one} if stray_classes else set())
-  classes = [one for one in (*JUDGED, "undetermined") if one in held]
-  pairs = list(zip(expected, given, strict=True))
-  precision, recall, f1 = [], [], []
-  for one in classes:
-    hits = sum(e == g == one for e, g in pairs)
-    claimed, there = sum(g == one for _, g in pairs), sum(e == one for e, _ in pairs)
-    precision.append(hits / claimed if claimed else 0.0)
-    recall.append(hits / there if there else 0.0)
-    f1.append(2 * hits / (claimed + there) if claimed + there else 0.0)
-  return Scores(
-    accuracy=float(np.mean([e == g for e, g in pairs])),
-    precision=float(np.mean(precision)),
-    recall=float(np.mean(recall)),
-    f1=float(np.mean(f1)),
-    by_class={one: r for one, r in zip(classes, recall, strict=True) if one in set(expected)},
+  held = set(expected) | ({one for one in given if one} if stray else set())
+  return tuple(one for one in (*JUDGED, "undetermined") if one in held)
+
+
+def tally(
+  expected: Sequence[str], given: Sequence[str | None], classes: Sequence[str]
+) -> Float[np.ndarray, "N 3C"]:
+  """What each answer adds to a class' hits, to the answers that claim it, to those that are it.
+
+  An answer that picks nothing, None, is a miss and claims nothing.
+  """
+  rows = [
+    [float(e == g == one) for one in classes]
+    + [float(g == one) for one in classes]
+    + [float(e == one) for one in classes]
+    for e, g in zip(expected, given, strict=True)
+  ]
+  return np.array(rows, float)
+
+
+def macro(sums: Float[np.ndarray, "*M 3C"]) -> Float[np.ndarray, "*M 3"]:
+  """Precision, recall and F1, each the mean over classes, of summed tallies."""
+  hits, claimed, there = np.split(sums, 3, axis=-1)
+  parts = [(hits, claimed), (hits, there), (2 * hits, claimed + there)]
+  return np.stack(
+    [np.divide(a, b, out=np.zeros_like(a), where=b > 0).mean(axis=-1) for a, b in parts], axis=-1
   )

@@ -141,8 +141,3 @@ def _all() -> Iterator[Published]:
 
 
 FIGURES = tuple(_all())
-
-
-def beside(benchmark: str, figure: str, group: str = "") -> list[Published]:
-  """What others printed under the protocol that gives a figure of ours."""
-  return [p for p in FIGURES if (p.benchmark, p.figure, p.group) == (benchmark, figure, group)]
