@@ -52,16 +52,17 @@ def read(
   for number, row in _rows(path, content):
     where = f"{path}, {number}"
     prediction = _prediction(where, row, benchmark, known)
-    key = (prediction.item.id, prediction.order)
+    # An item of ours may come several times, with its options in several orders.
+    key = ("row", row["row"]) if "item" in row and "row" in row else ("id", prediction.item.id)
     if key in seen:
       raise AnswersError(
-        f"{where}: id {key[0]!r} is answered already, by {seen[key]}: remove one of the two"
+        f"{where}: {key[0]} {key[1]!r} is there already, in {seen[key]}: remove one of the two"
       )
     seen[key] = number
     if not prediction.item.answer:
       raise AnswersError(
-        f"{where}: the right answer to id {key[0]!r} is not published: `evaluate export` writes a "
-        "file for whoever has it"
+        f"{where}: the right answer to id {prediction.item.id!r} is not published: "
+        "`evaluate export` writes a file for whoever has it"
       )
     predictions.append(prediction)
   if not predictions:

@@ -8,6 +8,7 @@ they run: nothing is written where packages are installed. SPICE needs two more 
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -36,7 +37,7 @@ class Settings:
   """Where Java and SPICE's jars are, and what a program of Java may take."""
 
   java: str | None = None  # program; MELLOW_JAVA or PATH if None
-  spice_lib: str | None = None  # folder of SPICE_JARS
+  spice_lib: str | None = None  # folder of SPICE_JARS; MELLOW_SPICE_LIB if None
   heap: str = "4G"  # most memory of METEOR and SPICE, as java -Xmx takes it
   seconds: float = 3600.0  # most time of one program
 
@@ -143,6 +144,7 @@ def meteor(
 
 def spice_jars(spice_lib: str | None) -> list[Path]:
   """The two CoreNLP jars that SPICE needs; raises MetricUnavailable naming each missing one."""
+  spice_lib = spice_lib or os.environ.get("MELLOW_SPICE_LIB")
   paths = [Path(spice_lib or "") / name for name in SPICE_JARS]
   absent = [path.name for path in paths if not (spice_lib and path.is_file())]
   if absent:

@@ -1,15 +1,15 @@
 """All figures of a predictions file, each with its number of items, its interval and its rule."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from mellow_jax.evaluation import (
-  binary,
+  captions,
   entailment,
+  lines,
   options,
   published,
   rules,
@@ -18,28 +18,12 @@ from mellow_jax.evaluation import (
   texts,
 )
 from mellow_jax.evaluation.coco import Settings
+from mellow_jax.evaluation.lines import Line
 from mellow_jax.evaluation.published import Published
-from mellow_jax.evaluation.rules import Rule
-from mellow_jax.evaluation.schema import Prediction
 from mellow_jax.evaluation.sections import Section
 
 MOST_GROUPS = 60  # values of a group that are still a table
 EXAMPLES = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-  """One figure of one set of items."""
-
-  name: str
-  n: int  # items
-  unit: str = "%"
-  value: float | None = None
-  low: float | None = None  # of the interval at statistics.LEVEL
-  high: float | None = None
-  unread: float | None = None  # percentage of answers that the rule cannot read: they are wrong
-  says: str = ""  # the rule in words
-  reason: str = ""  # why there is no value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,94 +86,6 @@ class Part:
   examples: tuple[Example, ...]
 
 
-def _line(
-  name: str, predictions: Sequence[Prediction], values: np.ndarray, seed: int, **fields
-) -> Line:
-  """A line of percentages from shares in [0, 1] of each prediction."""
-  _, values = sections.by_item(predictions, 100 * values)
-  low, high = statistics.interval(values, seed)
-  return Line(name=name, n=len(values), value=float(values.mean()), low=low, high=high, **fields)
-
-
-def _judged(rule: Rule, predictions: Sequence[Prediction], seed: int, name: str = "") -> Line:
-  right, unread = rules.judge(rule, predictions)
-  fields = {"unread": 100 * unread, "says": rule.says}
-  return _line(name or rule.name, predictions, right, seed, **fields)
-
-
-def _entailment_lines(predictions: Sequence[Prediction], seed: int) -> list[Line]:
-  """Accuracy, macro precision, recall and F1 and accuracy by class: ours, then the reference's."""
-  ours = (
-    rules.PICKED,
-    [str(entailment.class_of(p.item.answer)) for p in predictions],
-    [entailment.classify(p.prediction, rules.shown(p)) for p in predictions],
-  )
-  swapped = entailment.SWAPPED
-  theirs = (
-    rules.REFERENCE,
-    [str(swapped.get(rules.gold_letter(p))) for p in predictions],
-    [swapped[options.letter_reference(p.prediction)] for p in predictions],
-  )
-  lines = []
-  for rule, expected, given in (ours, theirs):
-    lines.append(_judged(rule, predictions, seed, f"{rule.name}: accuracy"))
-    classes = entailment.classes_of(expected, given, stray=rule is rules.REFERENCE)
-    _, rows = sections.by_item(predictions, entailment.tally(expected, given, classes))
-    figures = 100 * entailment.macro(rows.sum(axis=0))
-    labels = "its own labels" if rule is rules.REFERENCE else "the options' texts"
-    for i, name in enumerate(("macro precision", "macro recall", "macro F1")):
-      low, high = statistics.interval_of(
-        rows, lambda sums, i=i: 100 * entailment.macro(sums)[:, i], seed
-      )
-      lines.append(
-        Line(
-          name=f"{rule.name}: {name}",
-          n=len(rows),
-          value=float(figures[i]),
-          low=low,
-          high=high,
-          says=f"mean over {len(classes)} classes, by {labels}",
-        )
-      )
-    for one in dict.fromkeys(expected):
-      which = [i for i, e in enumerate(expected) if e == one]
-      hits = np.array([given[i] == one for i in which], float)
-      says = f"accuracy of the class, by {labels}"
-      part = [predictions[i] for i in which]
-      lines.append(_line(f"{rule.name}: {one}", part, hits, seed, says=says))
-  return lines
-
-
-def _vote_lines(predictions: Sequence[Prediction], seed: int) -> list[Line]:
-  """Yes/no lines over questions that several annotators answered, if there are any."""
-  items = [p.item for p in predictions]
-  asked = list(binary.votes(items).values())
-  if all(len(places) == 1 for places in asked):
-    return []
-  right = {"majority": [], "unanimous": []}
-  for places in asked:
-    answers = [items[i].answer for i in places]
-    if (label := binary.majority(answers)) is None:
-      continue
-    hits = [binary.first_word(predictions[i].prediction) == label for i in places]
-    right["majority"].append(float(np.mean(hits)))
-    if len(set(answers)) == 1:
-      right["unanimous"].append(right["majority"][-1])
-  says = {
-    "majority": "first_word against what most annotators said, once a question; ties are left out",
-    "unanimous": "first_word on questions whose annotators agree",
-  }
-  lines = []
-  for name, values in right.items():
-    if values:
-      percent = 100 * np.array(values)
-      low, high = statistics.interval(percent, seed)
-      value = float(percent.mean())
-      fields = {"n": len(percent), "value": value, "low": low, "high": high, "says": says[name]}
-      lines.append(Line(name=f"first_word [{name}]", **fields))
-  return lines
-
-
 def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
   """What guesses that hear nothing score on each prediction of a right-or-wrong section, in %."""
   predictions = section.predictions
@@ -206,8 +102,10 @@ def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
   pairs = list(zip(predictions, offered, strict=True))
   found = {
     "random": [100 * shown.count(p.item.answer) / len(shown) for p, shown in pairs],
-    'always "a"': [100.0 * (shown[0] == p.item.answer) for p, shown in pairs],
-    f'always "{most}", the most frequent letter': [100.0 * (one == most) for one in letters],
+    'always the first option, "a"': [100.0 * (shown[0] == p.item.answer) for p, shown in pairs],
+    f'always option "{most}", where most often the right one is': [
+      100.0 * (one == most) for one in letters
+    ],
   }
   if section.kind == "entailment":
     answers = [p.item.answer.lower() for p in predictions]
@@ -230,11 +128,11 @@ def _groups(
       places.setdefault(p.item.groups.get(key, "(none)"), []).append(i)
     if not 1 < len(places) <= MOST_GROUPS:
       continue
-    lines = []
+    rows = []
     for name, which in sorted(places.items()):
       _, means = sections.by_item([predictions[i] for i in which], values[which])
       low, high = statistics.interval(means, seed)
-      lines.append(
+      rows.append(
         GroupLine(
           name=name,
           n=len(means),
@@ -245,7 +143,7 @@ def _groups(
           baselines={guess: float(v[which].mean()) for guess, v in guesses.items()},
         )
       )
-    found.append(Groups(key=key, other=other[0], lines=tuple(lines)))
+    found.append(Groups(key=key, other=other[0], lines=tuple(rows)))
   return found
 
 
@@ -295,70 +193,86 @@ def _examples(section: Section, values: Float[np.ndarray, "N"], seed: int) -> li
   return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+  """What kinds of questions are scored differently for, and reported alike."""
+
+  lines: list[Line]
+  values: Float[np.ndarray, "N"]  # of the leading figure
+  other: tuple[str, Float[np.ndarray, "N"]]  # a second figure for the groups
+  guesses: dict[str, Float[np.ndarray, "N"]]
+  hits: dict[str, Float[np.ndarray, "N"]]  # of every rule
+
+
+def _score_text(section: Section, settings: Settings, seed: int) -> _Scored:
+  figures = texts.measure(section.predictions, settings, seed)
+  cider, rouge = figures[:2]
+  guesses = {}
+  if cider.values is not None:
+    given, references = texts.regex_words(texts.dealt(section.predictions, seed))
+    guesses["the same texts dealt to other items"] = captions.cider_d(given, references)
+  return _Scored(
+    lines=[lines.of_text(figure, len(section.predictions)) for figure in figures],
+    values=rouge.values if cider.values is None else cider.values,
+    other=(rouge.name, rouge.values),
+    guesses=guesses,
+    hits={},
+  )
+
+
+def _score_judged(section: Section, seed: int) -> _Scored:
+  predictions = section.predictions
+  used = rules.of_kind(section.kind, predictions)
+  hits = {rule.name: 100 * rules.judge(rule, predictions)[0] for rule in used}
+  found = []
+  if section.kind == "entailment":
+    found = lines.of_entailment(predictions, seed)
+    used = [rule for rule in used if rule not in (rules.PICKED, rules.REFERENCE)]
+  found += [lines.judged(rule, predictions, seed) for rule in used]
+  if section.kind == "binary":
+    found += lines.of_votes(predictions, seed)
+  return _Scored(
+    lines=found,
+    values=next(iter(hits.values())),
+    other=next(pair for pair in hits.items() if pair[0].startswith(("letter_ref", "contains"))),
+    guesses=blind(section),
+    hits=hits,
+  )
+
+
+def _beside(section: Section, scored: _Scored) -> list[tuple[Published, float | None]]:
+  """What others printed under the protocols of our lines, each with ours, None where it is n/a."""
+  ours = {line.name: line.value for line in scored.lines}
+  found = []
+  for p in published.FIGURES:
+    if p.benchmark != section.predictions[0].benchmark or p.figure not in ours:
+      continue
+    value = ours[p.figure]
+    if p.group:
+      groups = [one.item.groups.values() for one in section.predictions]
+      which = [i for i, values in enumerate(groups) if p.group in values]
+      value = float(scored.hits[p.figure][which].mean()) if which else None
+    found.append((p, value))
+  return found
+
+
 def summarise(section: Section, settings: Settings, seed: int) -> Part:
   """Everything a report says about a section."""
-  predictions, benchmark = section.predictions, section.predictions[0].benchmark
-  ours: dict[tuple[str, str], float] = {}  # (figure, group) -> value
+  chosen = section.kind in ("choice", "entailment")
   if section.kind == "text":
-    figures = texts.measure(predictions, settings, seed)
-    lines = [
-      Line(
-        name=f.name,
-        n=len(predictions),
-        unit="",
-        value=f.value,
-        low=f.low,
-        high=f.high,
-        reason=f.reason,
-      )
-      for f in figures
-    ]
-    values, other = figures[0].values, (figures[1].name, figures[1].values)
-    if values is None:  # of a single item
-      values = other[1]
-    if len(predictions) > 1:
-      given, references = texts.regex_words(texts.dealt(predictions, seed))
-      dealt = texts.core(given, references, "regex", seed)[0].values
-      guesses = {"the same texts dealt to other items": dealt}
-    else:
-      guesses = {}
+    scored = _score_text(section, settings, seed)
   else:
-    used = rules.of_kind(section.kind, predictions)
-    hits = {rule.name: 100 * rules.judge(rule, predictions)[0] for rule in used}
-    if section.kind == "entailment":
-      lines = _entailment_lines(predictions, seed)
-      used_alone = [r for r in used if r not in (rules.PICKED, rules.REFERENCE)]
-    else:
-      lines, used_alone = [], used
-    lines += [_judged(rule, predictions, seed) for rule in used_alone]
-    if section.kind == "binary":
-      lines += _vote_lines(predictions, seed)
-    values = hits[used[0].name]
-    other = next(
-      (name, hits[name]) for name in hits if name.startswith(("letter_reference", "contains"))
-    )
-    guesses = blind(section)
-    for p in published.FIGURES:
-      if p.benchmark == benchmark and p.group and p.figure in hits:
-        which = [i for i, one in enumerate(predictions) if p.group in one.item.groups.values()]
-        if which:
-          ours[p.figure, p.group] = float(hits[p.figure][which].mean())
-  ours |= {(line.name, ""): line.value for line in lines if line.value is not None}
-  names = {line.name for line in lines}
+    scored = _score_judged(section, seed)
   return Part(
     name=section.name,
     kind=section.kind,
-    items=len({p.item.id for p in predictions}),
-    answers=len(predictions),
-    lines=tuple(lines),
-    baselines={name: float(v.mean()) for name, v in guesses.items()},
-    groups=tuple(_groups(section, values, other, guesses, seed)),
-    failures=tuple(_failures(section) if section.kind in ("choice", "entailment") else ()),
+    items=len({p.item.id for p in section.predictions}),
+    answers=len(section.predictions),
+    lines=tuple(scored.lines),
+    baselines={name: float(values.mean()) for name, values in scored.guesses.items()},
+    groups=tuple(_groups(section, scored.values, scored.other, scored.guesses, seed)),
+    failures=tuple(_failures(section)) if chosen else (),
     confusion=_confusion(section) if section.kind == "entailment" else {},
-    beside=tuple(
-      (p, ours.get((p.figure, p.group)))
-      for p in published.FIGURES
-      if p.benchmark == benchmark and p.figure in names
-    ),
-    examples=tuple(_examples(section, values, seed)),
+    beside=tuple(_beside(section, scored)),
+    examples=tuple(_examples(section, scored.values, seed)),
   )
