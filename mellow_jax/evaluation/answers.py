@@ -126,7 +126,7 @@ def _prediction(
         **{
           **{name: value for name, value in row.items() if name in names},
           "item": Item(**{**item, **tuples}),
-          "order": tuple(row.get("order", ())),
+          "order": tuple(row.get("order") or range(len(item.get("choices", ())))),
           "option_log_probs": tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ())),
         }
       )
@@ -159,7 +159,13 @@ def _prediction(
   if str(row["id"]) not in known:
     raise AnswersError(f"{where}: id {row['id']!r} is none of benchmark {benchmark}'s")
   item = known[str(row["id"])]
-  return Prediction(item=item, benchmark=benchmark, prompt="", prediction=row[keys[0]])
+  return Prediction(
+    item=item,
+    benchmark=benchmark,
+    prompt="",  # it does not say
+    prediction=row[keys[0]],
+    order=tuple(range(len(item.choices))),
+  )
 
 
 def _settings(path: Path) -> dict[str, Any]:

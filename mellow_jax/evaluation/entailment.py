@@ -51,8 +51,10 @@ def classes_of(
 
 def tally(
   expected: Sequence[str], given: Sequence[str | None], classes: Sequence[str]
-) -> Float[np.ndarray, "N 3C"]:
+) -> Float[np.ndarray, "N K"]:
   """What each answer adds to a class' hits, to the answers that claim it, to those that are it.
+
+  K is three times the number of classes: hits of each, then claims, then members.
 
   An answer that picks nothing, None, is a miss and claims nothing.
   """
@@ -65,7 +67,7 @@ def tally(
   return np.array(rows, float)
 
 
-def macro(sums: Float[np.ndarray, "*M 3C"]) -> Float[np.ndarray, "*M 3"]:
+def macro(sums: Float[np.ndarray, "*M K"]) -> Float[np.ndarray, "*M 3"]:
   """Precision, recall and F1, each the mean over classes, of summed tallies."""
   hits, claimed, there = np.split(sums, 3, axis=-1)
   parts = [(hits, claimed), (hits, there), (2 * hits, claimed + there)]

@@ -25,7 +25,7 @@ class Loss:
   """What a probe costs on the items of a section, or of all right-or-wrong sections together."""
 
   section: str
-  probe: str  # "noise", "silence", "shuffled", ...
+  probe: str  # what was changed, in words
   figure: str
   unit: str
   n: int  # items that both runs answer
@@ -46,9 +46,12 @@ class Grounding:
   sentences: tuple[str, ...]
 
 
+INSTEAD = {"shuffled": "other items' clips"}  # what was heard, in words where its name is none
+
+
 def label(run: Answers) -> str:
-  """What was changed in a run."""
-  changed = [] if run.heard == "clips" else [run.heard]
+  """What was changed in a run, "" if it heard its clips and saw its options in their order."""
+  changed = [] if run.heard == "clips" else [INSTEAD.get(run.heard, run.heard)]
   if run.permuted:
     changed.append("options in another order")
   return ", ".join(changed)
@@ -155,7 +158,7 @@ def _sentence(loss: Loss) -> str:
 
 def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
   """Whether the model listens, from each audio probe's first loss."""
-  shuffled = [loss for loss in losses if loss.probe.startswith("shuffled")]
+  shuffled = [loss for loss in losses if loss.probe.startswith(INSTEAD["shuffled"])]
   deciding = shuffled or losses
   told = "; ".join(_sentence(loss) for loss in deciding)
   if all(loss.low > 0 for loss in deciding):
@@ -193,6 +196,8 @@ def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
     (heard if probe.heard != "clips" else orders).append(found[0])
   listens, sentences = _verdict(heard) if heard else (None, [])
   for loss in orders:
-    same = f", and the same option is picked in {loss.same_option:.1f}%" if loss.same_option else ""
-    sentences.append(f"{_sentence(loss)}{same}."[0].upper() + f"{_sentence(loss)}{same}."[1:])
+    told = _sentence(loss)
+    if loss.same_option is not None:
+      told += f"; {loss.same_option:.1f}% of answers pick the option picked before"
+    sentences.append(f"{told[0].upper()}{told[1:]}.")
   return Grounding(losses=tuple(losses), listens=listens, sentences=tuple(sentences))

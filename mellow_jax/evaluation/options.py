@@ -79,7 +79,7 @@ def option_text(text: str, options: Sequence[str]) -> int | None:
   return plain.index(named.pop()) if len(named) == 1 else None
 
 
-def option_loglik(log_probs: Sequence[Sequence[float]], *, per_token: bool) -> int:
+def option_loglik(log_probs: Sequence[tuple[float, int]], *, per_token: bool) -> int:
   """The place of the most probable option, from (log-likelihood, tokens) of each.
 
   The sum prefers short options; the mean over an option's tokens does not.

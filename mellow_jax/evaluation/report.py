@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mellow_jax
-from mellow_jax.evaluation import grounding, readers, sections, statistics, summary
+from mellow_jax.evaluation import grounding, options, readers, sections, statistics, summary
 from mellow_jax.evaluation.answers import Answers
 from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.grounding import Grounding
@@ -78,9 +78,9 @@ def opening(report: Report) -> list[tuple[str, str]]:
     line = part.lines[0]
     says = line.says or "closeness to the references, 0 to 10; words by regex"
     how.append(f"{part.name[:1].upper()}{part.name[1:]} by {line.name}: {says}.")
-  unread = [f"{part.lines[0].unread:.1f}% of {part.name}" for part in parts if part.lines[0].unread]
-  if unread:
-    how.append(f"Answers that cannot be read count as wrong: {', '.join(unread)}.")
+    unread = sum(f.share for f in part.failures if f.reason in options.UNPARSED)
+    if part.failures:
+      how.append(f"{unread:.1f}% of its answers pick no option that any rule can read.")
   sure = (
     f"Intervals hold 95% of {statistics.RESAMPLES} bootstrap resamples of the items (seed "
     f"{report.seed}): how far a figure would move with other items of this kind. They say nothing "
@@ -182,7 +182,8 @@ def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
   yield "Examples", "Drawn at random; the worst of them first.", rows
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+  """Rows as a table of Markdown; the first is its head."""
   cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
   head, *body = [f"| {' | '.join(row)} |" for row in cells]
   return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])
@@ -192,14 +193,14 @@ def markdown(report: Report) -> str:
   """The report as Markdown."""
   blocks = [f"# {title(report)}"]
   blocks += [f"**{name}.** {text}" for name, text in opening(report)]
-  blocks.append(_markdown_table(glance(report)))
+  blocks.append(markdown_table(glance(report)))
   if report.grounding:
     blocks += report.grounding.sentences
-    blocks += ["## Does it listen?", _markdown_table(probe_rows(report.grounding))]
+    blocks += ["## Does it listen?", markdown_table(probe_rows(report.grounding))]
   for part in report.parts:
     blocks.append(f"## {part.name[:1].upper()}{part.name[1:]}")
     for heading, says, rows in tables(part):
-      blocks += [f"### {heading}", says, _markdown_table(rows)]
+      blocks += [f"### {heading}", says, markdown_table(rows)]
   return "\n\n".join(block for block in blocks if block) + "\n"
 
 

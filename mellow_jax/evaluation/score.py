@@ -70,7 +70,7 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
+def write(folder: Path, files: dict[str, str]) -> None:
   """Each file whole or not at all."""
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in files.items():
@@ -87,7 +87,7 @@ def _run(f: flags.FlagValues) -> None:
   if not f.output:
     print(report.markdown(found))
     return
-  _write(
+  write(
     Path(f.output),
     {
       "report.json": report.json_text(found),
