@@ -121,7 +121,7 @@ def test_texts_dealt_to_other_items_never_keep_their_own():
 @pytest.mark.slow  # METEOR starts in ten seconds and takes thirty for 975 captions
 def test_a_persons_caption_by_the_programs_of_java(audiocaps):
   pytest.importorskip("pycocoevalcap.bleu.bleu")
-  settings = coco.Settings(heap="2G", seconds=300)
+  settings = coco.Settings(heap="2G", seconds=300.0)
   given = coco.ptb_words(audiocaps[0], settings)
   flat = iter(coco.ptb_words([text for others in audiocaps[1] for text in others], settings))
   references = [[next(flat) for _ in others] for others in audiocaps[1]]

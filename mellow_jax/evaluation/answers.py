@@ -27,7 +27,7 @@ class Answers:
   benchmark: str
   heard: str  # "clips", or what was played in their place
   permuted: bool  # whether any options were shown in another order than the item's
-  unanswered: int | None  # items of the benchmark without an answer; None if it is not at hand
+  unanswered: int | None  # items without an answer; None if nothing says how many there are
   settings: dict[str, Any]  # what the file was made with, {} if it does not say
   predictions: tuple[Prediction, ...]
 
@@ -73,15 +73,18 @@ def read(
       raise AnswersError(
         f"{path}: several values of {name} ({', '.join(sorted(values))}): split it"
       )
-  answered = {prediction.item.id for prediction in predictions}
+  answered, settings = {prediction.item.id for prediction in predictions}, _settings(path)
+  unanswered = settings["items"] - len(answered) if "items" in settings else None
+  if known is not None:
+    unanswered = len(known.keys() - answered)
   return Answers(
     path=path,
     sha256=hashlib.sha256(content).hexdigest(),
     benchmark=predictions[0].benchmark,
     heard=predictions[0].heard,
     permuted=any(list(p.order) != sorted(p.order) for p in predictions),
-    unanswered=None if known is None else len(known.keys() - answered),
-    settings=_settings(path),
+    unanswered=unanswered,
+    settings=settings,
     predictions=tuple(predictions),
   )
 

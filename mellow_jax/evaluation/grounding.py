@@ -54,6 +54,8 @@ def label(run: Answers) -> str:
   changed = [] if run.heard == "clips" else [INSTEAD.get(run.heard, run.heard)]
   if run.permuted:
     changed.append("options in another order")
+  if (second := run.settings.get("audio2", "same")) != "same":
+    changed.append(f"the second clip {second}")
   return ", ".join(changed)
 
 
@@ -111,9 +113,20 @@ def _loss(
   )
 
 
+def _check_model(plain: Answers, probe: Answers) -> None:
+  """Raises AnswersError if both files say how they were made, and say so differently."""
+  for name in ("checkpoint_sha256", "preset", "prompt_style", "window", "max_new_tokens"):
+    mine, theirs = (run.settings.get(name) for run in (plain, probe))
+    if mine is not None and theirs is not None and mine != theirs:
+      raise AnswersError(
+        f"{probe.path}: was made with {name} {theirs}, {plain.path} with {mine}: probe the same "
+        "model in the same way"
+      )
+
+
 def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
   probed = probe.predictions
-  if probe.heard == "clips":  # the item's own order comes first of several, and changes nothing
+  if probe.permuted and probe.heard == "clips":  # the own order, of several, changes nothing
     probed = [p for p in probed if list(p.order) != sorted(p.order)]
   mine, theirs = _paired(plain.predictions, probed)
   if not mine:
@@ -191,6 +204,7 @@ def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
   for probe in probes:
     if not label(probe):
       raise AnswersError(f"{probe.path}: heard the clips, with options in order: it probes nothing")
+    _check_model(plain, probe)
     found = _losses(plain, probe, seed)
     losses += found
     (heard if probe.heard != "clips" else orders).append(found[0])

@@ -12,6 +12,15 @@ from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.grounding import Grounding
 from mellow_jax.evaluation.summary import Part
 
+# What a predictions file says of how it was made, and how a report says it.
+SETTINGS = (
+  ("checkpoint_sha256", "the checkpoint whose config has sha256"),
+  ("preset", "preset"),
+  ("prompt_style", "prompts"),
+  ("window", "of long clips the window"),
+  ("max_new_tokens", "new tokens at most"),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
@@ -65,14 +74,15 @@ def opening(report: Report) -> list[tuple[str, str]]:
   if changed := grounding.label(run):
     what.append(f"This run is a probe: {changed}.")
   if run.unanswered is None:
-    what.append("Whether items of the benchmark are missing from the file was not checked.")
+    what.append("Nothing says whether items are missing: --benchmark and --data would.")
   elif run.unanswered:
-    what.append(f"{run.unanswered} items of the benchmark have no answer and are left out.")
+    what.append(f"{run.unanswered} items have no answer and are left out of every figure.")
   else:
-    what.append("Every item of the benchmark has its answer.")
-  for name in ("checkpoint", "preset", "prompts", "style", "sampling"):
-    if name in run.settings:
-      what.append(f"{name.capitalize()}: {run.settings[name]}.")
+    what.append("Every item has its answer.")
+  if missing := run.settings.get("missing_audio"):
+    what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
+  if told := [f"{said} {run.settings[name]}" for name, said in SETTINGS if name in run.settings]:
+    what.append(f"Made with {', '.join(told)}.")
   how = []
   for part in parts:
     line = part.lines[0]

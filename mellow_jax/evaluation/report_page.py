@@ -58,11 +58,14 @@ def render(found: Report) -> str:
   ]
   if found.grounding and found.grounding.sentences:
     kind = {True: "", False: " not", None: " open"}[found.grounding.listens]
-    text = " ".join(found.grounding.sentences)
-    blocks.append(f'<div class="verdict{kind}">{html.escape(text)}</div>')
+    first, *rest = map(html.escape, found.grounding.sentences)
+    text = "<br>".join([f"<strong>{first}</strong>", *rest])
+    blocks.append(f'<div class="verdict{kind}">{text}</div>')
   blocks += [_table(report.glance(found)), pictures.glance(found.parts), f"<dl>{opening}</dl>"]
   if found.grounding:
+    says = "Black: where the figure would be, were the difference at the ends of its interval."
     blocks += ["<h2>Does it listen?</h2>", pictures.probes(found.grounding)]
+    blocks.append(f'<p class="says">{says}</p>')
     blocks.append(_table(report.probe_rows(found.grounding)))
   for part in found.parts:
     blocks += _part(part)
