@@ -23,8 +23,8 @@ def items(count, kinds=("choice", "binary", "entailment", "text"), seed=0):
     kind, heard = kinds[i % len(kinds)], rng.choice(SOUNDS)
     fields = {"answer": heard, "question": "what is heard?"}
     if kind == "choice":
-      fields["choices"] = tuple(rng.sample([*{*SOUNDS} - {heard}], 3)) + (heard,)
-      fields["choices"] = tuple(rng.sample(fields["choices"], 4))
+      others = rng.sample([sound for sound in SOUNDS if sound != heard], 3)
+      fields["choices"] = tuple(rng.sample([heard, *others], 4))
     elif kind == "binary":
       fields["answer"] = rng.choice(["yes", "no"])
     elif kind == "entailment":

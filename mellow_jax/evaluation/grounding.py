@@ -25,6 +25,7 @@ class Loss:
   """What a probe costs on the items of a section, or of all right-or-wrong sections together."""
 
   section: str
+  pooled: bool  # over all right-or-wrong sections
   probe: str  # what was changed, in words
   figure: str
   unit: str
@@ -88,6 +89,7 @@ def _same_option(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> f
 
 def _loss(
   section: str,
+  pooled: bool,
   probe: str,
   figure: str,
   unit: str,
@@ -100,6 +102,7 @@ def _loss(
   low, high = statistics.interval(differences, seed)
   return Loss(
     section=section,
+    pooled=pooled,
     probe=probe,
     figure=figure,
     unit=unit,
@@ -146,14 +149,19 @@ def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
     same = _same_option(section.predictions, other.predictions) if chosen else None
     where = dict(zip(b.ids, b.values, strict=True))
     values = np.array([where[one] for one in a.ids])
-    found.append(_loss(section.name, label(probe), a.name, a.unit, a.values, values, same, seed))
+    found.append(
+      _loss(section.name, False, label(probe), a.name, a.unit, a.values, values, same, seed)
+    )
     if a.unit == "%":
       right.append((a.values, values))
       kinds.append(section.name)
   if len(right) > 1:
-    mine, theirs = (np.concatenate([pair[i] for pair in right]) for i in (0, 1))
-    name = "all of " + ", ".join(kinds)
-    found.insert(0, _loss(name, label(probe), "right answers", "%", mine, theirs, None, seed))
+    clips, changed = (np.concatenate([pair[i] for pair in right]) for i in (0, 1))
+    name, same = "all of " + ", ".join(kinds), None
+    if all(one.same_option is not None for one in found):
+      same = float(np.average([one.same_option for one in found], weights=[one.n for one in found]))
+    what = (label(probe), "right answers", "%")
+    found.insert(0, _loss(name, True, *what, clips, changed, same, seed))
   return found
 
 

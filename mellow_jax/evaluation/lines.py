@@ -39,7 +39,7 @@ def _percent(
 def judged(rule: Rule, predictions: Sequence[Prediction], seed: int, name: str = "") -> Line:
   """The line of a rule: right answers in percent, and how many it cannot read."""
   right, unread = rules.judge(rule, predictions)
-  fields = {"unread": 100 * unread, "says": rule.says}
+  fields = {"unread": 100 * unread if rule.can_fail else None, "says": rule.says}
   return _percent(name or rule.name, predictions, right, seed, **fields)
 
 
@@ -77,7 +77,7 @@ def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Line]:
           says=f"mean over {len(classes)} classes, by {labels}",
         )
       )
-    for one in dict.fromkeys(expected):
+    for one in (one for one in classes if one in expected):
       which = [i for i, e in enumerate(expected) if e == one]
       hits = np.array([given[i] == one for i in which], float)
       says = f"accuracy of the class, by {labels}"

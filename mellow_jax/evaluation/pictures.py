@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mellow_jax.evaluation.grounding import Grounding
+from mellow_jax.evaluation.lines import Line
 from mellow_jax.evaluation.summary import Failure, Groups, Part
 
 OURS, GUESS, PROBE = "#3a7d44", "#8a8f98", "#d98032"
@@ -21,12 +22,12 @@ def _svg(figure: Figure) -> str:
   return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _dress(ax: Axes, title: str, names: Sequence[str]) -> None:
-  """Rows from top to bottom, percentages from left to right."""
+def _dress(ax: Axes, title: str, names: Sequence[str], most: float = 100.0) -> None:
+  """Rows from top to bottom, percentages or, with another most, some figure from left to right."""
   ax.set_title(title, loc="left", fontsize=10)
   ax.set_yticks(range(len(names)), names, fontsize=9)
-  ax.invert_yaxis()
-  ax.set_xlim(0, 100)
+  ax.set_ylim(len(names) - 0.4, -0.6)
+  ax.set_xlim(0, most)
   ax.set_xlabel("right answers, %", fontsize=8)
   ax.tick_params(axis="x", labelsize=8)
   ax.grid(axis="x", alpha=0.25)
@@ -59,28 +60,48 @@ def glance(parts: Sequence[Part]) -> str:
 
 
 def groups(part: Part) -> str:
-  """The leading figure of a right-or-wrong section by each of its groups."""
-  if part.lines[0].unit != "%" or not part.groups:
+  """The leading figure of a section by each of its groups, and the best blind guess (grey)."""
+  if not part.groups:
     return ""
-  heights = [len(one.lines) + 2.2 for one in part.groups]
-  figure = Figure(figsize=(9, 0.3 * sum(heights)), layout="constrained")
+  heights = [len(one.lines) + 3.0 for one in part.groups]
+  figure = Figure(figsize=(9, 0.28 * sum(heights)), layout="constrained")
   axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
   for ax, one in zip(axes, part.groups, strict=True):
-    _draw_group(ax, one)
+    _draw_group(ax, one, part.lines[0])
   return _svg(figure)
 
 
-def _draw_group(ax: Axes, one: Groups) -> None:
+def _draw_group(ax: Axes, one: Groups, leading: Line) -> None:
   for y, line in enumerate(one.lines):
     ax.plot([line.low, line.high], [y, y], color=OURS, linewidth=1.5)
     ax.plot(line.value, y, "o", color=OURS, markersize=5)
-    ax.plot(max(line.baselines.values()), y, "|", color=GUESS, markersize=11, markeredgewidth=2)
-  _dress(ax, f"by {one.key}", [f"{line.name} ({line.n})" for line in one.lines])
+    if line.baselines:
+      ax.plot(max(line.baselines.values()), y, "|", color=GUESS, markersize=11, markeredgewidth=2)
+  most = 100.0 if leading.unit == "%" else 1.1 * max(line.high for line in one.lines) or 1.0
+  _dress(ax, f"by {one.key}", [f"{line.name} ({line.n})" for line in one.lines], most)
+  if leading.unit != "%":
+    ax.set_xlabel(leading.name, fontsize=8)
+
+
+def spread(part: Part) -> str:
+  """How many texts have which value of the leading figure."""
+  if not part.spread:
+    return ""
+  figure = Figure(figsize=(9, 2.4), layout="constrained")
+  ax = figure.subplots()
+  ax.stairs(part.spread.texts, part.spread.edges, fill=True, color=OURS, alpha=0.7, label="texts")
+  dealt = "the same texts dealt to other items"
+  ax.stairs(part.spread.dealt, part.spread.edges, color=GUESS, linewidth=2, label=dealt)
+  ax.set(xlabel=f"{part.lines[0].name} of a text", ylabel="texts", yscale="symlog")
+  ax.tick_params(labelsize=8)
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.legend(fontsize=8, frameon=False)
+  return _svg(figure)
 
 
 def probes(grounding: Grounding) -> str:
   """Each section with its clips and with each probe."""
-  shown = [loss for loss in grounding.losses if loss.unit == "%"]
+  shown = [loss for loss in grounding.losses if loss.unit == "%" and not loss.pooled]
   if not shown:
     return ""
   names = list(dict.fromkeys(loss.section for loss in shown))
@@ -135,7 +156,6 @@ def failures(found: Sequence[Failure]) -> str:
   for y, one in enumerate(found):
     ax.barh(y, one.share, height=0.6, color=PROBE, alpha=0.85)
     ax.text(one.share, y, f" {one.share:.1f}% ({one.count})", va="center", fontsize=8)
-  _dress(ax, "", [one.reason for one in found])
-  ax.set_xlim(0, max(one.share for one in found) * 1.3)
+  _dress(ax, "", [one.reason for one in found], most=1.3 * max(one.share for one in found))
   ax.set_xlabel("answers, %", fontsize=8)
   return _svg(figure)

@@ -131,7 +131,7 @@ def probe_rows(found: Grounding) -> list[list[str]]:
         number(loss.probed, loss.unit),
         number(loss.clips - loss.probed, loss.unit).rstrip("%"),
         span(loss.low, loss.high, loss.unit),
-        f"{loss.p:.4f}",
+        "< 0.001" if loss.p < 0.001 else f"{loss.p:.3f}",
       ]
     )
   return rows

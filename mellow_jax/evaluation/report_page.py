@@ -34,7 +34,9 @@ def _cell(text: str) -> str:
 
 def _part(part: Part) -> Iterator[str]:
   yield f"<h2>{html.escape(part.name[:1].upper() + part.name[1:])}</h2>"
-  yield pictures.groups(part)
+  if picture := pictures.groups(part):
+    yield f'{picture}<p class="says">Grey: the best of the blind guesses below.</p>'
+  yield pictures.spread(part)
   if picture := pictures.confusion(part):
     yield f"<h3>What is taken for what</h3>{picture}"
   if picture := pictures.failures(part.failures):

@@ -17,6 +17,7 @@ class Rule:
   name: str
   says: str
   judge: Callable[[Prediction], bool | None]
+  can_fail: bool = False  # to read an answer
 
 
 def shown(prediction: Prediction) -> list[str]:
@@ -62,6 +63,7 @@ def _first_word(prediction: Prediction) -> bool | None:
 
 PICKED = Rule(
   name="option",
+  can_fail=True,
   says="the option named, or else the one whose letter is given",
   judge=lambda p: _at(p, picked(p)),
 )
@@ -83,11 +85,13 @@ REFERENCE_WHOLE = Rule(
 _CHOICE = (
   Rule(
     name="letter_strict",
+    can_fail=True,
     says="the one letter given, in any usual form; none or several are wrong",
     judge=_letter_strict,
   ),
   Rule(
     name="option_text",
+    can_fail=True,
     says="the one option whose text is named; a letter alone is wrong",
     judge=lambda p: _at(p, options.option_text(p.prediction, shown(p))),
   ),
@@ -105,7 +109,9 @@ _LOGLIK = tuple(
   )
   for per_token in (False, True)
 )
-FIRST_WORD = Rule(name="first_word", says="the first word is yes or no", judge=_first_word)
+FIRST_WORD = Rule(
+  name="first_word", can_fail=True, says="the first word is yes or no", judge=_first_word
+)
 CONTAINS = Rule(
   name="contains",
   says='the right word\'s letters are anywhere in the text: "no" is in "another"',

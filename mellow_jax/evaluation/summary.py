@@ -24,6 +24,7 @@ from mellow_jax.evaluation.sections import Section
 
 MOST_GROUPS = 60  # values of a group that are still a table
 EXAMPLES = 6
+BINS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,15 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spread:
+  """How many texts have which value of the leading figure, and were they dealt to other items."""
+
+  edges: tuple[float, ...]
+  texts: tuple[int, ...]
+  dealt: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
   """A section with everything a report says about it; the leading line is the first."""
 
@@ -84,6 +94,7 @@ class Part:
   confusion: dict[str, dict[str, int]]  # expected class -> class given -> answers
   beside: tuple[tuple[Published, float | None], ...]  # others' figures, and ours
   examples: tuple[Example, ...]
+  spread: Spread | None  # of free text
 
 
 def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
@@ -240,6 +251,15 @@ def _score_judged(section: Section, seed: int) -> _Scored:
   )
 
 
+def _spread(scored: _Scored) -> Spread | None:
+  if not scored.guesses:  # of a single text
+    return None
+  (dealt,) = scored.guesses.values()
+  edges = np.linspace(0, max(scored.values.max(), dealt.max(), 1e-9), BINS + 1)
+  own, other = (np.histogram(v, edges)[0].tolist() for v in (scored.values, dealt))
+  return Spread(edges=tuple(edges.tolist()), texts=tuple(own), dealt=tuple(other))
+
+
 def _beside(section: Section, scored: _Scored) -> list[tuple[Published, float | None]]:
   """What others printed under the protocols of our lines, each with ours, None where it is n/a."""
   ours = {line.name: line.value for line in scored.lines}
@@ -275,4 +295,5 @@ def summarise(section: Section, settings: Settings, seed: int) -> Part:
     confusion=_confusion(section) if section.kind == "entailment" else {},
     beside=tuple(_beside(section, scored)),
     examples=tuple(_examples(section, scored.values, seed)),
+    spread=_spread(scored) if section.kind == "text" else None,
   )
