@@ -52,7 +52,7 @@ def write(path, asked, skill, *, heard="clips", orders=1, seed=0, benchmark="sce
   """A predictions file in which a share of answers is known and the rest is guessed."""
   rng, rows = random.Random(seed), []
   for item in asked:
-    for k in range(orders):
+    for k in range(orders if item.choices else 1):
       order = list(range(len(item.choices)))
       if k:
         rng.shuffle(order)

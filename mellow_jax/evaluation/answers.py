@@ -121,6 +121,8 @@ def _prediction(
   where: str, row: dict[str, Any], benchmark: str | None, known: dict[str, Item] | None
 ) -> Prediction:
   if "item" in row:
+    if not isinstance(row.get("prediction"), str):
+      raise AnswersError(f"{where}: prediction {row.get('prediction')!r} is no text")
     names = {field.name for field in dataclasses.fields(Prediction)}
     try:
       item = row["item"]
@@ -135,8 +137,6 @@ def _prediction(
       )
     except (TypeError, ValueError, AttributeError) as error:
       raise AnswersError(f"{where}: is no prediction of `evaluate predict` ({error})") from None
-    if not isinstance(found.prediction, str):
-      raise AnswersError(f"{where}: prediction {found.prediction!r} is no text")
     if benchmark and found.benchmark != benchmark:
       raise AnswersError(
         f"{where}: answers benchmark {found.benchmark}, not {benchmark}: drop --benchmark"

@@ -58,7 +58,7 @@ def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Line]:
   )
   lines = []
   for rule, expected, given in (ours, theirs):
-    lines.append(judged(rule, predictions, seed, f"{rule.name}: accuracy"))
+    lines.append(judged(rule, predictions, seed, f"{rule.name} accuracy"))
     classes = entailment.classes_of(expected, given, stray=rule is rules.REFERENCE)
     _, rows = sections.by_item(predictions, entailment.tally(expected, given, classes))
     figures = 100 * entailment.macro(rows.sum(axis=0))
@@ -69,7 +69,7 @@ def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Line]:
       )
       lines.append(
         Line(
-          name=f"{rule.name}: {name}",
+          name=f"{rule.name} {name}",
           n=len(rows),
           value=float(figures[i]),
           low=low,
@@ -82,7 +82,7 @@ def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Line]:
       hits = np.array([given[i] == one for i in which], float)
       says = f"accuracy of the class, by {labels}"
       part = [predictions[i] for i in which]
-      lines.append(_percent(f"{rule.name}: {one}", part, hits, seed, says=says))
+      lines.append(_percent(f"{rule.name} {one}", part, hits, seed, says=says))
   return lines
 
 

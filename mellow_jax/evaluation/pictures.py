@@ -34,7 +34,7 @@ def _dress(ax: Axes, title: str, names: Sequence[str], most: float = 100.0) -> N
   ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _bar(ax: Axes, y: float, value: float, low: float, high: float, colour: str) -> None:
+def _bar(ax: Axes, y: int, value: float, low: float, high: float, colour: str) -> None:
   ax.barh(y, value, height=0.55, color=colour, alpha=0.85)
   ax.plot([low, high], [y, y], color="black", linewidth=1.2)
   ax.text(min(high + 1, 94), y, f"{value:.1f}", va="center", fontsize=8)

@@ -100,7 +100,7 @@ def _all() -> Iterator[Published]:
     for figure, value in zip(_ENTAILMENT_FIGURES, values, strict=True):
       yield Published(
         benchmark=benchmark,
-        figure=f"letter_reference: {figure}",
+        figure=f"letter_reference {figure}",
         **mellow,
         value=value,
         note="labels of the reference, whose neutral and contradiction are swapped under the "
