@@ -24,7 +24,7 @@ def _try(run: Callable[[], str]) -> tuple[bool, str]:
   try:
     return True, run()
   except MetricUnavailable as error:
-    return False, f"n/a ({error.missing}: {error.fix})"
+    return False, f"{error.missing}\n         {error.fix}"
 
 
 def metrics(settings: Settings) -> Iterator[tuple[str, bool, str]]:
@@ -49,20 +49,23 @@ def metrics(settings: Settings) -> Iterator[tuple[str, bool, str]]:
   yield "Java", *_try(probe)
   yield "PTB tokenizer: BLEU, ROUGE-L, CIDEr-D [ptb]", *_try(tokenize)
   yield "METEOR", *_try(meteor)
-  works, said = _try(spice)
-  yield "SPICE, SPIDEr", works, said
+  yield "SPICE, SPIDEr", *_try(spice)
 
 
 def data(folder: str) -> Iterator[tuple[str, bool, str]]:
-  """(benchmark, whether its questions are there, how many or what is missing) below a folder."""
+  """(benchmarks, whether their questions are below a folder, the file or what is missing)."""
+  absent: dict[tuple[str, ...], list[str]] = {}
   for name, benchmark in readers.BENCHMARKS.items():
-    if not benchmark.files:
+    if not benchmark.files:  # a table of one's own has no name
       continue
     try:
-      items = readers.read(name, folder)
-      yield name, True, f"{len(items)} items in {readers.table_path(name, folder)}"
-    except RecordError as error:
-      yield name, False, str(error)
+      yield name, True, str(readers.table_path(name, folder))
+    except RecordError:
+      absent.setdefault(benchmark.files, []).append(name)
+  for files, names in absent.items():
+    sources = dict.fromkeys(s for name in names for s in readers.BENCHMARKS[name].sources)
+    where = "".join(f"\n         {source}" for source in sources)
+    yield ", ".join(names), False, f"no {' or '.join(files)} in {folder}{where}"
 
 
 def _flags() -> flags.FlagValues:
@@ -86,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     print(__doc__, f.get_help(), sep="\n")
     return 0
   for name, works, said in metrics(score.java_settings(f)):
-    print(f"{'works' if works else 'n/a':6} {name}: {said.removeprefix('n/a ')}", flush=True)
+    print(f"{'works' if works else 'n/a':6} {name}: {said}", flush=True)
   for name, there, said in data(f.data) if f.data else ():
     print(f"{'there' if there else 'absent':6} {name}: {said}", flush=True)
   return 0
