@@ -76,6 +76,9 @@ class Mellow:
 
   Every size of batch is compiled at its first use, which takes from seconds to a minute and is
   said. A single clip stands in both slots of the model, as callers of the reference do.
+
+  Batches are divided over the devices given, by default one of this process: their size must be a
+  multiple of the number of devices.
   """
 
   def __init__(
@@ -83,6 +86,7 @@ class Mellow:
     loaded: LoadedModel,
     preset: str | None = None,
     *,
+    devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = logging.info,
   ):
     name = loaded.preset if preset is None else preset
@@ -90,7 +94,10 @@ class Mellow:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(prompts.PRESETS)}")
     self.preset, self.cfg, self.say = prompts.PRESETS[name], loaded.config, say
     self.tokenizer, self._compiled = loaded.tokenizer, set()
-    graphdef, self.params = mellow.fuse(self.cfg, loaded.params)
+    graphdef, params = mellow.fuse(self.cfg, loaded.params)
+    mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
+    self.params = jax.device_put(params, parallel.replicated(mesh))
+    self._place = functools.partial(jax.device_put, device=parallel.batch_sharding(mesh))
 
     # Merged inside: parameters stay a plain pytree outside, which costs nothing to pass.
     @jax.jit
@@ -122,6 +129,7 @@ class Mellow:
     folder: str | os.PathLike,
     preset: str | None = None,
     *,
+    devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = logging.info,
   ) -> "Mellow":
     """The model of a folder, with the preset of preprocessing and prompts it was trained with.
@@ -130,9 +138,10 @@ class Mellow:
     Raises CheckpointError for a folder that is no sound model, QuestionError for a wrong preset.
     """
     parallel.use_compilation_cache()
-    device = jax.devices()[0]
-    say(f"device: {device.platform} ({device.device_kind})")
-    return cls(checkpoint.load_model(folder), preset, say=say)
+    devices = devices or jax.local_devices()[:1]
+    many = f"{len(devices)} x " if len(devices) > 1 else ""
+    say(f"device: {many}{devices[0].platform} ({devices[0].device_kind})")
+    return cls(checkpoint.load_model(folder), preset, devices=devices, say=say)
 
   # --- Asking ------------------------------------------------------------------------------------
 
@@ -220,11 +229,13 @@ class Mellow:
     *,
     window: audio.Window = "first",
     batch_size: int = 8,
+    room: tuple[int, int] = (0, 0),
   ) -> list[list[tuple[float, int]]]:
     """Log-likelihood and number of tokens of each given answer to each question.
 
     Options are ended as the preset ends answers; the end counts in both. A multiple choice is so
-    decided without parsing what the model would have written.
+    decided without parsing what the model would have written. Calls that make room for the same
+    number of options and tokens, or for more, are compiled once.
     """
     cfg, preset = self.cfg, self.preset
     encoded = [
@@ -234,8 +245,9 @@ class Mellow:
       ]
       for row in options
     ]
-    longest = max(length for row in encoded for _, length in row)
-    shape = (len(rows), max(map(len, encoded)), -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
+    longest = max(room[1], *(length for row in encoded for _, length in row))
+    most = max(room[0], *map(len, encoded))
+    shape = (len(rows), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
     ids, lengths = np.full(shape, cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
     for r, row in enumerate(encoded):
       for o, (tokens, length) in enumerate(row):
@@ -291,16 +303,18 @@ class Mellow:
     wavs = list(clips.values())
     wavs += wavs[:1] * (-len(wavs) % size)
     encoded = [
-      self._encode(self.params, np.stack(wavs[i : i + size])) for i in range(0, len(wavs), size)
+      self._encode(self.params, self._place(np.stack(wavs[i : i + size])))
+      for i in range(0, len(wavs), size)
     ]
     tokens = jnp.concatenate(encoded)
     first, second = (np.array([place[id(q.clips[i])] for q in questions]) for i in range(2))
-    return _Batch(
+    batch = _Batch(
       audio1=tokens[first],
       audio2=tokens[second],
       text_ids=np.stack([q.ids for q in questions]),
       text_lengths=np.array([q.length for q in questions], np.int32),
     )
+    return self._place(batch)
 
   def _run(
     self,

@@ -192,14 +192,20 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
 def load_tokenizer(path: str | pathlib.Path) -> tokenizers.Tokenizer:
   """The tokenizer of a tokenizer.json or of the folder that holds one.
 
+  A "!" that it knows is always a token by itself, as in the reference, which pads with it: without,
+  "!)" would be one token.
+
   Raises CheckpointError naming the file.
   """
   path = pathlib.Path(path)
   path = path / "tokenizer.json" if path.is_dir() else path
   try:
-    return tokenizers.Tokenizer.from_file(str(path))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # tokenizers raises plain Exception
     raise CheckpointError(f"{path}: no readable tokenizer: {first_line(error)}") from error
+  if tokenizer.token_to_id("!") is not None:
+    tokenizer.add_tokens([tokenizers.AddedToken("!", normalized=False)])
+  return tokenizer
 
 
 def load_model(folder: str | pathlib.Path) -> LoadedModel:

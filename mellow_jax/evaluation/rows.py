@@ -128,8 +128,8 @@ def from_records(
   if faults:
     raise RecordError(
       f"{name}: the answer is none of the options in {len(faults)} rows, first {faults[0]}: "
-      "correct them, or list them with `python -m mellow_jax.reasonaqa check --quarantine=FILE` and give "
-      "--quarantine=FILE"
+      "correct them, or list them with `python -m mellow_jax.reasonaqa check --quarantine=FILE` "
+      "and give --quarantine=FILE"
     )
   return with_own_ids(items), left_out
 

@@ -32,8 +32,8 @@ class Style:
 
 
 STYLES = {
-  # As the reference's author scored MMAU: a letter is lost of each question that ends without a full
-  # stop or question mark, 73 of test-mini.
+  # As the reference's author scored MMAU: where a question ends without a full stop, question mark,
+  # colon or space, a letter is lost, in 73 of test-mini.
   "reference": Style("reference", 1, "last character", "training"),
   "repaired": Style("repaired", 1, "punctuation", "training"),
   # As the rows of ReasonAQA are written, which models of the preset "clean" are trained on.
@@ -46,14 +46,11 @@ def style_for(preset: str) -> Style:
   return STYLES["plain" if preset == "clean" else "reference"]
 
 
-def letters(order: Sequence[int]) -> str:
-  """The letters under which choices are shown."""
-  return LETTERS[: len(order)]
-
-
-def options(item: Item, order: Sequence[int]) -> list[str]:
-  """The item's choices with their letters, as they are shown in an order."""
-  return [f"{letter}) {item.choices[i]}" for letter, i in zip(LETTERS, order, strict=False)]
+def options(style: Style, item: Item, order: Sequence[int]) -> list[str]:
+  """The item's choices with their letters, as a prompt shows them in an order."""
+  preset = prompts.PRESETS[style.preset]
+  shown = zip(LETTERS, order, strict=False)
+  return [prompts.question(f"{letter}) {item.choices[i]}", preset) for letter, i in shown]
 
 
 def prompt(style: Style, benchmark: str, item: Item, order: Sequence[int] = ()) -> str:
@@ -68,5 +65,5 @@ def prompt(style: Style, benchmark: str, item: Item, order: Sequence[int] = ()) 
       question = question[:-1] + "?"
     elif style.ending == "punctuation":
       question = question.rstrip(" ?.:") + "?"
-  shown = options(item, order or range(len(item.choices)))
-  return prompts.question(" ".join([question, *shown]), prompts.PRESETS[style.preset])
+  question = prompts.question(question, prompts.PRESETS[style.preset])
+  return " ".join([question, *options(style, item, order or range(len(item.choices)))])
