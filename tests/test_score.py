@@ -109,7 +109,7 @@ def test_few_items_decide_nothing(files, tmp_path, capsys):
 
 def test_the_permuted_options_of_an_item_are_one_trial(files):
   many = answers.read(files["permuted"])
-  assert many.permuted and len(many.predictions) == 600
+  assert many.permuted and len(many.predictions) == 800
   for section in sections.split(many.predictions):
     if section.kind == "choice":
       part = summary.summarise(section, Settings(), seed=0)

@@ -32,7 +32,7 @@ def _percent(
 ) -> Line:
   """A line of percentages from shares in [0, 1] of each prediction."""
   _, values = sections.by_item(predictions, 100 * values)
-  low, high = statistics.interval(values, seed)
+  low, high = statistics.percent_interval(values, seed)
   return Line(name=name, n=len(values), value=float(values.mean()), low=low, high=high, **fields)
 
 
@@ -109,7 +109,7 @@ def of_votes(predictions: Sequence[Prediction], seed: int) -> list[Line]:
   for name, values in right.items():
     if values:
       percent = 100 * np.array(values)
-      low, high = statistics.interval(percent, seed)
+      low, high = statistics.percent_interval(percent, seed)
       value = float(percent.mean())
       fields = {"n": len(percent), "value": value, "low": low, "high": high, "says": says[name]}
       lines.append(Line(name=f"first_word [{name}]", **fields))
@@ -118,5 +118,12 @@ def of_votes(predictions: Sequence[Prediction], seed: int) -> list[Line]:
 
 def of_text(figure: Figure, count: int) -> Line:
   """The line of a metric of free text over a number of items."""
-  span = {"low": figure.low, "high": figure.high}
-  return Line(name=figure.name, n=count, unit="", value=figure.value, **span, reason=figure.reason)
+  return Line(
+    name=figure.name,
+    n=count,
+    unit=figure.unit,
+    value=figure.value,
+    low=figure.low,
+    high=figure.high,
+    reason=figure.reason,
+  )

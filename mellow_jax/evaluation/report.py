@@ -12,9 +12,10 @@ from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.grounding import Grounding
 from mellow_jax.evaluation.summary import Part
 
+TEXT = "closeness to the references, 0 to 10; words by regex"
 # What a predictions file says of how it was made, and how a report says it.
 SETTINGS = (
-  ("checkpoint_sha256", "the checkpoint whose config has sha256"),
+  ("checkpoint_sha256", "checkpoint"),
   ("preset", "preset"),
   ("prompt_style", "prompts"),
   ("window", "of long clips the window"),
@@ -81,20 +82,23 @@ def opening(report: Report) -> list[tuple[str, str]]:
     what.append("Every item has its answer.")
   if missing := run.settings.get("missing_audio"):
     what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
-  if told := [f"{said} {run.settings[name]}" for name, said in SETTINGS if name in run.settings]:
+  if told := [f"{said} {run.settings[n]!s:.12}" for n, said in SETTINGS if n in run.settings]:
     what.append(f"Made with {', '.join(told)}.")
-  how = []
+  how, ruled = [], {}
   for part in parts:
-    line = part.lines[0]
-    says = line.says or "closeness to the references, 0 to 10; words by regex"
-    how.append(f"{part.name[:1].upper()}{part.name[1:]} by {line.name}: {says}.")
-    unread = sum(f.share for f in part.failures if f.reason in options.UNPARSED)
-    if part.failures:
-      how.append(f"{unread:.1f}% of its answers pick no option that any rule can read.")
+    ruled.setdefault((part.lines[0].name, part.lines[0].says), []).append(part)
+  for (figure, says), mine in ruled.items():
+    names = ", ".join(part.name for part in mine)
+    how.append(f"{names[:1].upper()}{names[1:]} by {figure}: {says or TEXT}.")
+    unread = [f for part in mine for f in part.failures if f.reason in options.UNPARSED]
+    if any(part.failures for part in mine):
+      share = 100 * sum(f.count for f in unread) / sum(part.answers for part in mine)
+      how.append(f"{share:.1f}% of these answers pick no option that any rule can read.")
   sure = (
     f"Intervals hold 95% of {statistics.RESAMPLES} bootstrap resamples of the items (seed "
     f"{report.seed}): how far a figure would move with other items of this kind. They say nothing "
-    "of another training run, another prompt or another decoding."
+    "of another training run, another prompt or another decoding. Where all answers are right, or "
+    "all wrong, the interval is the exact binomial one."
   )
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
 
@@ -188,7 +192,8 @@ def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
     yield "Instruction following", says, rows
   rows = [["question", "expected", "said", part.lines[0].name]]
   for e in part.examples:
-    rows.append([e.question, e.expected, e.said, number(e.score, part.lines[0].unit)])
+    judged = {0.0: "wrong", 100.0: "right"} if part.lines[0].unit == "%" else {}
+    rows.append([e.question, e.expected, e.said, judged.get(e.score) or number(e.score, "")])
   yield "Examples", "Drawn at random; the worst of them first.", rows
 
 

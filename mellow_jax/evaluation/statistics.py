@@ -24,6 +24,19 @@ def interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
   return _middle(means)
 
 
+def percent_interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
+  """The interval of the mean of scores from 0 to 100.
+
+  By bootstrap, but where all are right or all are wrong: resamples would then be all alike, and the
+  exact binomial interval (Clopper and Pearson 1934) is given.
+  """
+  if np.all(values == 100):
+    return 100 * ((1 - LEVEL) / 2) ** (1 / len(values)), 100.0
+  if np.all(values == 0):
+    return 0.0, 100 * (1 - ((1 - LEVEL) / 2) ** (1 / len(values)))
+  return interval(values, seed)
+
+
 def interval_of(
   rows: Float[np.ndarray, "N K"],
   figure: Callable[[Float[np.ndarray, "M K"]], Float[np.ndarray, "M"]],

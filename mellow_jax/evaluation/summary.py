@@ -142,7 +142,8 @@ def _groups(
     rows = []
     for name, which in sorted(places.items()):
       _, means = sections.by_item([predictions[i] for i in which], values[which])
-      low, high = statistics.interval(means, seed)
+      measure = statistics.interval if section.kind == "text" else statistics.percent_interval
+      low, high = measure(means, seed)
       rows.append(
         GroupLine(
           name=name,

@@ -23,6 +23,7 @@ class Figure:
   value: float | None = None
   low: float | None = None  # of the bootstrap interval
   high: float | None = None
+  unit: str = ""  # or "%"
   values: Float[np.ndarray, "N"] | None = None  # of each text, where the metric has one
   reason: str = ""  # why it is n/a: what is missing and what to do
 
@@ -79,11 +80,17 @@ def measure(predictions: Sequence[Prediction], settings: Settings, seed: int) ->
 
   SPIDEr is absent where SPICE is.
   """
-  figures = core(*regex_words(predictions), "regex", seed)
+  given, references = regex_words(predictions)
+  figures = core(given, references, "regex", seed)
+  same = [100.0 * (text in others) for text, others in zip(given, references, strict=True)]
+  low, high = statistics.percent_interval(np.array(same), seed)
+  figures.append(
+    Figure(name="word for word [regex]", value=float(np.mean(same)), low=low, high=high, unit="%")
+  )
   try:
     given, references = _ptb_words(predictions, settings)
   except MetricUnavailable as error:
-    names = [figure.name.replace("regex", "ptb") for figure in figures]
+    names = [figure.name.replace("regex", "ptb") for figure in figures if not figure.unit]
     names += ["METEOR [ptb]", "SPICE [ptb]", "SPIDEr [ptb]"]
     return figures + [Figure(name=name, reason=_why(error)) for name in names]
   exact = core(given, references, "ptb", seed)
