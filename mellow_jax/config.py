@@ -159,6 +159,8 @@ class DataConfig:
   mix: dict[str, float] = field(default_factory=dict)
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
   warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
+  # Each training row hears the clips of another: how far a model gets on words alone.
+  shuffled_audio: bool = False
   augment: bool = False  # distort training clips, mix those of one caption, redraw the options
   cache_clips: bool = False  # keep decoded clips in memory; for presets without random windows
   max_bad_fraction: float = 0.01  # of the records drawn; more whose audio is bad end the run

@@ -166,6 +166,18 @@ def test_a_row_of_one_clip_hears_the_same_or_silence_second(choice, heard):
   assert second(made_by(record(100, second=7), rng)) == 7
 
 
+def test_with_shuffled_audio_words_and_clips_have_nothing_to_do_with_each_other():
+  made_by = encoder(10, shuffled_audio=True, second_clip="same")
+  found = batches(made_by, 40, batch_size=10)
+  heard = np.concatenate([b["wav1"][:, 0] for b in found]).astype(int)
+  told = np.concatenate([b["answer_ids"][:, 0] for b in found])
+  said = np.array([int(TOKENIZER.id_to_token(i)) for i in told])
+  assert np.bincount(said).tolist() == [40] * 10  # each row as often as ever
+  assert 0.04 < np.mean(heard == said) < 0.17  # one in ten by chance
+  (last,) = pipeline.eval_batches(made_by, batch_size=10, count=1)
+  np.testing.assert_array_equal(last["wav1"][:, 0], np.arange(10))
+
+
 def test_evaluation_hears_the_one_clip_twice_and_draws_nothing():
   example = encoder(another_clip_share=1.0)(record(3))
   assert example["wav1"].tolist() == example["wav2"].tolist() == [3.0, 0.0]

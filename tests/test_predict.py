@@ -311,6 +311,13 @@ def test_bad_input_gives_one_line_and_exit_status_1(run, tmp_path, flags, messag
   assert not any(tmp_path.iterdir())
 
 
+def test_scenes_that_a_model_cannot_hear_whole_are_refused(run, tmp_path):
+  run_json = {"seed": 0, "data": {"source": "scenes", "mix": {"caption": 1.0}}}
+  (tmp_path / "run.json").write_text(json.dumps(run_json))
+  status, _, err = run(benchmark="scenes", data=tmp_path, output=tmp_path / "out.jsonl")
+  assert status == 1 and "hears too little for scenes" in last_line(err)
+
+
 # --- Killed and shared ---------------------------------------------------------------------------
 
 
@@ -344,6 +351,7 @@ def free_port() -> int:
     return found.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_finishes_it_when_they_are_killed(
   tiny_model_folder, data, run, compile_cache, tmp_path
 ):

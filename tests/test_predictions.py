@@ -62,16 +62,16 @@ def test_a_rerun_takes_what_any_part_left_whatever_the_number_of_processes(tmp_p
 
 def test_wherever_it_is_killed_it_can_be_continued(tmp_path):
   """Cut at every byte of what a run writes, the rerun's file is the same."""
-  text = "".join(json.dumps(line(row)) + "\n" for row in (3, 0, 5))
+  text = "".join(json.dumps({"row": row}) + "\n" for row in (3, 0, 5))
   for cut in range(len(text) + 1):
     output = shared(tmp_path / str(cut))
     output.begin(SETTINGS)
     (tmp_path / str(cut) / "out [1].jsonl.part-0").write_text(text[:cut])
     output = shared(tmp_path / str(cut))
     done = output.begin(SETTINGS)
-    output.append([line(row) for row in np.flatnonzero(~done).tolist()])
+    output.append([{"row": row} for row in np.flatnonzero(~done).tolist()])
     output.finish()
-    assert output.path.read_text() == "".join(json.dumps(line(r)) + "\n" for r in range(6))
+    assert output.path.read_text() == "".join(json.dumps({"row": r}) + "\n" for r in range(6))
 
 
 def test_other_settings_are_refused(tmp_path):

@@ -172,6 +172,23 @@ def test_parts_of_reasonaqa_are_chosen_by_subtype(tmp_path):
     readers.read("ace", tmp_path)
 
 
+def test_official_files_do_where_reasonaqa_is_not_at_hand(reference_data):
+  """AudioCaps has its captions in no order: each clip's five are found."""
+  said = []
+  captions = readers.read("audiocaps", reference_data / "meta", say=said.append)
+  assert len(captions) == 975 and {len(item.references) for item in captions} == {5}
+  assert captions[0].audio1 == "AudioCapsLarger/test/Y7fmOlUlwoNg.wav"
+  assert said == []
+
+
+@pytest.mark.slow
+def test_entailment_from_its_official_file(reference_data):
+  entailed = readers.read("ace", reference_data / "meta")
+  assert {item.kind for item in entailed} == {"entailment"}
+  verdicts = ("It is definitely true", "It is definitely false", "It is plausible")
+  assert collections.Counter(item.answer for item in entailed) == dict.fromkeys(verdicts, 4875)
+
+
 def test_rows_in_quarantine_are_left_out_and_said(tmp_path):
   path, said = reasonaqa(tmp_path / "test.json"), []
   bad = records.row_id(records.read(path)[1])
@@ -303,8 +320,11 @@ def test_a_bad_table_is_named(tmp_path, name, content, message):
 
 
 def test_what_is_not_there_is_said_with_its_source(tmp_path):
-  with pytest.raises(RecordError, match=r"holds no test\.json; to be had: ReasonAQA.*zenodo"):
+  neither = r"neither test\.json of ReasonAQA, zenodo\S+, nor clotho_entailment_evaluation\.csv of "
+  with pytest.raises(RecordError, match=neither + "github.com/microsoft/AudioEntailment"):
     readers.read("cle", tmp_path)
+  with pytest.raises(RecordError, match=r"holds no mmau-test\.json; to be had: MMAU: github"):
+    readers.read("mmau-test", tmp_path)
   with pytest.raises(RecordError, match="takes the table itself"):
     readers.read("table", tmp_path)
   with pytest.raises(RecordError, match="'nosuch' is unknown: one of mmau, "):

@@ -6,6 +6,7 @@ file and cutting the window from it.
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import stat
@@ -34,6 +35,7 @@ MAX_AMPLITUDE = 1e4
 MIN_WINDOW_SECONDS = 1.0
 # A RIFF size from here up means "unknown": what programs write when they stream.
 _STREAMED_RIFF = 0x7FFF_0000
+_BLOCK_FRAMES = 2**20  # decoded at a time, where all of a source is
 
 Source = str | os.PathLike | bytes | tuple[np.ndarray, int]
 Window = Literal["first", "center", "random"]
@@ -207,6 +209,15 @@ def _open(source: Source, called: str | None = None) -> Iterator[_Signal]:
 # --- Clips ---------------------------------------------------------------------------------------
 
 
+def _check_finite(name: str, frames: Float32[np.ndarray, "frames channels"]) -> None:
+  if not np.abs(frames).max(initial=0.0) <= MAX_AMPLITUDE:  # true of NaN as well
+    raise AudioError(
+      f"{name}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}: export it again "
+      "with samples in [-1, 1], or drop its record",
+      "not_finite",
+    )
+
+
 def _mono(
   signal: _Signal, columns: slice, rate: int, start: int, stop: int
 ) -> Float32[np.ndarray, "_"]:
@@ -214,12 +225,7 @@ def _mono(
 
   def read(begin: int, end: int) -> Float32[np.ndarray, "_"]:
     frames = signal.read(begin, end)[:, columns]
-    if not np.abs(frames).max(initial=0.0) <= MAX_AMPLITUDE:  # true of NaN as well
-      raise AudioError(
-        f"{signal.name}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}: export "
-        "it again with samples in [-1, 1], or drop its record",
-        "not_finite",
-      )
+    _check_finite(signal.name, frames)
     return frames.mean(axis=1)
 
   return resampling.resample_window(read, signal.frames, signal.rate, rate, start, stop)
@@ -317,3 +323,27 @@ def check(source: Source) -> None:
   """Raises AudioError where a source cannot be opened or its header is beyond the limits."""
   with _open(source):
     pass
+
+
+@dataclass(frozen=True)
+class Survey:
+  """What the whole of a source holds."""
+
+  seconds: float
+  peak: float  # the largest sample's size; full scale is 1
+  swing: float  # half the way from the least to the largest sample; 0 for silence at any offset
+  digest: bytes  # of rate, channels and samples, whatever format they are stored in
+
+
+def survey(source: Source) -> Survey:
+  """Decodes all of a source, a block at a time. Raises AudioError as load does."""
+  least, most, digest = np.inf, -np.inf, hashlib.blake2b(digest_size=16)
+  with _open(source) as signal:
+    digest.update(f"{signal.rate} {signal.channels}".encode())
+    for start in range(0, signal.frames, _BLOCK_FRAMES):
+      frames = signal.read(start, min(start + _BLOCK_FRAMES, signal.frames))
+      _check_finite(signal.name, frames)
+      digest.update(np.ascontiguousarray(frames))
+      least, most = min(least, float(frames.min())), max(most, float(frames.max()))
+  seconds = signal.frames / signal.rate
+  return Survey(seconds, max(-least, most, 0.0), (most - least) / 2, digest.digest())

@@ -63,6 +63,9 @@ class Encoder:
     text that cannot be used, and where all records of a long series are bad.
     """
     met: list[BadRecord] = []
+    if self.data.shuffled_audio:
+      heard = self._any_row(rng)
+      row = dataclasses.replace(row, filepath1=heard.filepath1, filepath2=heard.filepath2)
     example = _first_usable(
       self._any_row, lambda chosen, rng: self._example(chosen, rng, met), rng, first=row
     )

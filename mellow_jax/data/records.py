@@ -13,12 +13,12 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, NamedTuple, NoReturn, SupportsIndex
 
-from mellow_jax.data import prompts
+from mellow_jax.data import json_stream, prompts
 
 FIELDS = (
   "taskname",
@@ -173,39 +173,51 @@ class _Reader:
       fault = fault.replace(f"field {field!r}", f"column {column!r}")
     raise RecordError(f"{self.name}, line {self.lines[row]}: {fault}")
 
-  def path(self, row: int, field: str, text: str) -> str:
-    if (path := self.paths.get(text)) is None:
-      try:
-        path = self.paths[text] = relative_path(text)
-      except ValueError as error:
-        self.fail(row, f"field {field!r} {error}")
-    return path
-
-  def row(self, i: int, row: object) -> tuple[str, ...]:
+  def faults(self, row: object) -> list[tuple[str, str]]:
+    """All that is wrong with a row, each with its field, "" where it is the row's shape."""
     if (type(row) is not dict or row.keys() != _KNOWN) and (fault := _fault(row)):
-      self.fail(i, fault)
-    values = [row[field] for field in FIELDS]
-    for field, value in zip(FIELDS, values, strict=True):
+      return [("", fault)]
+    found = []
+    for field in FIELDS:
+      value = row[field]
       if type(value) is not str:
-        self.fail(i, _fault(row))
+        return [("", _fault(row))]
       if not value.isascii():
         try:
           value.encode()
         except UnicodeEncodeError:
-          self.fail(i, f"field {field!r} holds half a surrogate pair: write the file as UTF-8")
+          found.append((field, "holds half a surrogate pair: write the file as UTF-8"))
       if len(value) > prompts.MAX_CHARACTERS:
-        self.fail(i, f"field {field!r} has more than {prompts.MAX_CHARACTERS} characters")
-    task, first, second, caption1, caption2, question, answer, subtype = values
-    for field, value in (("filepath1", first), ("input", question), ("answer", answer)):
-      if not value or value.isspace():
-        self.fail(i, f"field {field!r} is empty: fill it in or drop the row")
-    first = self.path(i, "filepath1", first)
-    second = self.path(i, "filepath2", second)
+        found.append((field, f"has more than {prompts.MAX_CHARACTERS} characters"))
+    for field in ("filepath1", "input", "answer"):
+      if not row[field] or row[field].isspace():
+        found.append((field, "is empty: fill it in or drop the row"))
+    for field in ("filepath1", "filepath2"):
+      text = row[field]
+      if text not in self.paths:
+        try:
+          self.paths[text] = relative_path(text)
+        except ValueError as error:
+          found.append((field, str(error)))
+    return found
+
+  def row(self, i: int, row: object) -> tuple[str, ...]:
+    for field, fault in self.faults(row):
+      self.fail(i, f"field {field!r} {fault}" if field else fault)
+    return self.kept(row)
+
+  def kept(self, row: dict[str, str]) -> tuple[str, ...]:
+    """The fields of a row whose shape is right, as they are kept."""
+    task, first, second, caption1, caption2, question, answer, subtype = (
+      row[field] for field in FIELDS
+    )
+    first, second = self.paths.get(first, first), self.paths.get(second, second)
     task, subtype = sys.intern(task), sys.intern(subtype)
     return task, first, second, caption1, caption2, question, answer, subtype
 
 
-def _read_table(name: str, raw: bytes) -> Records:
+def _read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
+  """The fields of a table's rows, and the line that each begins on."""
   try:
     text = raw.decode("utf-8-sig")  # spreadsheets begin their UTF-8 with a byte-order mark
   except UnicodeDecodeError as error:
@@ -230,13 +242,10 @@ def _read_table(name: str, raw: bytes) -> Records:
     raise RecordError(f"{name}, line {begin}: is not CSV ({error})") from None
   if not rows:
     raise RecordError(f"{name}: holds no rows")
-  reader = _Reader(name, lines)
-  found = []
-  for i, row in enumerate(rows):
-    fields = dict.fromkeys(FIELDS, "") | {"subtype": Path(name).name}
-    fields |= {field: row.get(column, "") for field, column in COLUMNS.items()}
-    found.append(reader.row(i, fields))
-  return Records(name, found)
+  blank = dict.fromkeys(FIELDS, "") | {"subtype": Path(name).name}
+  return [
+    blank | {field: row.get(column, "") for field, column in COLUMNS.items()} for row in rows
+  ], lines
 
 
 def _check_header(name: str, header: list[str]) -> None:
@@ -270,7 +279,9 @@ def read(path: str | os.PathLike) -> Records:
     reason = getattr(error, "strerror", None) or error
     raise RecordError(f"{name}: cannot be read ({reason}): check the path") from None
   if name.lower().endswith(".csv"):
-    return _read_table(name, raw)
+    rows, lines = _read_table(name, raw)
+    reader = _Reader(name, lines)
+    return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
   if raw.startswith(b"\xef\xbb\xbf"):
     raise RecordError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
   try:
@@ -287,6 +298,43 @@ def read(path: str | os.PathLike) -> Records:
     raise RecordError(f"{name}: holds no rows")
   reader = _Reader(name)
   return Records(name, [reader.row(i, row) for i, row in enumerate(rows)])
+
+
+class Checked(NamedTuple):
+  """A row as it stands in its file, with all that keeps it from being a record."""
+
+  place: str  # such as "row 7 (from 0)"
+  fields: (
+    tuple[str, ...] | None
+  )  # by FIELDS, its paths as they are kept; None where some is no text
+  faults: list[tuple[str, str]]  # (field, what is wrong with it); "" for the row as a whole
+
+
+def each(path: str | os.PathLike) -> Iterator[Checked]:
+  """The rows of a file one at a time, sound or not; a JSON file of any length takes little memory.
+
+  Raises RecordError for a file that cannot be read, or that is no list of rows.
+  """
+  name = os.fspath(path)
+  lines: list[int] = []
+  try:
+    if name.lower().endswith(".csv"):
+      rows, lines = _read_table(name, Path(path).read_bytes())
+    else:
+      decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_Constant)
+      rows = json_stream.items(path, decoder)
+    reader = _Reader(name)
+    for i, row in enumerate(rows):
+      faults = reader.faults(row)
+      shaped = not any(not field for field, _ in faults)
+      place = f"line {lines[i]}" if lines else f"row {i} (from 0)"
+      yield Checked(place, reader.kept(row) if shaped else None, faults)
+  except RecordError:
+    raise
+  except OSError as error:
+    raise RecordError(f"{name}: cannot be read ({error.strerror}): check the path") from None
+  except ValueError as error:
+    raise RecordError(f"{name}: is no JSON list of rows: {error}") from None
 
 
 def missing_audio(records: Records, root: str | os.PathLike) -> list[str]:

@@ -25,7 +25,7 @@ from mellow_jax import checkpoint, parallel
 from mellow_jax.ask import GREEDY, Mellow, QuestionError
 from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import ConfigError
-from mellow_jax.data import prompts, quarantine
+from mellow_jax.data import prompts, quarantine, scenes
 from mellow_jax.data.audio import AudioError
 from mellow_jax.data.records import RecordError
 from mellow_jax.evaluation import answering, probes, readers, templates
@@ -143,7 +143,7 @@ def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
 
 
 def _root(f: flags.FlagValues) -> Path:
-  return Path(f.audio_root or readers.table_path(f.benchmark, f.data).parent)
+  return Path(f.audio_root) if f.audio_root else readers.audio_root(f.data)
 
 
 def _present(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
@@ -195,6 +195,11 @@ def _predict(f: flags.FlagValues) -> None:
     raise FlagsError(f"--audio={f.audio} --audio2={f.audio2}: {error}") from None
   devices = jax.local_devices()
   model = Mellow.load(f.checkpoint, f.preset, devices=devices, say=_say)
+  if f.benchmark == "scenes":
+    try:
+      scenes.SceneClips(model.cfg.audio.sample_rate, model.cfg.audio.clip_samples)
+    except ValueError as error:
+      raise FlagsError(f"{f.checkpoint}: hears too little for scenes: {error}") from None
   style = _style(f, model.preset.name)
   questions = _questions(f, items, style, model.preset.name)
   if cut := _count_cut(model, questions):

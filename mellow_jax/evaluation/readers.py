@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mellow_jax.data import records, scenes
-from mellow_jax.data.records import RecordError
+from mellow_jax.data.records import Record, RecordError
 from mellow_jax.evaluation import rows, tables
 from mellow_jax.evaluation.rows import from_record
 from mellow_jax.evaluation.schema import Item
+from mellow_jax.reasonaqa import sources
+from mellow_jax.reasonaqa.tables import MissingSource, SourceError
 
-__all__ = ["BENCHMARKS", "Benchmark", "from_record", "read", "table_path"]
+__all__ = ["BENCHMARKS", "Benchmark", "audio_root", "from_record", "read", "table_path"]
 
 SCENES = 1000  # generated scenes asked about
 
-REASONAQA = "ReasonAQA's JSON: zenodo.org/records/15036628"
+REASONAQA = "ReasonAQA, zenodo.org/records/15036628"
 AUDIOCAPS = (
   "AudioCaps: the clips' names are in github.com/cdjkim/audiocaps, the clips on YouTube; keep them "
   "as AudioCapsLarger/<split>/Y<youtube_id>.wav"
@@ -114,33 +116,69 @@ def read(
 ) -> list[Item]:
   """The questions of a benchmark, in its order, no two with the same id.
 
-  data is the folder or the file of its table; audio paths are relative to the table's folder. Rows
-  of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told.
+  data is the folder or the file of its table; audio paths are relative to the folder. A part of
+  ReasonAQA is read from ReasonAQA's test.json, or without it from the files its source publishes.
+  Rows of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told.
 
   Raises RecordError naming file, row and field of what cannot be used.
   """
-  path = table_path(benchmark, data)
-  if benchmark.startswith("mmau"):
-    return tables.read_mmau(path)
-  if benchmark == "mmar":
-    return tables.read_mmar(path)
-  if benchmark == "table":
-    return tables.read_own(path)
-  if benchmark == "scenes":
-    items, _ = rows.from_records(str(path), _scenes(path))
-    return items
-  wanted = {subtype.lower() for subtype in BENCHMARKS[benchmark].subtypes}
+  known = BENCHMARKS.get(benchmark)
+  if known and known.subtypes and not _has_table(known, Path(data)):
+    path, chosen = _official(known, Path(data), say)
+  else:
+    path = table_path(benchmark, data)
+    if benchmark.startswith("mmau"):
+      return tables.read_mmau(path)
+    if benchmark == "mmar":
+      return tables.read_mmar(path)
+    if benchmark == "table":
+      return tables.read_own(path)
+    chosen = _scenes(path) if benchmark == "scenes" else _of_file(known, path)
+  items, left_out = rows.from_records(str(path), chosen, quarantined)
+  if left_out:
+    say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
+  return items
+
+
+def audio_root(data: str | os.PathLike) -> Path:
+  """The folder that audio paths are relative to unless said otherwise."""
+  return Path(data) if Path(data).is_dir() else Path(data).parent
+
+
+def _has_table(benchmark: Benchmark, data: Path) -> bool:
+  return data.is_file() or any((data / name).is_file() for name in benchmark.files)
+
+
+def _of_file(benchmark: Benchmark, path: Path) -> list[Record]:
+  """The rows of a ReasonAQA file that belong to a benchmark."""
+  wanted = {subtype.lower() for subtype in benchmark.subtypes}
   chosen = [
     record
     for record in records.read(path)
     if not wanted or record.subtype.lower().removesuffix(".json") in wanted
   ]
   if not chosen:
-    raise RecordError(f"{path}: no row has the subtype {BENCHMARKS[benchmark].subtypes[0]}.json")
-  items, left_out = rows.from_records(str(path), chosen, quarantined)
-  if left_out:
-    say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
-  return items
+    raise RecordError(f"{path}: no row has the subtype {benchmark.subtypes[0]}.json")
+  return chosen
+
+
+def _official(
+  benchmark: Benchmark, data: Path, say: Callable[[str], None]
+) -> tuple[Path, list[Record]]:
+  """The rows of a part of ReasonAQA from the file that its source publishes."""
+  try:
+    source = sources.read(benchmark.subtypes[0], data, "test")
+  except MissingSource as error:
+    raise RecordError(
+      f"{data}: holds neither test.json of {REASONAQA}, nor {error.file} of {error.place}"
+    ) from None
+  except SourceError as error:
+    raise RecordError(str(error)) from None
+  if source.dropped:
+    lost = sum(dropped.rows for dropped in source.dropped)
+    first = source.dropped[0]
+    say(f"{source.file}: {lost} rows are left out, first {first.what}: {first.reason}")
+  return Path(source.file), source.rows
 
 
 def _scenes(path: Path) -> scenes.Scenes:
@@ -148,8 +186,8 @@ def _scenes(path: Path) -> scenes.Scenes:
   try:
     run = json.loads(path.read_text())
     source, seed, mix = run["data"]["source"], run["seed"], run["data"]["mix"]
+    if source == "scenes":
+      return scenes.Scenes("val", seed, SCENES, mix)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise RecordError(f"{path}: is no run.json of a training run ({error})") from None
-  if source != "scenes":
-    raise RecordError(f"{path}: the run had data.source {source!r}: use --benchmark=reasonaqa")
-  return scenes.Scenes("val", seed, SCENES, mix)
+  raise RecordError(f"{path}: the run had data.source {source!r}: use --benchmark=reasonaqa")
