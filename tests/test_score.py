@@ -183,6 +183,28 @@ def test_entailment_by_text_and_by_the_references_labels():
   assert [one.reason for one in part.failures] == ["no option named"]
 
 
+@pytest.mark.parametrize("write", ["{letter}", "{letter}) {text}", "{text}"])
+def test_letters_are_those_of_the_order_in_which_options_were_shown(write):
+  for item in answered.items(8, kinds=("choice",)):
+    order = (2, 0, 3, 1)
+    shown = [item.choices[i] for i in order]
+    said = Prediction(
+      item=item,
+      benchmark="scenes",
+      prompt="?",
+      prediction=write.format(letter="abcd"[shown.index(item.answer)], text=item.answer),
+      order=order,
+    )
+    judged = {rule.name: rule.judge(said) for rule in rules.of_kind("choice", [said])}
+    letter, text = "{letter}" in write, "{text}" in write
+    assert judged["option"] is True
+    assert judged["letter_strict"] is (True if letter else None)
+    assert judged["option_text"] is (True if text else None)
+    assert judged["mmau_official"] is text
+    # Whatever holds no letter counts as "a".
+    assert judged["letter_reference"] is (letter or shown[0] == item.answer)
+
+
 def test_option_log_likelihoods_are_scored_where_they_are_given():
   (item,) = answered.items(1, kinds=("choice",))
   right = item.choices.index(item.answer)
