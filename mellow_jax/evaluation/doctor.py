@@ -53,19 +53,22 @@ def metrics(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 
 def data(folder: str) -> Iterator[tuple[str, bool, str]]:
-  """(benchmarks, whether their questions are below a folder, the file or what is missing)."""
-  absent: dict[tuple[str, ...], list[str]] = {}
+  """(benchmark, whether its questions are in a folder, the file or what is missing)."""
   for name, benchmark in readers.BENCHMARKS.items():
     if not benchmark.files:  # a table of one's own has no name
       continue
     try:
-      yield name, True, str(readers.table_path(name, folder))
-    except RecordError:
-      absent.setdefault(benchmark.files, []).append(name)
-  for files, names in absent.items():
-    sources = dict.fromkeys(s for name in names for s in readers.BENCHMARKS[name].sources)
-    where = "".join(f"\n         {source}" for source in sources)
-    yield ", ".join(names), False, f"no {' or '.join(files)} in {folder}{where}"
+      yield name, True, _found(name, folder)
+    except RecordError as error:
+      yield name, False, str(error)
+
+
+def _found(name: str, folder: str) -> str:
+  """The file of a benchmark's questions; what its source publishes is read to know."""
+  try:
+    return str(readers.table_path(name, folder))
+  except RecordError:
+    return f"{len(readers.read(name, folder))} items of its source's own files"
 
 
 def _flags() -> flags.FlagValues:
