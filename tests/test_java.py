@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mellow_jax import evaluate
-from mellow_jax.evaluation import captions, coco, java
+from mellow_jax.evaluation import captions, coco, java, texts
 from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.java import MetricUnavailable
+from mellow_jax.evaluation.schema import Item, Prediction
 
 WORDS = [("a", "dog", "barks"), ("rain",)]
 REFERENCES = [[("a", "dog", "is", "barking")], [("rain", "falls"), ("wind",)]]
@@ -143,6 +144,26 @@ def test_meteor_of_a_text_without_words():
   pytest.importorskip("pycocoevalcap.bleu.bleu")
   found = coco.meteor([(), *WORDS], [[("a",)], *REFERENCES], Settings(heap="2G", seconds=120.0))
   assert found.texts[0] == 0 and (found.texts[1:] > 0).all() and 0 < found.corpus < 1
+
+
+@needs_java
+@pytest.mark.slow  # METEOR starts in ten seconds
+def test_a_report_has_meteor_and_says_what_spice_lacks():
+  pytest.importorskip("pycocoevalcap.bleu.bleu")
+  asked = [
+    Item(id=str(i), kind="text", audio1="a.wav", question="?", references=(" ".join(others[0]),))
+    for i, others in enumerate(REFERENCES)
+  ]
+  said = [
+    Prediction(item=item, benchmark="clotho", prompt="?", prediction=" ".join(words))
+    for item, words in zip(asked, WORDS, strict=True)
+  ]
+  found = {figure.name: figure for figure in texts.measure(said, Settings(heap="2G"), seed=0)}
+  assert found["CIDEr-D [ptb]"].value == found["CIDEr-D [regex]"].value > 0
+  assert found["METEOR [ptb]"].low <= found["METEOR [ptb]"].value <= found["METEOR [ptb]"].high
+  for name in ("SPICE [ptb]", "SPIDEr [ptb]"):
+    assert found[name].value is None
+    assert all(jar in found[name].reason for jar in coco.SPICE_JARS)
 
 
 def test_brackets_are_no_words_by_regex():

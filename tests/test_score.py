@@ -70,7 +70,7 @@ def test_a_report_says_what_was_measured_how_and_how_sure(files, tmp_path, capsy
     assert text in html
   markdown = (out / "report.md").read_text()
   assert "**How sure.**" in markdown and "## Does it listen?" in markdown
-  assert "| METEOR [ptb] | n/a |" in markdown
+  assert re.search(r"METEOR \[ptb\], SPICE \[ptb\], SPIDEr \[ptb\] \| n/a \|.*--java", markdown)
   assert not list(out.glob("*.part"))
 
 

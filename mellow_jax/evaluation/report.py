@@ -144,7 +144,11 @@ def probe_rows(found: Grounding) -> list[list[str]]:
 def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
   """(heading, what it says, rows) of a section's tables; the first row is the head."""
   rows = [["figure", "value", "95% interval", "items", "unread", ""]]
+  absent: dict[str, list[str]] = {}
   for line in part.lines:
+    if line.value is None:
+      absent.setdefault(line.reason, []).append(line.name)
+      continue
     rows.append(
       [
         line.name,
@@ -152,9 +156,10 @@ def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
         span(line.low, line.high, line.unit),
         str(line.n),
         "" if line.unread is None else f"{line.unread:.1f}%",
-        line.reason or line.says,
+        line.says,
       ]
     )
+  rows += [[", ".join(names), "n/a", "", "", "", reason] for reason, names in absent.items()]
   yield "Figures", "", rows
   if part.baselines:
     unit, name = part.lines[0].unit, part.lines[0].name
