@@ -71,6 +71,7 @@ OFFERED = ["cat", "dog", "dog barking", "rain"]
     ("the answer is b) dog", "a", 1, 1, "extra characters"),
     ("dog barking", "a", None, 2, None),
     ("dog barking!", "a", None, 2, "extra characters"),
+    ("b) rain", "b", 1, 3, "letter and text differ"),
     ("e) x", "a", None, None, "letter not offered"),
     ("", "a", None, None, "empty"),
     ("?!", "a", None, None, "empty"),

@@ -118,7 +118,8 @@ def _differ(
   scale = 100 if unit == "%" else 1
   mine = np.array(list(first.values()), float)
   theirs = np.array([second[name] for name in first], float)
-  low, high = statistics.interval(scale * (mine - theirs), seed)
+  measure = statistics.difference_interval if unit == "%" else statistics.interval
+  low, high = measure(scale * (mine - theirs), seed)
   alone = exact = None
   if unit == "%" and np.isin([mine, theirs], (0, 1)).all():
     alone = int(np.sum(mine > theirs)), int(np.sum(theirs > mine))

@@ -35,7 +35,8 @@ class Loss:
   low: float  # of the interval of clips - probed, paired by item
   high: float
   p: float  # of the paired test that it makes no difference
-  same_option: float | None  # percentage picking the same option as with the clips, by text
+  same_text: float  # percentage of answers that are, word for word, those with the clips
+  same_option: float | None  # percentage picking the same option as with the clips, by its text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,12 @@ def _same_option(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> f
   return 100 * float(np.mean([bool(a) and a == b for a, b in pairs]))
 
 
+def _same_text(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> float:
+  """Percentage of the probe's answers that are word for word those with the clips."""
+  first = {p.item.id: p.prediction.split() for p in reversed(plain)}
+  return 100 * float(np.mean([first[p.item.id] == p.prediction.split() for p in probed]))
+
+
 def _loss(
   section: str,
   pooled: bool,
@@ -95,11 +102,12 @@ def _loss(
   unit: str,
   clips: Float[np.ndarray, "N"],
   probed: Float[np.ndarray, "N"],
-  same_option: float | None,
+  same: tuple[float, float | None],
   seed: int,
 ) -> Loss:
   differences = clips - probed
-  low, high = statistics.interval(differences, seed)
+  measure = statistics.difference_interval if unit == "%" else statistics.interval
+  low, high = measure(differences, seed)
   return Loss(
     section=section,
     pooled=pooled,
@@ -112,7 +120,8 @@ def _loss(
     low=low,
     high=high,
     p=statistics.permutation(differences, seed),
-    same_option=same_option,
+    same_text=same[0],
+    same_option=same[1],
   )
 
 
@@ -146,7 +155,8 @@ def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
     other = others[section.kind, section.name]
     a, b = sections.leading(section), sections.leading(other)
     chosen = section.kind in ("choice", "entailment")
-    same = _same_option(section.predictions, other.predictions) if chosen else None
+    pair = section.predictions, other.predictions
+    same = _same_text(*pair), _same_option(*pair) if chosen else None
     where = dict(zip(b.ids, b.values, strict=True))
     values = np.array([where[one] for one in a.ids])
     found.append(
@@ -157,9 +167,13 @@ def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
       kinds.append(section.name)
   if len(right) > 1:
     clips, changed = (np.concatenate([pair[i] for pair in right]) for i in (0, 1))
-    name, same = "all of " + ", ".join(kinds), None
-    if all(one.same_option is not None for one in found):
-      same = float(np.average([one.same_option for one in found], weights=[one.n for one in found]))
+    name, right_ones = "all of " + ", ".join(kinds), [one for one in found if one.unit == "%"]
+    weights = [one.n for one in right_ones]
+    options = [one.same_option for one in right_ones]
+    same = (
+      float(np.average([one.same_text for one in right_ones], weights=weights)),
+      None if None in options else float(np.average(options, weights=weights)),
+    )
     what = (label(probe), "right answers", "%")
     found.insert(0, _loss(name, True, *what, clips, changed, same, seed))
   return found
@@ -196,6 +210,9 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
     if not listens and all(loss.low <= 0 for loss in rest):
       lead = "Nor does it lose by other sounds"
     sentences.append(f"{lead}: {'; '.join(_sentence(loss) for loss in rest)}.")
+  if not listens:
+    shares = ", ".join(f"{loss.same_text:.1f}% with {loss.probe}" for loss in losses)
+    sentences.append(f"Answers that stay the same, word for word: {shares}.")
   return listens, sentences
 
 

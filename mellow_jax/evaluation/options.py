@@ -95,6 +95,7 @@ def _plain(text: str) -> str:
 
 # Why an answer picks no option, beside the paper's reasons (Appendix H).
 REASONS = {
+  "letter and text differ": "one option's letter before another's text; rules by text read it",
   "extra characters": "an option, written so that the reference's rule misses it "
   "(H: string parsing errors)",
   "empty": "no words at all",
@@ -105,8 +106,8 @@ REASONS = {
   "punctuation (H: out-of-distribution symbols)",
   "no option named": "other text (H: lack of task-specific knowledge, unrelated answer)",
 }
-# Answers for these reasons are unparsed; extra characters are read by the rules here.
-UNPARSED = tuple(REASONS)[1:]
+# Answers for these reasons are unparsed; those for the first two are read by some rule here.
+UNPARSED = tuple(REASONS)[2:]
 
 _USUAL = re.compile(r"[^\W_]|[\s.,;:!?'\"()/&-]")
 
@@ -116,7 +117,10 @@ def failure(text: str, options: Sequence[str]) -> str | None:
 
   Plain is an offered letter before the first ")", or an option's text as it is.
   """
-  if letter_strict(text, len(options)) is not None or option_text(text, options) is not None:
+  lettered, named = letter_strict(text, len(options)), option_text(text, options)
+  if None not in (lettered, named) and options[lettered] != options[named]:
+    return "letter and text differ"
+  if lettered is not None or named is not None:
     texts = (option.strip().lower() for option in options)
     plain = letter_whole(text) in LETTERS[: len(options)] or text.strip().lower() in texts
     return None if text and plain else "extra characters"

@@ -124,7 +124,8 @@ def glance(report: Report) -> list[list[str]]:
 
 def probe_rows(found: Grounding) -> list[list[str]]:
   """One row a probe and section."""
-  rows = [["", "probe", "items", "with clips", "with probe", "difference", "95% interval", "p"]]
+  head = ["", "probe", "items", "with clips", "with probe", "difference", "95% interval", "p"]
+  rows = [[*head, "same words"]]
   for loss in found.losses:
     rows.append(
       [
@@ -136,6 +137,7 @@ def probe_rows(found: Grounding) -> list[list[str]]:
         number(loss.clips - loss.probed, loss.unit).rstrip("%"),
         span(loss.low, loss.high, loss.unit),
         "< 0.001" if loss.p < 0.001 else f"{loss.p:.3f}",
+        f"{loss.same_text:.1f}%",
       ]
     )
   return rows

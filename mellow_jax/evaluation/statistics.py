@@ -37,6 +37,17 @@ def percent_interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, 
   return interval(values, seed)
 
 
+def difference_interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
+  """The interval of the mean of paired differences of scores from 0 to 100.
+
+  By bootstrap, but where no item differs: then by the exact binomial bound on how many could.
+  """
+  if values.any():
+    return interval(values, seed)
+  most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / len(values)))
+  return -most, most
+
+
 def interval_of(
   rows: Float[np.ndarray, "N K"],
   figure: Callable[[Float[np.ndarray, "M K"]], Float[np.ndarray, "M"]],
