@@ -1,0 +1,41 @@
+"""Evaluation on benchmarks, one command for each step.
+
+  python -m mellow_jax.evaluate predict   answers a benchmark's questions with a model
+  python -m mellow_jax.evaluate score     scores a file of answers, and reports
+  python -m mellow_jax.evaluate compare   two models on the same items, with a paired test
+  python -m mellow_jax.evaluate doctor    says which metrics and data work here
+  python -m mellow_jax.evaluate export    writes answers as other evaluations read them
+
+`COMMAND --help` shows a command's flags.
+"""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> int:
+  """The exit status of the command that argv names."""
+  name = argv[1] if len(argv) > 1 else ""
+  # Imported where it is called: predict needs JAX, and the others must start without it.
+  if name == "predict":
+    from mellow_jax.evaluation import predict as command
+  elif name == "score":
+    from mellow_jax.evaluation import score as command
+  elif name == "compare":
+    from mellow_jax.evaluation import compare as command
+  elif name == "doctor":
+    from mellow_jax.evaluation import doctor as command
+  elif name == "export":
+    from mellow_jax.evaluation import export as command
+  elif name in ("--help", "-h", "help"):
+    print(__doc__)
+    return 0
+  else:
+    said = f"{name!r} is none" if name else "a command is missing"
+    print(f"error: {said}: predict, score, compare, doctor or export", file=sys.stderr)
+    return 1
+  return command.main([f"{argv[0]} {name}", *argv[2:]])
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,138 @@
+"""Which option of a multiple-choice question an answer picks, by rules that differ on purpose.
+
+Each rule is a pure function of the answer's text and of the options as they were shown. What a rule
+cannot read is None, except where the public code of Mellow has a habit of its own: that is said.
+"""
+
+import re
+from collections.abc import Sequence
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+_MARK = re.compile(r"(?<!\w)([a-z])\)")  # "b)" and "(b)", also within a sentence
+_ALONE = re.compile(r"\W*([a-z])(?:\s*[.:](?!\w)|\W*$)")  # "b", "b.", "**b**"
+_LEAD = re.compile(r"\s*\(?[a-z]\)\s*", re.IGNORECASE)
+
+
+def letter_reference(text: str) -> str:
+  """What stands before the first ")" if it is one letter a to d, else "a".
+
+  Everything that cannot be read counts as "a", as the public code of Mellow has it for
+  multiple-choice questions and entailment: it hides failures and flatters whoever says "a".
+
+  Source: get_option of the reference's evaluation.
+  """
+  head = text.split(")")[0].lower()
+  return head if head in ("a", "b", "c", "d") else "a"
+
+
+def letter_whole(text: str) -> str:
+  """What stands before the first ")", lower-cased; without one it is the whole text.
+
+  Nothing is read into it: "the answer is b) dog" gives "the answer is b", which is no letter.
+
+  Source: the reference's MMAU metric.
+  """
+  return text.split(")")[0].lower()
+
+
+def letter_strict(text: str, options: int) -> int | None:
+  """The place of the one option whose letter the answer gives; None if it gives none or several.
+
+  Reads "b) dog", "(B) dog", "b. dog", "b", "the answer is b) dog". The letter of an option that was
+  not offered is None.
+  """
+  text = text.lower()
+  found = set(_MARK.findall(text))
+  if not found and (alone := _ALONE.match(text)):
+    found = {alone[1]}
+  if len(found) != 1:
+    return None
+  place = LETTERS.index(found.pop())
+  return place if place < options else None
+
+
+def strip_letter(text: str) -> str:
+  """The answer without a leading "b) " or "(b) "."""
+  return _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
+
+
+def option_text(text: str, options: Sequence[str]) -> int | None:
+  """The place of the one option whose text the answer names; None if it names none or several.
+
+  Case, a leading letter, white space and punctuation at the ends do not count. First the whole
+  answer is compared; then an option within a longer answer counts if no other is named beside it,
+  where "dog" within the option "dog barking" is not named. An option of one character, such as a
+  chord, counts only as the whole answer.
+  """
+  answer, plain = _plain(strip_letter(text)), [_plain(option) for option in options]
+  if answer and answer in plain:
+    return plain.index(answer)
+  spans = {
+    match.span(): option
+    for option in plain
+    if len(option) > 1
+    for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", answer)
+  }
+  within = {(a, b) for a, b in spans for c, d in spans if (a, b) != (c, d) and c <= a and b <= d}
+  named = {option for span, option in spans.items() if span not in within}
+  return plain.index(named.pop()) if len(named) == 1 else None
+
+
+def option_loglik(log_probs: Sequence[tuple[float, int]], *, per_token: bool) -> int:
+  """The place of the most probable option, from (log-likelihood, tokens) of each.
+
+  The sum prefers short options; the mean over an option's tokens does not.
+  """
+  scores = [total / tokens if per_token else total for total, tokens in log_probs]
+  return max(range(len(scores)), key=scores.__getitem__)
+
+
+def _plain(text: str) -> str:
+  """Lower case, single spaces, no punctuation at the ends; signs such as # and % stay."""
+  return " ".join(text.lower().split()).strip(" .,;:!?\"'*`")
+
+
+# Why an answer picks no option, beside the paper's reasons (Appendix H).
+REASONS = {
+  "letter and text differ": "one option's letter before another's text; rules by text read it",
+  "extra characters": "an option, written so that the reference's rule misses it "
+  "(H: string parsing errors)",
+  "empty": "no words at all",
+  "several options": "more than one option",
+  "letter not offered": "the letter of an option that was not offered",
+  "yes or no": "only yes or no (H: might only reply with a yes or no)",
+  "unusual symbols": "no option, where options hold symbols beyond letters, digits and "
+  "punctuation (H: out-of-distribution symbols)",
+  "no option named": "other text (H: lack of task-specific knowledge, unrelated answer)",
+}
+# Answers for these reasons are unparsed; those for the first two are read by some rule here.
+UNPARSED = tuple(REASONS)[2:]
+
+_USUAL = re.compile(r"[^\W_]|[\s.,;:!?'\"()/&-]")
+
+
+def failure(text: str, options: Sequence[str]) -> str | None:
+  """The reason (of REASONS) why an answer does not plainly pick an option; None if it does.
+
+  Plain is an offered letter before the first ")", or an option's text as it is.
+  """
+  lettered, named = letter_strict(text, len(options)), option_text(text, options)
+  if None not in (lettered, named) and options[lettered] != options[named]:
+    return "letter and text differ"
+  if lettered is not None or named is not None:
+    texts = (option.strip().lower() for option in options)
+    plain = letter_whole(text) in LETTERS[: len(options)] or text.strip().lower() in texts
+    return None if text and plain else "extra characters"
+  if not re.search(r"\w", text):
+    return "empty"
+  letters, answer = set(_MARK.findall(text.lower())), _plain(text)
+  if len(letters) > 1 or sum(_plain(option) in answer for option in set(options)) > 1:
+    return "several options"
+  if letters:
+    return "letter not offered"
+  if answer in ("yes", "no"):
+    return "yes or no"
+  if any(_USUAL.sub("", option) for option in options):
+    return "unusual symbols"
+  return "no option named"
