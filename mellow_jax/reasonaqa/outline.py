@@ -28,7 +28,7 @@ _ANSWER = re.compile(
   r"(?:the\s+)?(?:(?:correct|right|best|model|suggested)\s+)?(?:answer|ans)"
   rf"(?:\s+(?:option|choice|letter))?\s*#?(?:\d{{1,2}})?\s*(?:\([^)]{{0,20}}\))?{_SEPARATOR}"
   rf"|(?:correct|right)(?:\s+(?:option|choice|letter))?{_SEPARATOR}"
-  r"|a\s?\d{1,2}\s*[:.)]+\s*",
+  r"|a\s?\d{1,2}\s*[:.)]+\s*|(?:correct\s+)?answer\s*#?(?:\d{1,2})?$",
   re.IGNORECASE,
 )
 # "The answer is ...": in a detailed answer these may be its first words.
@@ -49,11 +49,14 @@ _OPTION = re.compile(
   r"(?:option\s+)?(?:([(\[]?)([A-Ha-h])([)\]][.:]?|[.:](?=\s))|()([A-H])(\s+[-–—](?=\s)))\s*",
   re.IGNORECASE,
 )
+_LETTERED = re.compile(r"[(\[]?[A-Da-d][)\]]\s|[A-D]\.\s")
 _MARKER = re.compile(r"(?:(?<=\s)|^)([(\[]?)([A-Ha-h])([)\]]|[.:](?=\s))\s*")
 _MARKED = re.compile(
   r"\s*(?:[(\[](?:correct|correct answer|answer)[)\]]|[✓✔✅]\ufe0f?)\s*", re.IGNORECASE
 )
-_INLINE_ANSWER = re.compile(r"(?<=[?.!)])\s+(?:answer|ans|a)\s*\d{0,2}\s*:\s*", re.IGNORECASE)
+_INLINE_ANSWER = re.compile(
+  r"(?:(?<=[?.!):])\s+(?:answer|ans)|(?<=\?)\s+a)\s*\d{0,2}\s*:\s*", re.IGNORECASE
+)
 _CLOSING = re.compile(
   r"(?:please |i |we )?(?:let me know|hope|feel free|would you like|these (?:five |5 )?questions|"
   r"(?:all )?(?:the )?(?:above )?questions (?:above )?(?:are|cover|aim)|is there anything|if you)",
@@ -104,7 +107,8 @@ class _Outliner:
     self.drafts: list[Draft] = []
     self.state = "before"  # or question, options, answer, over, key
     self.gap = True  # a blank line, or a ruled one, stands before
-    self.loose = ""  # unlabelled text that may be the next question
+    self.loose = ""  # unlabelled line that may be the next question
+    self.loose_is_one = True  # and no part of a sentence that began above it
     self.number = 0
 
   @property
@@ -133,6 +137,8 @@ class _Outliner:
       return self.key(text)
     if self.mcq and self.option(text):
       return None
+    if not self.mcq and self.drafts and _LETTERED.match(text):
+      return self.blame("has options where a detailed answer was asked for")
     asked = self.drafts and self.state != "before"
     if asked and _KEY.fullmatch(text) and (self.draft.answer is not None or _KEYS.search(text)):
       self.state = "key"
@@ -177,11 +183,11 @@ class _Outliner:
     if not found:
       return False
     letter = (found[2] or found[5]).lower()
-    begins = (
-      letter == "a" and self.loose.endswith("?") and self.state in ("answer", "over", "before")
-    )
-    if begins:
+    if letter == "a" and self.state in ("answer", "over", "before") and self.loose:
+      clear = self.loose_is_one and "?" in self.loose
       self.begin(self.loose, None)
+      if not clear:
+        self.blame("the question cannot be told from what stands around it")
     if self.state not in ("question", "options"):
       return False
     done = len(self.draft.options)
@@ -228,10 +234,10 @@ class _Outliner:
       number = number if number is not None else _integer(named[1] or named[2])
     elif self.state == "question" and not self.draft.question:
       pass  # the number stands below a heading
-    elif not self.mcq and self.state == "answer" and "?" not in rest:
+    elif not self.mcq and self.state == "answer" and "?" not in rest and not self.follows(number):
       self.blame("the answer is a list")
       return True
-    elif self.state == "question" and not rest.endswith("?") and not self.mcq:
+    elif self.state == "question" and not _ends(rest, "?") and not self.mcq:
       self.blame("the question is a list")
       return True
     if self.state == "question" and not self.draft.question:
@@ -240,6 +246,10 @@ class _Outliner:
     else:
       self.begin(rest, number)
     return True
+
+  def follows(self, number: int) -> bool:
+    """Whether a number behind a blank line counts on from the question before."""
+    return self.gap and self.draft.number == number - 1
 
   def begin(self, text: str, number: int | None) -> None:
     """Begins the next draft."""
@@ -254,7 +264,7 @@ class _Outliner:
       if len(options) >= 2 and head:
         self.draft.question = f"{self.draft.question} {head}".strip()
         return self.options(options, fault)
-    elif (found := _INLINE_ANSWER.search(text)) and "?" in text[: found.start() + 1]:
+    elif found := _INLINE_ANSWER.search(text):
       self.draft.question = f"{self.draft.question} {text[: found.start()]}".strip()
       return self.answer(text[found.end() :])
     self.draft.question = f"{self.draft.question} {text}".strip()
@@ -263,7 +273,7 @@ class _Outliner:
   def unlabelled(self, text: str, bullet: bool, heading: bool) -> None:
     """Takes a line without a label by what stands before it."""
     if self.state == "question":
-      done = self.draft.question.endswith("?")
+      done = _ends(self.draft.question, "?.:!…") and not _ends(text, "?")
       if self.mcq or not done:
         self.question(text)
       else:
@@ -285,7 +295,7 @@ class _Outliner:
       self.blame("the answer is a list")
     elif not self.gap and not heading:
       self.draft.answer += f" {text}"
-    elif not self.labelled and text.endswith("?"):
+    elif not self.labelled and _ends(text, "?"):
       self.begin(text, None)
     elif _CLOSING.match(text) or is_heading or text.startswith("("):
       self.state = "over"
@@ -301,10 +311,16 @@ class _Outliner:
       if len(options) >= 2 and head.endswith("?"):
         self.begin(head, None)
         return self.options(options, fault)
-    elif not self.labelled and text.endswith("?"):
+    elif not self.labelled and _ends(text, "?"):
       return self.begin(text, None)
-    self.loose = text if self.gap or not self.loose else f"{self.loose} {text}"
+    self.loose_is_one = self.gap or not self.loose or self.loose.endswith((".", "!", ":"))
+    self.loose = text
     return None
+
+
+def _ends(text: str, signs: str) -> bool:
+  """Whether the last sign is one of those, whatever quotes stand around the text."""
+  return text.rstrip("\"'”’)").endswith(tuple(signs))
 
 
 def _integer(text: str | None) -> int | None:
