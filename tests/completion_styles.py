@@ -14,7 +14,7 @@ MCQ = [
      ["Rain on a tin roof", "A dog barking", "Wind in the trees", "A door slamming"], 1),
     ("How many barks are heard before the pause?", ["2", "3", "4", "More than 5"], 1),
     ("Where was this most likely recorded?",
-     ["In a small, tiled bathroom", "Outdoors, in a quiet yard", "In a car", "In a concert hall"], 1),
+     ["In a small, tiled bathroom", "Outdoors, in a quiet yard", "In a car", "In a large hall"], 1),
     ("Which of these is the barking most similar to?",
      ["Coughing (short bursts)", "A violin", "A kettle: steady hiss", "Running water"], 0),
     ("How does the loudness change?",
@@ -33,7 +33,8 @@ MCQ = [
   [
     ("Which emotion would the crowd's noise suggest?",
      ["Boredom", "Joy and excitement", "Anger", "Grief"], 1),
-    ("The clapping is best described as…", ["rhythmic", "scattered", "a single clap", "muffled"], 1),
+    ("The clapping is best described as…",
+     ["rhythmic", "scattered", "a single clap", "muffled"], 1),
     ('What follows the shout of "Bravo!"?',
      ["Silence", "Whistling", "A drum roll", "More shouting"], 1),
     ("What is the approximate length of the applause?",
@@ -62,7 +63,7 @@ DETAIL = [
     ("What can be inferred about the environment?",
      "There is hardly any reverberation, so the dog is outdoors or in a large open space."),
     ("How would you describe the dog's bark?",
-     "It is a short, low-pitched sound with a sharp attack: most of its energy lies below 1.5 kHz."),
+     "It is a short, low-pitched sound with a sharp attack: most of its energy is below 1.5 kHz."),
     ("What should a listener do on hearing this?",
      "Somebody nearby would look out for the dog; the barking is loud and sounds like a warning."),
     ("What is this sound most similar to?",
@@ -76,7 +77,7 @@ DETAIL = [
     ("Describe the loudness of the horn.",
      "The horn is the loudest sound of the clip, with a sudden start and an equally sudden end."),
     ("What is the interaction between the horn and the engine?",
-     "The engine answers the horn: it begins to rev up right after the second blow, as if the driver"
+     "The engine answers the horn: it begins to rev up just after the second blow, as if the driver"
      " were in a hurry."),
     ("What mood does the recording convey?",
      "It conveys impatience, since the horn is repeated and the engine is driven hard."),
@@ -191,7 +192,7 @@ MCQ_STYLES = {
     mcq_line(
       "{i}. {q}",
       letters(),
-      "Answer: {named}\nExplanation: This follows from what is heard: {text}, as a reader may tell.",
+      "Answer: {named}\nExplanation: This follows from what is heard: {text}, as a reader can see.",
     )
   ),
   "reasons in line": blocks(
