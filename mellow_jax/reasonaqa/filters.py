@@ -69,7 +69,7 @@ _GENERAL = _any(
 )
 # A difference of two kinds of sound, and not of two sounds of the clip.
 _COMPARES = _any(
-  r"^what (?:is|are) the (?:acoustic )?differences? between (?!the|these|his|her|its)"
+  r"^what (?:is|are) the (?:acoustic )?differences? between (?!(?:the|these|his|her|its)\b)\w+"
 )
 _DEFINES = re.compile(
   r"(?:an? |the )?(?:[\w-]+ ){1,3}(?:refers? to|(?:is|are) defined as|is a term)\b", re.IGNORECASE
