@@ -145,7 +145,7 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
     asked_again = CAPTIONS - len(known[-1])
   assert results(out) == results(folder)
   # By the server's own count: what had its answer on disk was never asked for again.
-  keys = {c.key: chat_server.number_of(c.text) for c in synthesize.captions.read(captions)[0]}
+  keys = {c.key: chat_server.number_of(c.text) for c in synthesize.caption_files.read(captions)[0]}
   for entry in server.log:
     assert entry["caption"] not in {keys[key] for key in known[entry["life"]]}
   # The only captions answered twice are those that were under way at a kill.

@@ -27,8 +27,9 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from mellow_jax.reasonaqa import captions, instructions, synthetic
-from mellow_jax.reasonaqa.captions import Caption, CaptionsError
+from mellow_jax.data.records import RecordError
+from mellow_jax.reasonaqa import caption_files, instructions, synthetic
+from mellow_jax.reasonaqa.caption_files import Caption, CaptionsError
 from mellow_jax.reasonaqa.endpoint import Answer, Endpoint, EndpointError, Stopped, Unanswered
 from mellow_jax.reasonaqa.journal import Journal, JournalError
 
@@ -45,7 +46,7 @@ def _flags() -> flags.FlagValues:
   f = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("captions", help="AudioCaps' or Clotho's csv, a csv with file and caption, WavCaps' json.")
+  text("captions", help="AudioCaps', Clotho's, WavCaps' or ReasonAQA's file; csv: file, caption.")
   text("exclude", help="WavCaps' list of clips to leave out: those that others test on.")
   text("endpoint", help="Address of the server, such as http://localhost:8000/v1.")
   text("model", help="Name the server knows the model by.")
@@ -213,7 +214,7 @@ def _synthesize(f: flags.FlagValues) -> int:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
-  found, count = captions.read(f.captions, f.exclude or "")
+  found, count = caption_files.read(f.captions, f.exclude or "")
   found = found[: f.limit]
   endpoint = Endpoint(
     f.endpoint,
@@ -281,7 +282,7 @@ def _show(folder: Path, report: dict[str, Any]) -> None:
 
 def _show_prompt(f: flags.FlagValues) -> None:
   """Prints the version of the request, and the request for the first caption."""
-  caption = captions.read(f.captions, f.exclude or "")[0][0].text if f.captions else _SHOWN
+  caption = caption_files.read(f.captions, f.exclude or "")[0][0].text if f.captions else _SHOWN
   print(
     f"# {instructions.version(f.type, f.kind)}",
     instructions.request(caption, f.type, f.kind),
@@ -322,6 +323,7 @@ def main(argv: Sequence[str]) -> int:
     flags.Error,
     FlagsError,
     CaptionsError,
+    RecordError,
     EndpointError,
     Unanswered,
     JournalError,

@@ -14,7 +14,7 @@ from typing import Any
 
 from mellow_jax.data.records import FIELDS
 from mellow_jax.reasonaqa import completions, filters
-from mellow_jax.reasonaqa.captions import Caption
+from mellow_jax.reasonaqa.caption_files import Caption
 from mellow_jax.reasonaqa.completions import Reject
 from mellow_jax.reasonaqa.endpoint import Answer
 from mellow_jax.reasonaqa.instructions import QUESTIONS, Kind

@@ -1,8 +1,9 @@
 """Captions of clips, as their sources publish them: what synthetic questions are written about.
 
 Known are the tables of AudioCaps (train.csv, val.csv, test.csv) and Clotho
-(clotho_captions_development.csv and so on), a plain table with the columns file and caption, and
-WavCaps' JSON (as_final.json, bbc_final.json, fsd_final.json, sb_final.json).
+(clotho_captions_development.csv and so on), a plain table with the columns file and caption,
+WavCaps' JSON (as_final.json, bbc_final.json, fsd_final.json, sb_final.json), and ReasonAQA's own
+JSON, whose captions are taken: those of the clips one has, if it was built so.
 """
 
 import csv
@@ -117,6 +118,13 @@ def _json(path: Path) -> Any:
     raise CaptionsError(f"{path}: is not JSON ({error})") from None
 
 
+def _read_reasonaqa(path: Path) -> Iterator[tuple[str, Caption]]:
+  """(place, caption) for each row of ReasonAQA that asks to caption one clip."""
+  for row in records.read(path):
+    if not row.filepath2 and prompts.task_of(row.input) == "caption first":
+      yield f"row {row.row}", Caption(row.subtype.removesuffix(".json"), row.filepath1, row.answer)
+
+
 def _read_wavcaps(path: Path, excluded: frozenset[str]) -> Iterator[tuple[str, Caption]]:
   """(place, caption) for each clip of a file of WavCaps whose id is not excluded.
 
@@ -156,16 +164,18 @@ def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list
 
   exclude is one of the lists that WavCaps publishes of its clips that other benchmarks test on.
   Raises CaptionsError if a file cannot be read, is of no known source, or has an empty caption, one
-  longer than a record may be, or a clip that could leave its root folder.
+  longer than a record may be, or a clip that could leave its root folder; RecordError for rows of
+  ReasonAQA that are not sound.
   """
   path = Path(path)
-  if path.suffix.lower() == ".json":
-    excluded = _excluded(Path(exclude), path) if exclude else frozenset()
-    found = _read_wavcaps(path, excluded)
+  is_json = path.suffix.lower() == ".json"
+  is_rows = is_json and _text(path).lstrip().startswith("[")
+  if is_json and not is_rows:
+    found = _read_wavcaps(path, _excluded(Path(exclude), path) if exclude else frozenset())
   elif exclude:
     raise CaptionsError(f"{path}: --exclude is for WavCaps' JSON: drop it")
   else:
-    found = _read_table(path)
+    found = _read_reasonaqa(path) if is_rows else _read_table(path)
   seen, captions, count = set(), [], 0
   for place, caption in found:
     count += 1
