@@ -63,6 +63,7 @@ class ChatServer(ThreadingHTTPServer):
   """Counts requests by caption; `strike` kills a process after a number of further requests."""
 
   daemon_threads = True
+  request_queue_size = 128  # a short queue drops connections, which no script asked for
 
   def __init__(self, kind, script=scripted, delay_s=0.01):
     super().__init__(("127.0.0.1", 0), Handler)

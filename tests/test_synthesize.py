@@ -155,7 +155,7 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
   events = journal(out)
   asked, answered = (sum(name in e for e in events) for name in ("asked", "answered"))
   assert answered == CAPTIONS and twice <= asked - answered <= KILLS * CONCURRENCY
-  assert f"{asked - answered} answers were lost" in err
+  assert f"{asked - answered} requests were under way" in err
 
 
 def test_a_run_that_is_told_to_stop_asks_nothing_twice(undisturbed, tmp_path):
@@ -303,6 +303,8 @@ def test_types_one_to_three_make_type_four(tmp_path, capsys, limit):
     return
   assert run(*arguments, *parts[:2]) == 1
   assert "is made of types 1, 2 and 3, and --part names 1, 2" in capsys.readouterr().err
+  assert run(*arguments, parts[0].replace("part", "output"), *parts) == 1
+  assert "is a part itself: name another --output" in capsys.readouterr().err
   assert run(*arguments, *parts) == 0
   report = json.loads((tmp_path / "all/report.json").read_text())
   # This server writes the same for each type: what an earlier type has is not taken again.

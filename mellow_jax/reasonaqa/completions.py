@@ -100,7 +100,7 @@ def choose(answer: str, options: Sequence[str]) -> int:
   Raises ValueError, saying why, if it names none or more than one.
   """
   answer = re.sub(
-    rf"^(?:{outline._ANSWER.pattern}|{outline._ANSWER_IS.pattern})", "", answer, flags=re.IGNORECASE
+    rf"^(?:{outline.ANSWER.pattern}|{outline.ANSWER_IS.pattern})", "", answer, flags=re.IGNORECASE
   ).strip()
   folded, said = [fold(option) for option in options], fold(answer)
   by_text = {i for i, option in enumerate(folded) if option == said}
@@ -272,7 +272,7 @@ def _draft(item: Any, kind: Kind) -> Draft:
     except ValueError:
       agree = False
     draft.fault = draft.fault or ("" if agree else "has two answers")
-  named = outline._QUESTION.match(draft.question) or outline._NUMBER.match(draft.question)
+  named = outline.QUESTION.match(draft.question) or outline.NUMBER.match(draft.question)
   draft.question = draft.question[named.end() :] if named else draft.question
   return draft
 

@@ -17,14 +17,14 @@ _EMPHASIS = re.compile(r"\*\*|__|~~|`+|<br\s*/?>|</?(?:b|i|u|em|strong)>", re.IG
 _STAR = re.compile(r"(?<![\w*])\*(?=\S)([^*]*\S)\*(?![\w*])")
 _ESCAPE = re.compile(r"\\([.()\[\]*_#>-])")
 
-_QUESTION = re.compile(
+QUESTION = re.compile(
   r"(?:(?:multiple[- ]choice |mcq )?(?:question|ques|q)\s*(?:#|no\.?\s?|number\s)?\s*"
   r"(?:(\d{1,2})(?!\w)\s*(?:\([^)]*\))?(?:\s*[:.)\-–—|]+)?|[:.\-–—]+)|mcq\s*(\d{1,2})\s*[:.)\-–—]+)\s*",
   re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?:\(?(\d{1,2})\s?[.):](?!\d)\)?|\[(\d{1,2})\]:?)\s*")
+NUMBER = re.compile(r"(?:\(?(\d{1,2})\s?[.):](?!\d)\)?|\[(\d{1,2})\]:?)\s*")
 _SEPARATOR = r"\s*(?:[:=]|[.\-–—]+(?=\s|$)|->|→)+\s*"
-_ANSWER = re.compile(
+ANSWER = re.compile(
   r"(?:the\s+)?(?:(?:correct|right|best|model|suggested)\s+)?(?:answer|ans)"
   rf"(?:\s+(?:option|choice|letter))?\s*#?(?:\d{{1,2}})?\s*(?:\([^)]{{0,20}}\))?{_SEPARATOR}"
   rf"|(?:correct|right)(?:\s+(?:option|choice|letter))?{_SEPARATOR}"
@@ -32,7 +32,7 @@ _ANSWER = re.compile(
   re.IGNORECASE,
 )
 # "The answer is ...": in a detailed answer these may be its first words.
-_ANSWER_IS = re.compile(
+ANSWER_IS = re.compile(
   r"(?:the\s+)?(?:correct|right|best)?\s*(?:answer|option|choice)\s*(?:here\s+)?is\s*:?\s+",
   re.IGNORECASE,
 )
@@ -162,12 +162,12 @@ class _Outliner:
         draft.answer = found[2]
 
   def answer_label(self, text: str) -> re.Match | None:
-    if found := _ANSWER.match(text):
+    if found := ANSWER.match(text):
       return found
     ready = len(self.draft.options) >= 2 if self.mcq and self.drafts else not self.mcq
     if ready and (found := _A.match(text)):
       return found
-    return _ANSWER_IS.match(text) if self.mcq else None
+    return ANSWER_IS.match(text) if self.mcq else None
 
   def answer(self, text: str) -> None:
     if not self.drafts or self.state == "before":
@@ -223,10 +223,10 @@ class _Outliner:
 
   def question_label(self, text: str) -> bool:
     """Whether the line begins with the label of a question, which then begins a draft."""
-    number, rest, found = None, text, _NUMBER.match(text)
+    number, rest, found = None, text, NUMBER.match(text)
     if found:
       number, rest = int(found[1] or found[2]), text[found.end() :]
-    named = _QUESTION.match(rest)
+    named = QUESTION.match(rest)
     if not (found or named):
       return False
     if named:
@@ -342,7 +342,7 @@ def outline(text: str, kind: Kind) -> list[Draft]:
   lines = text.splitlines()
   labels = (_LEAD.sub("", line, count=1) for line in lines)
   plains = [plain(_BULLET.sub("", line, count=1)) for line in labels]
-  labelled = any(_QUESTION.match(p) or _NUMBER.match(p) or _ANSWER.match(p) for p in plains)
+  labelled = any(QUESTION.match(p) or NUMBER.match(p) or ANSWER.match(p) for p in plains)
   outliner = _Outliner(kind, labelled)
   for line in lines:
     outliner.line(line)

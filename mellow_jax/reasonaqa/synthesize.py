@@ -228,7 +228,7 @@ def _synthesize(f: flags.FlagValues) -> int:
   _claim(folder, settings)
   with Journal(folder / "completions.jsonl") as journal:
     if journal.lost:
-      _say(f"{journal.path}: {journal.lost} answers were lost with a process that was killed")
+      _say(f"{journal.path}: {journal.lost} requests were under way when a process was killed")
     todo = [caption for caption in found if caption.key not in journal]
     run = _Run(f, endpoint, journal)
     bar = {"total": len(found), "initial": len(found) - len(todo), "unit": "caption"}
@@ -255,7 +255,11 @@ def _synthesize(f: flags.FlagValues) -> int:
       "spent": spent(f, journal),
       "answers_without_token_counts": journal.uncounted,
     }
-    answers = ((c, journal.read(c.key) if c.key in journal else None) for c in found)
+    answers = (
+      (caption, journal.read(caption.key))
+      for caption in tqdm.tqdm(found, "reading", unit="completion", file=sys.stderr)
+      if caption.key in journal
+    )
     clips = len({caption.file for caption in found})
     _show(
       folder,
@@ -328,6 +332,7 @@ def main(argv: Sequence[str]) -> int:
     Unanswered,
     JournalError,
     synthetic.PartError,
+    OSError,
   ) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

@@ -92,7 +92,7 @@ def digest(captions: Iterable[Caption]) -> str:
 
 def write(
   folder: Path,
-  answers: Iterable[tuple[Caption, Answer | None]],
+  answers: Iterable[tuple[Caption, Answer]],
   *,
   settings: dict[str, Any],
   repeat_share: float,
@@ -101,8 +101,7 @@ def write(
 ) -> dict[str, Any]:
   """Reads, judges and writes what all answers hold; the report.
 
-  A question may be kept with the same answer for repeat_share of the clips. None stands for a
-  caption without an answer.
+  A question may be kept with the same answer for repeat_share of the clips.
   """
   kind: Kind = settings["kind"]
   notes = {f"_{name}": settings[name] for name in ("type", "prompt", "model")}
@@ -110,8 +109,6 @@ def write(
   counts = collections.Counter()
   with Results(folder) as results:
     for caption, answer in answers:
-      if answer is None:
-        continue
       cut_off = answer.finish_reason == "length"
       counts["cut off"] += cut_off
       before = results.kept
@@ -166,6 +163,8 @@ def compose(folder: Path, folders: list[Path], kind: Kind) -> dict[str, Any]:
   if types != PARTS:
     given = ", ".join(map(str, types)) or "none"
     raise PartError(f"type 4 is made of types 1, 2 and 3, and --part names {given}: give each once")
+  if folder.resolve() in {path.resolve() for path in folders}:
+    raise PartError(f"{folder}: is a part itself: name another --output")
   for path, report, _ in parts[1:]:
     if report["captions_sha256"] != parts[0][1]["captions_sha256"]:
       raise PartError(f"{path}: was made of other captions than {parts[0][0]}: make it again")
