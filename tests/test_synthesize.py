@@ -161,11 +161,12 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
 def test_a_run_that_is_told_to_stop_asks_nothing_twice(undisturbed, tmp_path):
   captions, folder, _ = undisturbed("detail")
   with chat_server.serving("detail") as server:
-    for requests in (5, 40):
+    for requests in (5, 30):
       process = start(flags(server, captions, tmp_path / "out"))
       server.strike(process.pid, requests, signal.SIGTERM)
       status, err = finish(process)
       assert status == os.EX_TEMPFAIL and "the same command goes on" in err
+      assert len(server.log) < requests + 20  # nothing new is begun
     assert run(*flags(server, captions, tmp_path / "out", concurrency=16)) == 0
   assert server.answered() == dict.fromkeys(range(CAPTIONS), 1)
   assert results(tmp_path / "out") == results(folder)
@@ -282,6 +283,10 @@ def test_a_journal_is_held_by_one_run_and_damage_is_named(tmp_path):
   path.write_text(path.read_text() + '{"answered": "b", "compl')
   with Journal(path) as again:
     assert again.lost == 1 and "b" not in again
+    again.answer("b", endpoint.Answer("Rain?", "stop", 3, None, 1, 0.5))
+    assert again.read("b").completion == "Rain?"
+  with Journal(path) as again:
+    assert "b" in again and (again.prompt_tokens, again.uncounted) == (3, 1)
   path.write_text("nonsense\n" + path.read_text())
   with pytest.raises(JournalError, match=r"completions.jsonl, line 1: was changed"):
     Journal(path)
