@@ -57,6 +57,7 @@ _MARKED = re.compile(
 _INLINE_ANSWER = re.compile(
   r"(?:(?<=[?.!):])\s+(?:answer|ans)|(?<=\?)\s+a)\s*\d{0,2}\s*:\s*", re.IGNORECASE
 )
+_BEHIND_OPTIONS = re.compile(r"\s+(?:correct\s+)?answer\s*[:=]\s*(\S.*)", re.IGNORECASE)
 _CLOSING = re.compile(
   r"(?:please |i |we )?(?:let me know|hope|feel free|would you like|these (?:five |5 )?questions|"
   r"(?:all )?(?:the )?(?:above )?questions (?:above )?(?:are|cover|aim)|is there anything|if you)",
@@ -109,7 +110,6 @@ class _Outliner:
     self.gap = True  # a blank line, or a ruled one, stands before
     self.loose = ""  # unlabelled line that may be the next question
     self.loose_is_one = True  # and no part of a sentence that began above it
-    self.number = 0
 
   @property
   def draft(self) -> Draft:
@@ -134,13 +134,12 @@ class _Outliner:
 
   def labelled_line(self, text: str, bullet: bool, heading: bool) -> None:
     if self.state == "key":
-      return self.key(text)
-    if self.mcq and self.option(text):
-      return None
-    if not self.mcq and self.drafts and _LETTERED.match(text):
-      return self.blame("has options where a detailed answer was asked for")
-    asked = self.drafts and self.state != "before"
-    if asked and _KEY.fullmatch(text) and (self.draft.answer is not None or _KEYS.search(text)):
+      self.key(text)
+    elif self.mcq and self.option(text):
+      pass
+    elif not self.mcq and self.drafts and _LETTERED.match(text):
+      self.blame("has options where a detailed answer was asked for")
+    elif self.drafts and _KEY.fullmatch(text) and (_KEYS.search(text) or self.draft.answer):
       self.state = "key"
     elif found := self.answer_label(text):
       self.answer(text[found.end() :])
@@ -150,7 +149,6 @@ class _Outliner:
       pass
     else:
       self.unlabelled(text, bullet, heading)
-    return None
 
   def key(self, text: str) -> None:
     """One line of the answers that stand together at the end."""
@@ -170,12 +168,10 @@ class _Outliner:
     return ANSWER_IS.match(text) if self.mcq else None
 
   def answer(self, text: str) -> None:
-    if not self.drafts or self.state == "before":
-      return
-    if self.draft.answer is not None:
-      self.blame("has two answers")
-    self.draft.answer = text
-    self.state = "answer"
+    if self.drafts:
+      if self.draft.answer is not None:
+        self.blame("has two answers")
+      self.draft.answer, self.state = text, "answer"
 
   def option(self, text: str) -> bool:
     """Whether the line begins with an option's letter, which is then taken."""
@@ -206,10 +202,8 @@ class _Outliner:
 
   def options(self, texts: list[str], fault: str) -> None:
     """Adds options, of which the last may have the answer behind it."""
-    if found := _INLINE_ANSWER.search(" " + texts[-1]) or _inline_label(texts[-1]):
-      texts[-1], said = texts[-1][: found.start()], texts[-1][found.end() :]
-    else:
-      said = None
+    if said := _BEHIND_OPTIONS.search(texts[-1]):
+      texts[-1] = texts[-1][: said.start()]
     for text in texts:
       if _MARKED.match(text) or re.search(_MARKED.pattern + "$", text, re.IGNORECASE):
         self.draft.marked.add(len(self.draft.options))
@@ -218,8 +212,8 @@ class _Outliner:
     if fault:
       self.blame(fault)
     self.state = "options"
-    if said is not None:
-      self.answer(said)
+    if said:
+      self.answer(said[1])
 
   def question_label(self, text: str) -> bool:
     """Whether the line begins with the label of a question, which then begins a draft."""
@@ -259,16 +253,17 @@ class _Outliner:
 
   def question(self, text: str) -> None:
     """Adds to the question of the draft; its options or its answer may stand on the same line."""
-    if self.mcq:
-      head, options, fault = split_options(text)
-      if len(options) >= 2 and head:
-        self.draft.question = f"{self.draft.question} {head}".strip()
-        return self.options(options, fault)
-    elif found := _INLINE_ANSWER.search(text):
-      self.draft.question = f"{self.draft.question} {text[: found.start()]}".strip()
-      return self.answer(text[found.end() :])
-    self.draft.question = f"{self.draft.question} {text}".strip()
-    return None
+    head, options, fault = split_options(text) if self.mcq else (text, [], "")
+    found = None if self.mcq else _INLINE_ANSWER.search(text)
+    if found:
+      head = text[: found.start()]
+    elif len(options) < 2 or not head:
+      head, options = text, []
+    self.draft.question = f"{self.draft.question} {head}".strip()
+    if found:
+      self.answer(text[found.end() :])
+    elif options:
+      self.options(options, fault)
 
   def unlabelled(self, text: str, bullet: bool, heading: bool) -> None:
     """Takes a line without a label by what stands before it."""
@@ -279,8 +274,9 @@ class _Outliner:
       else:
         self.draft.answer, self.state = text, "answer"
     elif self.state == "options" and not self.gap:
-      last = len(self.draft.options) - 1
-      self.draft.options[last] = f"{self.draft.options[last]} {text}".strip()
+      self.draft.options[-1] += f" {text}"
+      if not text[0].islower():  # no option goes on so
+        self.blame("text stands among the options")
     elif self.state == "answer" and not self.draft.answer:
       self.draft.answer = text
     elif self.state == "answer" and not self.mcq:
@@ -306,16 +302,14 @@ class _Outliner:
     """Text between questions: a remark, or an unlabelled question."""
     if self.state in ("answer", "options"):
       self.state = "over"
-    if self.mcq:
-      head, options, fault = split_options(text)
-      if len(options) >= 2 and head.endswith("?"):
-        self.begin(head, None)
-        return self.options(options, fault)
-    elif not self.labelled and _ends(text, "?"):
-      return self.begin(text, None)
-    self.loose_is_one = self.gap or not self.loose or self.loose.endswith((".", "!", ":"))
-    self.loose = text
-    return None
+    head, options, _ = split_options(text)
+    if (self.mcq and len(options) >= 2 and _ends(head, "?")) or (
+      not self.mcq and not self.labelled and _ends(text, "?")
+    ):
+      self.begin(text, None)
+    else:
+      self.loose_is_one = self.gap or not self.loose or _ends(self.loose, ".!:")
+      self.loose = text
 
 
 def _ends(text: str, signs: str) -> bool:
@@ -329,12 +323,6 @@ def _integer(text: str | None) -> int | None:
 
 def _first_marker(text: str, letter: str) -> int:
   return next(m.start() for m in _MARKER.finditer(text) if m[2].lower() == letter)
-
-
-def _inline_label(text: str) -> re.Match | None:
-  """An answer's label in the middle of a line, such as "... d) Rain Correct answer: b"."""
-  pattern = rf"\s+(?:correct\s+)?answer{_SEPARATOR}"
-  return re.search(pattern, text, re.IGNORECASE)
 
 
 def outline(text: str, kind: Kind) -> list[Draft]:
