@@ -30,7 +30,7 @@ _LETTER = re.compile(
   r"(?:(?:option|choice|letter)\s*)?[(\[\"']?([A-Za-z])[)\]\"'.:,]*", re.IGNORECASE
 )
 _LETTER_TEXT = re.compile(
-  r"(?:(?:option|choice|letter)\s*)?[(\[]?([A-Za-z])(?:[)\].:,]+\s*|\s+[-–—]+\s+)(\S.*)",
+  r"(?:(?:option|choice|letter)\s*)?[(\[]?([A-Za-z])(?:[)\].:,]+\s*|\s+[-–—]+\s+|\s+(?=\())(\S.*)",
   re.IGNORECASE,
 )
 _SEVERAL = re.compile(
@@ -111,7 +111,7 @@ def choose(answer: str, options: Sequence[str]) -> int:
   elif by_text:
     (index,) = by_text  # options never repeat
   elif found := _LETTER_TEXT.fullmatch(answer):
-    index, said = ord(found[1].lower()) - ord("a"), fold(found[2])
+    index, said = ord(found[1].lower()) - ord("a"), fold(_unbracketed(found[2]))
     if index < len(options) and said != folded[index] and _longest_option(said, folded) != index:
       raise ValueError("the answer's letter and text disagree")
   elif _SEVERAL.fullmatch(answer):
@@ -122,6 +122,11 @@ def choose(answer: str, options: Sequence[str]) -> int:
   if index >= len(options):
     raise ValueError("the answer names no option")
   return index
+
+
+def _unbracketed(text: str) -> str:
+  """The text in round brackets, if it stands in one pair of them."""
+  return text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text
 
 
 def _unquoted(text: str) -> str:

@@ -57,6 +57,7 @@ _MARKED = re.compile(
 _INLINE_ANSWER = re.compile(
   r"(?:(?<=[?.!):])\s+(?:answer|ans)|(?<=\?)\s+a)\s*\d{0,2}\s*:\s*", re.IGNORECASE
 )
+_TITLE = re.compile(r"(?:[\w&/-]+ ){0,4}[\w&/-]+")
 _BEHIND_OPTIONS = re.compile(r"\s+(?:correct\s+)?answer\s*[:=]\s*(\S.*)", re.IGNORECASE)
 _CLOSING = re.compile(
   r"(?:please |i |we )?(?:let me know|hope|feel free|would you like|these (?:five |5 )?questions|"
@@ -268,6 +269,8 @@ class _Outliner:
   def unlabelled(self, text: str, bullet: bool, heading: bool) -> None:
     """Takes a line without a label by what stands before it."""
     if self.state == "question":
+      if _TITLE.fullmatch(self.draft.question) and not text[0].islower():
+        self.draft.question = ""  # "Question 3: Loudness", and the question below it
       done = _ends(self.draft.question, "?.:!…") and not _ends(text, "?")
       if self.mcq or not done:
         self.question(text)
@@ -303,9 +306,11 @@ class _Outliner:
     if self.state in ("answer", "options"):
       self.state = "over"
     head, options, _ = split_options(text)
-    if (self.mcq and len(options) >= 2 and _ends(head, "?")) or (
-      not self.mcq and not self.labelled and _ends(text, "?")
-    ):
+    if self.mcq:
+      asks = len(options) >= 2 and _ends(head, "?")
+    else:
+      asks = not self.labelled and _ends(text, "?")
+    if asks:
       self.begin(text, None)
     else:
       self.loose_is_one = self.gap or not self.loose or _ends(self.loose, ".!:")
