@@ -19,6 +19,7 @@ REFUSED = "refuses to answer"
 VAGUE = "vague"
 CAPTION = "speaks of the caption"
 REPEATED = "repeated across clips"
+REASONS = (KNOWLEDGE, REFUSED, REPEATED, VAGUE, CAPTION)
 
 
 def _any(*patterns: str) -> re.Pattern:

@@ -277,7 +277,8 @@ def _show(folder: Path, report: dict[str, Any]) -> None:
     shares = (f"{letter} {n / report['kept']:.1%}" for letter, n in report["letters"].items())
     print(f"right answers by letter: {', '.join(shares)}")
   for reason, found in report["rejects"].items():
-    print(f"{found['count']:>7} {reason}, such as: {found['examples'][0]['text'][:100]}")
+    example = f", such as: {found['examples'][0]['text'][:100]!r}" if found["count"] else ""
+    print(f"{found['count']:>7} {reason}{example}")
   if report.get("unanswered"):
     print(f"{len(report['unanswered']):>7} captions without an answer")
   for name, value in report.get("spent", {}).items():

@@ -32,7 +32,8 @@ class PartError(ValueError):
 class Results:
   """The three files of a folder, which appear together when all is written."""
 
-  def __init__(self, folder: Path):
+  def __init__(self, folder: Path, reasons: Iterable[str] = ()):
+    """Begins the files; the reasons stand in the report though nothing is rejected for them."""
     self._folder = folder
     self._parts = {name: folder / f"{name}.part" for name in ("rows.json", "rejects.jsonl")}
     self._rows = self._parts["rows.json"].open("w", encoding="utf-8")
@@ -40,6 +41,8 @@ class Results:
     self.kept = 0
     self.letters = collections.Counter()
     self.reasons: dict[str, dict[str, Any]] = {}
+    for reason in reasons:
+      self.reasons[reason] = {"count": 0, "examples": []}
 
   def __enter__(self) -> "Results":
     return self
@@ -107,7 +110,7 @@ def write(
   notes = {f"_{name}": settings[name] for name in ("type", "prompt", "model")}
   repetition = filters.Repetition(max(LEAST_REPEATS, int(repeat_share * clips)))
   counts = collections.Counter()
-  with Results(folder) as results:
+  with Results(folder, filters.REASONS) as results:
     for caption, answer in answers:
       cut_off = answer.finish_reason == "length"
       counts["cut off"] += cut_off
