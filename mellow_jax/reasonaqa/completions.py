@@ -24,7 +24,8 @@ REFUSAL = re.compile(
   r"|as a (?:large )?language model|i (?:cannot|can't|can not|won't|do not have|don't have))",
   re.IGNORECASE,
 )
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
+_THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _JSON = re.compile(r"[\"'](?:question|q|query)(?:_?text)?[\"']\s*:", re.IGNORECASE)
 _LETTER = re.compile(
   r"(?:(?:option|choice|letter)\s*)?[(\[\"']?([A-Za-z])[)\]\"'.:,]*", re.IGNORECASE
@@ -286,13 +287,20 @@ def _shown(draft: Draft) -> str:
   return " | ".join(filter(None, [draft.question, *draft.options, draft.answer]))
 
 
+def _said(completion: str) -> str:
+  """What a model says once it has thought: some begin their thoughts in the request already."""
+  if ends := list(_THOUGHT_END.finditer(completion)):
+    return completion[ends[-1].end() :].strip()
+  return "" if _THOUGHT.match(completion) else completion.strip()
+
+
 def parse(completion: str, kind: Kind, cut_off: bool = False) -> list[Question | Reject]:
   """The questions and the rejects of a completion, in its order; there is always at least one.
 
   cut_off says that the model was stopped at its limit, so that the last question may not be whole.
   Never raises.
   """
-  text = _THOUGHT.sub("", completion).strip()
+  text = _said(completion)
   if not text:
     return [Reject("the completion is empty", completion[:200])]
   if len(text) > LONGEST:
