@@ -1,0 +1,322 @@
+"""Completions in the styles in which language models write questions, with what a reader finds.
+
+Each style takes questions that were written by hand and sets them as a model would. What a reader
+finds in a completion are (question, options, answer) with a detailed question's options empty.
+"""
+
+import json
+import textwrap
+
+# Question, four options, index of the right one.
+MCQ = [
+  [
+    ("What is the main sound event in the clip?",
+     ["Rain on a tin roof", "A dog barking", "Wind in the trees", "A door slamming"], 1),
+    ("How many barks are heard before the pause?", ["2", "3", "4", "More than 5"], 1),
+    ("Where was this most likely recorded?",
+     ["In a small, tiled bathroom", "Outdoors, in a quiet yard", "In a car", "In a large hall"], 1),
+    ("Which of these is the barking most similar to?",
+     ["Coughing (short bursts)", "A violin", "A kettle: steady hiss", "Running water"], 0),
+    ("How does the loudness change?",
+     ["It rises", "It falls", "It stays the same", "It rises, then falls"], 3),
+  ],
+  [
+    ("What does the engine do at the end of the clip?",
+     ["It stops", "It stalls and restarts", "It revs up to about 4.5 kHz", "It backfires"], 2),
+    ("Which sound comes first?",
+     ["The horn", "The horn and the engine", "The engine", "The brakes"], 1),
+    ("What is the horn's pitch like?", ["High", "Low", "Rising", "It wavers"], 0),
+    ("Is the listener near the road? Choose the best option.",
+     ["Yes, within 2 m", "Yes, but behind a wall", "No, far away", "No, indoors"], 3),
+    ("What surface do the tyres roll on?", ["Gravel", "Asphalt", "Sand", "Snow"], 0),
+  ],
+  [
+    ("Which emotion would the crowd's noise suggest?",
+     ["Boredom", "Joy and excitement", "Anger", "Grief"], 1),
+    ("The clapping is best described as…",
+     ["rhythmic", "scattered", "a single clap", "muffled"], 1),
+    ('What follows the shout of "Bravo!"?',
+     ["Silence", "Whistling", "A drum roll", "More shouting"], 1),
+    ("What is the approximate length of the applause?",
+     ["Under 1 second", "1 to 3 seconds", "4 to 6 seconds", "Over 8 seconds"], 3),
+    ("Which frequency range do the whistles occupy?",
+     ["20-60 Hz", "100-300 Hz", "500 Hz", "1-4 kHz"], 3),
+  ],
+  [
+    ("What produces the splashing sound?",
+     ["A person diving in", "A duck landing", "Rain", "A boat's wake"], 1),
+    ("How far apart are the quacks?", ["About 0.5 s", "About 2 s", "10 s", "They overlap"], 3),
+    ("Which source is the closest to the microphone?",
+     ["The duck", "The hunter", "The wind", "The dog at his side"], 1),
+    ("What would a birdwatcher conclude from this recording?",
+     ["A duck call is in use", "A flock takes off", "An owl hunts", "No birds are near"], 0),
+    ("What is the relation between the call and the quacks?",
+     ["The quacks answer the call", "The call answers the quacks", "They are unrelated",
+      "The call ends before any quack"], 0),
+  ],
+]  # fmt: skip
+# Question, answer.
+DETAIL = [
+  [
+    ("What sound event is present in the clip?",
+     "A dog barks four times in quick succession, and after a pause it barks once more."),
+    ("What can be inferred about the environment?",
+     "There is hardly any reverberation, so the dog is outdoors or in a large open space."),
+    ("How would you describe the dog's bark?",
+     "It is a short, low-pitched sound with a sharp attack: most of its energy is below 1.5 kHz."),
+    ("What should a listener do on hearing this?",
+     "Somebody nearby would look out for the dog; the barking is loud and sounds like a warning."),
+    ("What is this sound most similar to?",
+     "The short bursts are close to coughing, or to somebody who knocks on a hollow wooden box."),
+  ],
+  [
+    ("Which two sources are heard, and in what order?",
+     "First a horn is blown twice (about 0.3 s each), then an engine revs up and fades away."),
+    ("How does the pitch of the engine change?",
+     "It rises steadily while the engine revs up, and falls once the vehicle has passed."),
+    ("Describe the loudness of the horn.",
+     "The horn is the loudest sound of the clip, with a sudden start and an equally sudden end."),
+    ("What is the interaction between the horn and the engine?",
+     "The engine answers the horn: it begins to rev up just after the second blow, as if the driver"
+     " were in a hurry."),
+    ("What mood does the recording convey?",
+     "It conveys impatience, since the horn is repeated and the engine is driven hard."),
+  ],
+  [
+    ("What is the crowd doing?",
+     'The crowd claps and cheers, and a man shouts "Bravo!" over the applause.'),
+    ("How regular is the clapping?",
+     "At first it is scattered; towards the end it falls into one rhythm of roughly 2 claps a"
+     " second."),
+    ("Which acoustic properties reveal the size of the hall?",
+     "The long reverberation tail of about 1.8 s, and the way single claps blur into a broadband"
+     " noise, point to a large hall."),
+    ("Why is the whistling easy to pick out?",
+     "It lies between 1 and 4 kHz, above most of the applause, and it is tonal rather than noisy."),
+    ("What is likely to happen next?",
+     "The performers are probably called back on stage, since the applause grows instead of dying"
+     " away."),
+  ],
+]  # fmt: skip
+
+
+def letters(case="a", left="", right=")"):
+  return [f"{left}{chr(ord(case) + i)}{right}" for i in range(4)]
+
+
+def lettered(options, marks=None):
+  return [f"{m} {o}" for m, o in zip(marks or letters(), options, strict=True)]
+
+
+def blocks(make, between="\n\n", before="", after=""):
+  """A style that sets one question after the other."""
+
+  def style(questions):
+    return before + between.join(make(i, *q) for i, q in enumerate(questions, 1)) + after
+
+  return style
+
+
+def mcq_line(head, marks, answer, gap="\n", indent=""):
+  def make(i, question, options, right):
+    named = lettered(options, marks)
+    values = {"i": i, "q": question, "letter": chr(ord("a") + right), "text": options[right]}
+    values |= {"LETTER": values["letter"].upper(), "named": named[right].strip(" *->")}
+    lines = [head.format(**values), *(indent + line for line in named), answer.format(**values)]
+    return gap.join(lines)
+
+  return make
+
+
+def as_json(questions, item, wrap=lambda items: items, indent=1, ascii_only=False):
+  items = [item(i, *q) for i, q in enumerate(questions, 1)]
+  return json.dumps(wrap(items), indent=indent, ensure_ascii=ascii_only)
+
+
+def fenced(text, language="json"):
+  return f"Here you go:\n\n```{language}\n{text}\n```\nLet me know if you need more!"
+
+
+def ticked(mark):
+  def make(i, question, options, right):
+    named = [o + (mark if n == right else "") for n, o in enumerate(lettered(options))]
+    return "\n".join([f"{i}. {question}", *named])
+
+  return make
+
+
+def answer_key(questions):
+  body = blocks(mcq_line("{i}. {q}", letters("A", right="."), ""))(questions)
+  key = "\n".join(f"{i}. {'ABCD'[q[2]]}" for i, q in enumerate(questions, 1))
+  return f"{body}\n\n**Answer Key:**\n{key}"
+
+
+def two_a_line(i, question, options, right):
+  a, b, c, d = lettered(options)
+  return f"Q{i}. {question}\n{a}    {b}\n{c}    {d}\nAns: {'abcd'[right]}"
+
+
+UPPER, DOTS, ROUND = letters("A"), letters("A", right="."), letters("a", "(", ")")
+MCQ_STYLES = {
+  "as asked": blocks(mcq_line("Question: {q}", letters(), "Answer: {named}")),
+  "numbered": blocks(mcq_line("{i}. {q}", letters(), "Answer: {named}")),
+  "bold": blocks(mcq_line("**{i}. {q}**", UPPER, "**Answer: {named}**"), before="Sure!\n\n"),
+  "headings": blocks(
+    mcq_line("### Question {i}\n\n{q}\n", DOTS, "\n**Correct Answer:** {named}"),
+    before="## Multiple-Choice Questions\n\n",
+  ),
+  "one line": blocks(
+    mcq_line("Question: {q}", UPPER, "\nAnswer: {named}", gap=" "), between="\n"
+  ),
+  "one line with its answer": blocks(
+    mcq_line("{i}) {q}", letters(), "Answer: {letter}", gap=" "), between="\n"
+  ),
+  "letter only": blocks(mcq_line("Q{i}: {q}", UPPER, "Answer: {LETTER}", indent="   ")),
+  "round brackets": blocks(mcq_line("{i}. {q}", ROUND, "Answer: ({letter})")),
+  "bullets": blocks(
+    mcq_line("{i}. **{q}**", [f"   - {m}" for m in UPPER], "   - **Correct answer:** {LETTER}")
+  ),
+  "bold letters": blocks(
+    mcq_line("**Question {i}:** {q}", [f"* **{m}**" for m in DOTS], "\n**Answer:** **{named}**")
+  ),
+  "colons": blocks(mcq_line("Q: {q}", letters("A", right=":"), "A: {LETTER}")),
+  "text only": blocks(mcq_line("{i}. {q}", letters(), "Answer: {text}")),
+  "sentence": blocks(mcq_line("{i}. {q}", UPPER, "The correct answer is {named}.")),
+  "capitals": blocks(mcq_line("QUESTION {i}:\n{q}", UPPER, "ANSWER: {LETTER}")),
+  "option words": blocks(
+    mcq_line("{i}. {q}", [f"Option {m}:" for m in "ABCD"], "Correct option: {LETTER}")
+  ),
+  "dashes": blocks(mcq_line("{i} . {q}", [f"{m} -" for m in "ABCD"], "Answer - {LETTER}")),
+  "answer key": answer_key,
+  "explanations": blocks(
+    mcq_line(
+      "{i}. {q}",
+      letters(),
+      "Answer: {named}\nExplanation: This follows from what is heard: {text}, as a reader can see.",
+    )
+  ),
+  "reasons in line": blocks(
+    mcq_line("{i}. {q}", letters(), "Answer: {named}. This is because it is heard.")
+  ),
+  "thoughts": blocks(
+    mcq_line("Question: {q}", letters(), "Answer: {named}"),
+    before="<think>\nQuestion: what to ask?\na) this b) that\nAnswer: a\n</think>\n\n",
+  ),
+  "quoted": blocks(mcq_line("> {i}. {q}", [f"> {m}" for m in letters()], "> Answer: {letter}")),
+  "ruled": blocks(
+    mcq_line("**Question {i}**\n{q}", UPPER, "**Correct Answer: Option {LETTER}**"),
+    between="\n\n---\n\n",
+    after="\n\n---\n\nThese questions cover different aspects of the clip.",
+  ),
+  "ticks": blocks(ticked(" ✓")),
+  "marked": blocks(ticked(" (correct)")),
+  "two a line": blocks(two_a_line),
+  "no labels": blocks(mcq_line("{q}", UPPER, "\nAnswer: {LETTER}\n"), before="Here they are.\n\n"),
+  "windows": lambda q: MCQ_STYLES["numbered"](q).replace("\n", "\r\n"),
+  "loose": lambda q: MCQ_STYLES["as asked"](q).replace("\n", "\n\n").replace(" ", "  "),
+  "escaped": lambda q: MCQ_STYLES["numbered"](q).replace(". ", "\\. ").replace(")", "\\)"),
+  "json": lambda q: as_json(
+    q, lambda i, t, o, r: {"question": t, "options": o, "answer": o[r]}
+  ),
+  "json letters": lambda q: fenced(
+    as_json(
+      q,
+      lambda i, t, o, r: {
+        "id": i,
+        "question": t,
+        "options": dict(zip("ABCD", o, strict=True)),
+        "answer": "ABCD"[r],
+        "explanation": "It is heard.",
+      },
+      wrap=lambda items: {"questions": items},
+    )
+  ),
+  "json in full": lambda q: as_json(
+    q,
+    lambda i, t, o, r: {
+      "question": f"{i}. {t}",
+      "choices": lettered(o, UPPER),
+      "correct_answer": lettered(o, UPPER)[r],
+    },
+    ascii_only=True,
+  ),
+  "json lines": lambda q: "\n".join(
+    json.dumps({"q": t, "a": o[0], "b": o[1], "c": o[2], "d": o[3], "answer": "abcd"[r]})
+    for t, o, r in q
+  ),
+  "json, two answers": lambda q: fenced(
+    as_json(
+      q,
+      lambda i, t, o, r: {
+        "question": t,
+        "options": [{"letter": m, "text": x} for m, x in zip("abcd", o, strict=True)],
+        "answer_letter": "abcd"[r],
+        "answer_text": o[r],
+      },
+    ),
+    language="",
+  ),
+}  # fmt: skip
+
+
+def detail_line(pattern):
+  return lambda i, question, answer: pattern.format(i=i, q=question, a=answer)
+
+
+def wrapped(i, question, answer):
+  text = f"{i}. Question: {question}\n"
+  return text + textwrap.fill(f"Answer: {answer}", 44, subsequent_indent="   ")
+
+
+DETAIL_STYLES = {
+  "as asked": blocks(detail_line("Question: {q}\nAnswer: {a}")),
+  "numbered": blocks(detail_line("{i}. Question: {q}\n   Answer: {a}")),
+  "short labels": blocks(detail_line("Q{i}: {q}\nA{i}: {a}")),
+  "letters": blocks(detail_line("Q: {q}\nA: {a}"), between="\n"),
+  "bold": blocks(detail_line("**Question {i}:** {q}\n\n**Answer:** {a}"), before="Of course!\n\n"),
+  "bold letters": blocks(detail_line("**Q{i}. {q}**\n**A:** {a}")),
+  "headings": blocks(detail_line("### {i}. {q}\n\n{a}"), before="# Questions and Answers\n\n"),
+  "labelled headings": blocks(detail_line("## Question {i}\n{q}\n\n## Answer {i}\n{a}")),
+  "indented": blocks(detail_line("{i}. **{q}**\n   {a}")),
+  "answer below": blocks(detail_line("{i}) {q}\n\nAnswer:\n{a}")),
+  "one line": blocks(detail_line("Question: {q} Answer: {a}"), between="\n"),
+  "bullets": blocks(detail_line("- **Question:** {q}\n- **Answer:** {a}")),
+  "wrapped": blocks(wrapped),
+  "ruled": blocks(
+    detail_line("**Question {i}**\n{q}\n**Answer**: {a}"),
+    between="\n\n---\n\n",
+    after="\n\nLet me know if you would like more questions!",
+  ),
+  "thoughts": blocks(
+    detail_line("Question: {q}\nAnswer: {a}"), before="<think>Q: What?\nA: That.</think>\n"
+  ),
+  "quoted": blocks(detail_line("> **Q:** {q}\n>\n> **A:** {a}")),
+  "asides": blocks(detail_line("{i}. Question: {q}\nAnswer: {a}\nType: acoustic (hard)")),
+  "sections": blocks(
+    detail_line("**Part {i}**\n\nQ{i}: {q}\nA{i}: {a}"), after="\n\nI hope these help."
+  ),
+  "windows": lambda q: DETAIL_STYLES["short labels"](q).replace("\n", "\r\n"),
+  "json": lambda q: as_json(q, lambda i, t, a: {"question": t, "answer": a}),
+  "json short": lambda q: fenced(as_json(q, lambda i, t, a: {"q": t, "a": a}, indent=None)),
+  "json keyed": lambda q: as_json(
+    q,
+    lambda i, t, a: {"Question": t, "Answer": a},
+    wrap=lambda items: {f"pair_{n}": item for n, item in enumerate(items)},
+    ascii_only=True,
+  ),
+}  # fmt: skip
+
+
+def _plain(text):
+  return " ".join(text.split())
+
+
+def all_completions():
+  """(kind, style, completion, what a reader finds) for each style and each set of questions."""
+  for style, write in MCQ_STYLES.items():
+    for questions in MCQ:
+      found = [(t, tuple(o), o[r]) for t, o, r in questions]
+      yield "mcq", style, write(questions), found
+  for style, write in DETAIL_STYLES.items():
+    for questions in DETAIL:
+      yield "detail", style, write(questions), [(t, (), _plain(a)) for t, a in questions]
