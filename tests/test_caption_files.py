@@ -7,6 +7,7 @@ import pytest
 from mellow_jax.data import records
 from mellow_jax.reasonaqa import caption_files
 from mellow_jax.reasonaqa.caption_files import Caption, CaptionsError
+from mellow_jax.reasonaqa.tables import SourceError
 
 CLOTHO = "file_name," + ",".join(f"caption_{i}" for i in range(1, 6))
 
@@ -102,7 +103,7 @@ def test_a_table_of_ones_own_may_come_from_a_spreadsheet(tmp_path):
 def test_what_does_not_fit_is_named(tmp_path, name, text, message):
   if text is not None:
     write(tmp_path / name, text)
-  with pytest.raises(CaptionsError, match=message) as raised:
+  with pytest.raises(SourceError, match=message) as raised:
     caption_files.read(tmp_path / name)
   assert str(tmp_path / name) in str(raised.value)
 

@@ -6,9 +6,7 @@ WavCaps' JSON (as_final.json, bbc_final.json, fsd_final.json, sb_final.json), an
 JSON, whose captions are taken: those of the clips one has, if it was built so.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mellow_jax.data import prompts, records
+from mellow_jax.reasonaqa import sources, tables
+from mellow_jax.reasonaqa.tables import SourceError
 
 # WavCaps' files, and the folders its archives unpack to.
 WAVCAPS = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
@@ -26,7 +26,7 @@ _LISTED_AS = {"AudioSet_SL": "AudioSet"}
 _CLOTHO = ("file_name", *(f"caption_{i}" for i in range(1, 6)))
 
 
-class CaptionsError(ValueError):
+class CaptionsError(SourceError):
   """A file of captions that cannot be used; the message names file, line and remedy."""
 
 
@@ -49,62 +49,35 @@ class Caption:
     return hashlib.sha256(json.dumps([self.file, self.text]).encode()).hexdigest()[:16]
 
 
-def _text(path: Path) -> str:
-  try:
-    return path.read_bytes().decode("utf-8-sig")
-  except OSError as error:
-    raise CaptionsError(f"{path}: cannot be read ({error.strerror}): check --captions") from None
-  except UnicodeDecodeError as error:
-    raise CaptionsError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-  """The header of a table, and its rows with the lines they end on."""
-  table = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-  rows = []
-  try:
-    header = next(table, [])
-    for cells in table:
-      if cells and len(cells) != len(header):
-        raise CaptionsError(
-          f"{path}, line {table.line_num}: has {len(cells)} cells where the header has "
-          f'{len(header)}: put text that holds a comma between ""'
-        )
-      if cells:  # a blank line is no row
-        rows.append((table.line_num, dict(zip(header, cells, strict=True))))
-  except csv.Error as error:
-    raise CaptionsError(f"{path}, line {table.line_num}: is not CSV ({error})") from None
-  return header, rows
-
-
-def _part(path: Path, names: tuple[str, ...]) -> str:
-  """Which part of its source a table is, by its name: the folder of its clips follows from it."""
+def _part(path: Path, names: dict[str, str]) -> str:
+  """The split that a table holds, by one of the names in its own."""
   found = [name for name in names if re.search(rf"(?<![a-z]){name}(?![a-z])", path.stem.lower())]
   if len(found) != 1:
     raise CaptionsError(
       f"{path}: its name does not say which part it is: name it after one of {', '.join(names)}"
     )
-  return found[0]
+  return names[found[0]]
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
   """(place, caption) for each row of a table, told apart by its header."""
-  header, rows = _rows(path)
-  if {"youtube_id", "caption"} <= set(header):
-    folder = f"AudioCapsLarger/{_part(path, ('train', 'val', 'test'))}"
+  rows = list(tables.read(path, ()))
+  header = rows[0][1].keys() if rows else set()
+  if {"youtube_id", "caption"} <= header:
+    split = _part(path, {name: name for name in ("train", "val", "test")})
     for line, row in rows:
-      file = f"{folder}/Y{row['youtube_id']}.wav"
+      file = sources.audiocaps_path(f"Y{row['youtube_id']}", split)
       yield f"line {line}", Caption("AudioCaps", file, row["caption"])
-  elif set(_CLOTHO) <= set(header):
-    folder = f"ClothoV21/{_part(path, ('development', 'validation', 'evaluation'))}"
+  elif set(_CLOTHO) <= header:
+    split = _part(path, {"development": "train", "validation": "val", "evaluation": "test"})
     for line, row in rows:
       for column in _CLOTHO[1:]:
-        file = f"{folder}/{row['file_name']}"
+        file = sources.clotho_path(row["file_name"], split)
         yield f"line {line}, {column}", Caption("Clotho", file, row[column])
-  elif {"file", "caption"} <= set(header):
+  elif {"file", "caption"} <= header:
     for line, row in rows:
       yield f"line {line}", Caption(path.stem, row["file"], row["caption"])
-  else:
+  elif rows:
     raise CaptionsError(
       f"{path}, line 1: these are the columns of no source that is known: {', '.join(header)}: a "
       "table of your own has the columns file and caption"
@@ -113,7 +86,9 @@ def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
 
 def _json(path: Path) -> Any:
   try:
-    return json.loads(_text(path))
+    return json.loads(path.read_bytes())
+  except OSError as error:
+    raise CaptionsError(f"{path}: cannot be read ({error.strerror}): check the path") from None
   except (ValueError, RecursionError) as error:
     raise CaptionsError(f"{path}: is not JSON ({error})") from None
 
@@ -125,7 +100,7 @@ def _read_reasonaqa(path: Path) -> Iterator[tuple[str, Caption]]:
       yield f"row {row.row}", Caption(row.subtype.removesuffix(".json"), row.filepath1, row.answer)
 
 
-def _read_wavcaps(path: Path, excluded: frozenset[str]) -> Iterator[tuple[str, Caption]]:
+def _read_wavcaps(path: Path, data: Any, excluded: frozenset[str]) -> Iterator[tuple[str, Caption]]:
   """(place, caption) for each clip of a file of WavCaps whose id is not excluded.
 
   Source: huggingface.co/datasets/cvssp/WavCaps: {"num_captions_per_audio": 1, "data": [{"id": ...,
@@ -135,7 +110,6 @@ def _read_wavcaps(path: Path, excluded: frozenset[str]) -> Iterator[tuple[str, C
   if not source:
     names = ", ".join(f"{name}_final.json" for name in WAVCAPS)
     raise CaptionsError(f"{path}: its name is none of WavCaps' ({names}): rename it to what it is")
-  data = _json(path)
   clips = data.get("data") if isinstance(data, dict) else None
   if not isinstance(clips, list):
     raise CaptionsError(f"{path}: is not WavCaps' JSON: expected an object with the list 'data'")
@@ -163,15 +137,16 @@ def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list
   """The captions of a file in its order, each once, and how many were there before.
 
   exclude is one of the lists that WavCaps publishes of its clips that other benchmarks test on.
-  Raises CaptionsError if a file cannot be read, is of no known source, or has an empty caption, one
+  Raises SourceError if a file cannot be read, is of no known source, or has an empty caption, one
   longer than a record may be, or a clip that could leave its root folder; RecordError for rows of
   ReasonAQA that are not sound.
   """
   path = Path(path)
   is_json = path.suffix.lower() == ".json"
-  is_rows = is_json and _text(path).lstrip().startswith("[")
+  data = _json(path) if is_json else None
+  is_rows = isinstance(data, list)
   if is_json and not is_rows:
-    found = _read_wavcaps(path, _excluded(Path(exclude), path) if exclude else frozenset())
+    found = _read_wavcaps(path, data, _excluded(Path(exclude), path) if exclude else frozenset())
   elif exclude:
     raise CaptionsError(f"{path}: --exclude is for WavCaps' JSON: drop it")
   else:

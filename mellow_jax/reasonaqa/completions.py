@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mellow_jax.data import prompts
-from mellow_jax.reasonaqa import outline
+from mellow_jax.reasonaqa import outline, sources
 from mellow_jax.reasonaqa.instructions import OPTIONS, QUESTIONS, Kind
 from mellow_jax.reasonaqa.outline import Draft
 
@@ -64,7 +64,7 @@ class Question:
     """(input, answer) as ReasonAQA writes them: "what? a) x b) y c) z d) w" and "b) y"."""
     if not self.options:
       return self.text, self.answer
-    lettered = [f"{chr(ord('a') + i)}) {option}" for i, option in enumerate(self.options)]
+    lettered = sources.lettered(self.options)
     return " ".join([self.text, *lettered]), lettered[self.options.index(self.answer)]
 
 

@@ -29,9 +29,10 @@ from absl import flags
 
 from mellow_jax.data.records import RecordError
 from mellow_jax.reasonaqa import caption_files, instructions, synthetic
-from mellow_jax.reasonaqa.caption_files import Caption, CaptionsError
+from mellow_jax.reasonaqa.caption_files import Caption
 from mellow_jax.reasonaqa.endpoint import Answer, Endpoint, EndpointError, Stopped, Unanswered
 from mellow_jax.reasonaqa.journal import Journal, JournalError
+from mellow_jax.reasonaqa.tables import SourceError
 
 KEY = "MELLOW_API_KEY"  # environment variable
 MOST_FAILURES = 20  # captions in a row without an answer, after which a run gives up
@@ -327,7 +328,7 @@ def main(argv: Sequence[str]) -> int:
   except (
     flags.Error,
     FlagsError,
-    CaptionsError,
+    SourceError,
     RecordError,
     EndpointError,
     Unanswered,
