@@ -133,6 +133,12 @@ def test_a_run_goes_on_with_the_same_rows_from_another_place_and_with_no_others(
   assert {key for key in files if files[key] != found[key]} == {"the digest of its rows"}
 
 
+def test_runs_of_older_versions_are_read(made):
+  for name in pipeline.OLD_NAMES:
+    train, _ = encoders(config(made, name, source=name))
+    assert len(train.rows) == 24
+
+
 @pytest.mark.parametrize("kind", heard.KINDS)
 def test_held_out_clips_are_the_same_of_every_kind(made, kind):
   expected = encoders(config(made, "json", val="", val_share=0.2))

@@ -27,6 +27,9 @@ from mellow_jax.data.examples import Encoder
 from mellow_jax.data.records import Record, Rows
 from mellow_jax.data.selection import Joined
 
+# Of "files", in the run.json of runs that older versions finished.
+OLD_NAMES = ("json", "array_record")
+
 
 def sources(
   cfg: Config, say: Callable[[str], None] = print
@@ -49,7 +52,7 @@ def sources(
       return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
     except ValueError as error:
       raise ConfigError(f"config: {error}") from error
-  if data.source != "files":
+  if data.source not in ("files", *OLD_NAMES):
     raise ConfigError(
       f"config.data.source {data.source!r}: use files or scenes; what the files are, JSON, CSV, a "
       "cache or a TFDS dataset, they say themselves"
