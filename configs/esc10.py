@@ -29,7 +29,6 @@ def get_config(arg: str = "") -> config.Config:
     base,
     model=dataclasses.replace(base.model, encoder=encoder, decoder=decoder, text_tokens=40),
     data=config.DataConfig(
-      source="json",
       tokenizer="words",
       preset="clean",
       mix={"ESC10-MCQ.json": 4.0},  # one row in seven otherwise, and the hardest to learn

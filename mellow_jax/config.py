@@ -140,13 +140,19 @@ class ModelConfig:
 class DataConfig:
   """Where rows and audio come from, and how they become batches."""
 
-  # "json": files of rows, JSON as ReasonAQA's or CSV; "array_record": folders that
-  # mellow_jax.data.cache wrote of such; "scenes": generated listening scenes
-  source: str = "json"
-  train: str = ""  # path of the training rows
-  val: str = ""  # path of the validation rows
+  # "files": of train and val, each of which says itself what it is: rows in JSON (ReasonAQA's) or
+  # CSV, a folder that mellow_jax.data.cache wrote of such, or one of the TFDS dataset
+  # reasonaqa/rows; "scenes": generated listening scenes
+  source: str = "files"
+  train: str = ""  # path of the training rows; several with commas between them are mixed
+  # Of each path of train, its share of what is drawn; (): every row is as likely as any other.
+  weights: tuple[float, ...] = ()
+  val: str = ""  # path of the validation rows; of several, all rows one after the other
   val_share: float = 0.0  # of train's clips held out for validation, where val is ""
-  audio_root: str = ""  # folder that the rows' audio paths start from (json); "": that of train
+  # Rows that are not used, whatever file they stand in: a list that mellow_jax.reasonaqa check
+  # writes.
+  quarantine: str = ""
+  audio_root: str = ""  # folder that the audio paths of JSON and CSV start from; "": the rows' own
   # Folder or file of tokenizer.json; "": that of the last of init_from; "words": one token a word
   # of the training rows. Scenes have their own.
   tokenizer: str = ""
@@ -155,7 +161,7 @@ class DataConfig:
   # "silence"; or the "same" clip. Evaluation hears silence or, for the others, the same.
   second_clip: str = "another"
   another_clip_share: float = 1.0  # of those under "another", the rest hear the same; training
-  # scenes: weight of each task; json: how many times an epoch rows of a subtype are seen, if not 1
+  # scenes: weight of each task; files: how many times an epoch rows of a subtype are seen, if not 1
   mix: dict[str, float] = field(default_factory=dict)
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
   warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mellow_jax import initial, parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records, pipeline
+from mellow_jax.data.records import Rows
 from mellow_jax.parallel import say
 from mellow_jax.runlog import RunLog
 from mellow_jax.step import Batch
@@ -23,6 +24,8 @@ class Feed:
 
   def __init__(self, cfg: Config, mesh: Mesh, workdir: pathlib.Path):
     self.rows, val_rows, clips = pipeline.sources(cfg, say)
+    # Scenes follow from the config.
+    self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
     self.tokenizer = initial.tokenizer(cfg, self.rows)
     self._encoder = pipeline.Encoder(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)

@@ -37,17 +37,22 @@ Counters = dict[str, int | float]
 FREE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
+  "data.quarantine",
   *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
   *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
 )
 
 
-def settings(cfg: Config, rows: int) -> dict[str, Any]:
-  """What two runs must share for one to resume the other, by field."""
+def settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
+  """What two runs must share for one to resume the other, by field.
+
+  rows and digest are those of the training rows: the same rows may come from another place.
+  """
   plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-  return {"rows": rows, **{name: x for name, x in named.items() if name not in FREE}}
+  same = {"rows": rows, "the digest of its rows": digest}
+  return {**same, **{name: x for name, x in named.items() if name not in FREE}}
 
 
 def hush() -> None:

@@ -36,7 +36,7 @@ from mellow_jax.checkpoint import CheckpointError
 from mellow_jax.config import Config, ConfigError
 from mellow_jax.data import bad_records, prompts
 from mellow_jax.data.audio import AudioError
-from mellow_jax.data.pipeline import PipelineError
+from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.records import RecordError
 from mellow_jax.data.workers import StalledError
 from mellow_jax.feed import Feed
@@ -133,7 +133,7 @@ def train(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
   checkpoints = resume.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  run = resume.settings(cfg, len(feed.rows))
+  run = resume.settings(cfg, len(feed.rows), feed.digest)
   found = checkpoints.restore(like, run)
   counters: resume.Counters = {}
   if found is not None:

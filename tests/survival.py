@@ -1,12 +1,14 @@
 """Kills a training run at random moments, again and again, and looks for any trace of it.
 
   python tests/survival.py --kills=50 [--signal=TERM] [--workers=2] [--processes=2] [--seed=0]
+    [--sources]
 
 The tiny run is trained once in peace. Then it is started, struck and started again, and every step
 that any of its lives wrote down must have the loss, the gradient norm and the digest of the batch
 of the peaceful run, to the last digit. Four in five SIGKILLs aim at a save that is being written.
 After SIGTERM the very step must be saved, within 30 s and with exit status 75; of several
-processes, one is signalled.
+processes, one is signalled. With --sources the run is on rows and clips, and every life reads them
+from other places: files, a cache, a TFDS dataset, two of them mixed by weight.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import heard
 import numpy as np
 import processes
 
@@ -93,10 +96,17 @@ class Run:
 
   def __init__(self, workdir, options):
     self.workdir, self.options, self.logs = workdir, options, []
-    self.processes = []
+    self.processes, self.lives = [], 0
 
   def start(self):
-    flags = list(FLAGS)
+    flags, config = list(FLAGS), str(self.options.config)
+    if self.options.sources:
+      kinds = [heard.KINDS[(self.lives + i) % len(heard.KINDS)] for i in range(2)]
+      found = [heard.paths(self.options.sources, kind) for kind in kinds]
+      train, val = map(",".join, zip(*found, strict=True))
+      flags += [f"--config.data.train={train}", f"--config.data.val={val}"]
+      config += ":heard"
+    self.lives += 1
     if self.options.workers:
       flags.append(f"--config.data.workers={self.options.workers}")
     count = self.options.processes
@@ -109,7 +119,7 @@ class Run:
     self.processes = [
       processes.train(
         self.workdir,
-        self.options.config,
+        config,
         self.options.cache,
         *flags,
         *([f"--process_id={i}"] if count > 1 else []),
@@ -260,6 +270,7 @@ def main():
   parser.add_argument("--workers", type=int, default=0)
   parser.add_argument("--processes", type=int, default=1)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--sources", action="store_true")
   options = parser.parse_args()
   options.signal = getattr(signal, f"SIG{options.signal}")
   begun = time.monotonic()
@@ -267,6 +278,7 @@ def main():
     folder = Path(name)
     options.config, options.cache = folder / "tiny_run.py", folder / "compiled"
     options.config.write_text("import tiny\nget_config = tiny.get_config\n")
+    options.sources = heard.write_all(folder / "heard") if options.sources else None
     try:
       tally = survive(folder, options)
     except Difference as error:

@@ -1,92 +1,50 @@
-"""A cache gives the examples that the files give, to the last bit, or says what is wrong."""
+"""A cache gives the rows and clips that the files give, or says what is wrong."""
 
-import dataclasses
-import itertools
 import json
-import pickle
 
+import heard
 import numpy as np
 import pytest
 import soundfile
 import tiny
+from heard import write_cache as write
 
 from mellow_jax.config import ConfigError, DataConfig
-from mellow_jax.data import cache, pipeline, records, words
+from mellow_jax.data import cache, pipeline, records
 from mellow_jax.data.bad_records import PipelineError
-from mellow_jax.data.records import FIELDS, RecordError
-
-TOKENIZER = words.build_tokenizer(["what is heard ?", *map(str, range(24))])
-FORMATS = ("wav", "flac", "ogg", "mp3")
+from mellow_jax.data.records import RecordError
 
 
 @pytest.fixture
 def dataset(tmp_path):
-  """A folder of 24 rows over 16 clips in four formats, of other rates than heard; 3 are bad."""
-  rng = np.random.default_rng(0)
-  rows = []
-  for i in range(24):
-    names = [f"{j}.{FORMATS[j % 4]}" for j in (i % 16, (i + 5) % 16)]
-    path = tmp_path / names[0]
-    if not path.exists():
-      soundfile.write(path, 0.1 * rng.standard_normal((22_050 * (1 + i % 3), 1 + i % 2)), 22_050)
-    rows.append(dict.fromkeys(FIELDS, "") | {"filepath1": names[0], "answer": str(i)})
-    rows[-1] |= {"filepath2": names[1] if i % 4 == 3 else "", "input": "what is heard?"}
-  (tmp_path / "3.mp3").write_bytes(b"<html>")
-  (tmp_path / "6.ogg").unlink()
-  half = (tmp_path / "1.flac").read_bytes()
-  (tmp_path / "1.flac").write_bytes(half[: len(half) // 2])
-  for name, part in (("train", rows), ("val", rows[:4])):
-    (tmp_path / f"{name}.json").write_text(json.dumps(part))
-  return tmp_path
+  return heard.write(tmp_path)
 
 
-def write(dataset, name="train", **options):
-  rows = records.read(dataset / f"{name}.json")
-  return cache.write(rows, dataset, dataset / name, **{"max_bad_fraction": 0.5, **options})
+def config(dataset, **fields):
+  train, val = heard.paths(dataset, "array_record")
+  fields = {"preset": "training", "max_bad_fraction": 0.5, "train": train, "val": val, **fields}
+  return tiny.run(model=tiny.config(), data=DataConfig(**fields))
 
 
-def config(source, dataset, **fields):
-  suffix = ".json" if source == "json" else ""
-  paths = {name: str(dataset / f"{name}{suffix}") for name in ("train", "val")}
-  fields = {"preset": "training", "max_bad_fraction": 0.5, **paths, **fields}
-  return tiny.run(model=tiny.config(), data=DataConfig(source=source, **fields))
-
-
-def batches(cfg, count=12):
-  rows, val, clips = pipeline.sources(cfg, lambda line: None)
-  made_by = pipeline.Encoder(rows, clips, TOKENIZER, cfg.model, cfg.data)
-  made_by = pickle.loads(pickle.dumps(made_by))  # as it travels to workers
-  found = pipeline.train_batches(made_by, seed=1, batch_size=4, start_step=0, shuffle=True)
-  found, left_out = list(itertools.islice(found, count)), []
-  made_by = dataclasses.replace(made_by, rows=val)
-  found += pipeline.eval_batches(made_by, batch_size=2, count=9, left_out=left_out)
-  return found, [(record.path, record.reason) for record in left_out]
-
-
-@pytest.mark.parametrize("preset", ["training", "clean"])
-def test_a_cache_gives_what_the_files_give(dataset, preset):
+def test_large_caches_are_written_in_several_files(dataset):
   write(dataset, shard_bytes=100_000)
-  write(dataset, "val")
   assert len(list((dataset / "train").glob("clips-*"))) > 3
-  (files, left_out), (cached, also) = (
-    batches(config(source, dataset, preset=preset)) for source in ("json", "array_record")
-  )
-  assert left_out == also and ("3.mp3", "undecodable") in left_out
-  assert sum(batch["bad"].sum() for batch in files[:12]) > 2
-  assert len(files) == len(cached) == 14
-  for one, other in zip(files, cached, strict=True):
-    assert one.keys() == other.keys()
-    for name in one:
-      np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+  opened = cache.Cache(dataset / "train")
+  for name in opened.crc32:
+    assert opened.clip(name) == (dataset / name).read_bytes()
+  assert list(cache.CacheRows(opened)) == list(records.read(dataset / "train.json"))
 
 
-def test_held_out_clips_are_those_of_the_files(dataset):
+def test_a_cache_without_a_digest_of_its_rows_has_the_same(dataset):
   write(dataset)
-  found = []
-  for source in ("json", "array_record"):
-    cfg = config(source, dataset, val="", val_share=0.2)
-    found.append([list(part) for part in pipeline.sources(cfg, lambda line: None)[:2]])
-  assert found[0] == found[1] and all(found[0])
+  digest, index = (
+    cache.CacheRows(cache.Cache(dataset / "train")).digest,
+    dataset / "train/index.json",
+  )
+  found = json.loads(index.read_text())
+  assert found.pop("digest") == digest
+  index.write_text(json.dumps(found))
+  assert cache.CacheRows(cache.Cache(dataset / "train")).digest == digest
 
 
 def test_bad_files_are_listed_or_refuse_the_cache(dataset):
@@ -132,7 +90,7 @@ def test_a_cache_that_is_not_whole_is_refused(dataset, damage):
     "version": "train: is not a cache of version 1",
   }
   with pytest.raises(RecordError, match=message[damage]):
-    pipeline.sources(config("array_record", dataset))
+    pipeline.sources(config(dataset))
 
 
 def test_a_flipped_bit_is_never_heard(dataset):
@@ -142,7 +100,7 @@ def test_a_flipped_bit_is_never_heard(dataset):
   raw[len(raw) // 2] ^= 1
   path.write_bytes(raw)
   opened, damaged = cache.Cache(dataset / "train"), []
-  for name in opened.digests:
+  for name in opened.crc32:
     try:
       assert opened.clip(name) == (dataset / name).read_bytes()
     except cache.AudioError as error:
@@ -156,9 +114,9 @@ def test_another_clip_under_the_same_path_is_refused(dataset):
   soundfile.write(dataset / "0.wav", np.zeros(9000), 22_050)
   write(dataset, "val")
   with pytest.raises(RecordError, match=r"0\.wav: differs in .*train and .*val"):
-    pipeline.sources(config("array_record", dataset))
+    pipeline.sources(config(dataset))
   with pytest.raises(ConfigError, match=r"config.data.train is empty"):
-    pipeline.sources(config("array_record", dataset, train=""))
+    pipeline.sources(config(dataset, train=""))
 
 
 def test_the_command_writes_a_cache_or_says_why_not(dataset, capsys):

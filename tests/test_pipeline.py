@@ -11,7 +11,7 @@ import tiny
 
 from mellow_jax.config import ConfigError, DataConfig
 from mellow_jax.data import pipeline, words
-from mellow_jax.data.pipeline import PipelineError
+from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.records import Record
 
 TOKENIZER = words.build_tokenizer([f"what is heard ? ! yes no . {' '.join(map(str, range(12)))}"])
@@ -347,7 +347,7 @@ def test_clips_are_held_out_whole_and_whatever_the_order_of_rows(dataset, tmp_pa
   [
     (
       lambda c: setattr(c.data, "source", "tfds"),
-      "config.data.source 'tfds': use json, array_rec",
+      "config.data.source 'tfds': use files or scenes; what the files are",
     ),
     (lambda c: setattr(c.data, "second_clip", "none"), "'none': use another, silence, same"),
     (lambda c: c.data.mix.update(singing=1.0), "unknown task 'singing'"),

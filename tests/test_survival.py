@@ -3,6 +3,7 @@
 import argparse
 import signal
 
+import heard
 import pytest
 import survival
 
@@ -11,6 +12,7 @@ import survival
 def options(run_config, compile_cache):
   def make(**changes):
     fields = {"kills": 1, "signal": signal.SIGKILL, "workers": 0, "processes": 1, "seed": 0}
+    fields |= {"sources": None}
     return argparse.Namespace(config=run_config, cache=compile_cache, **fields | changes)
 
   return make
@@ -26,3 +28,9 @@ def test_ten_kills_leave_no_trace(options, tmp_path):
 def test_of_two_processes_one_is_signalled_and_both_stop_at_the_same_step(options, tmp_path):
   tally = survival.survive(tmp_path, options(signal=signal.SIGTERM, processes=2))
   assert tally.slowest_stop < survival.STOP_SECONDS
+
+
+@pytest.mark.slow
+def test_each_life_may_read_the_same_rows_from_another_kind_of_source(options, tmp_path):
+  sources = heard.write_all(tmp_path / "heard")
+  assert survival.survive(tmp_path, options(kills=6, sources=sources)).strikes == 6

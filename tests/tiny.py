@@ -69,11 +69,18 @@ def run(**changes: Any) -> Config:
 
 
 def get_config(arg: str = "") -> Config:
-  """The same run, as the command's --config; with "files" on rows and clips that flags name."""
+  """The same run, as the command's --config; on rows and clips that flags name with "files".
+
+  With "heard" they are those of heard.py, from two sources.
+  """
+  if arg == "heard":
+    data = DataConfig(
+      tokenizer="words", max_bad_fraction=0.5, mix={"A": 2.0}, weights=(2.0, 1.0), threads=1
+    )
+    return run(data=data)
   if arg != "files":
     return run()
   data = DataConfig(
-    source="json",
     preset="clean",
     tokenizer="words",
     mix={"Scenes-Caption.json": 2.0},

@@ -1,6 +1,8 @@
 """Where the waveforms of rows come from, by the paths that the rows give."""
 
 import os
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -12,6 +14,7 @@ from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import AudioError, Reason
 from mellow_jax.data.prompts import Preset
+from mellow_jax.data.records import RecordError
 
 
 @runtime_checkable
@@ -20,6 +23,17 @@ class Clips(Protocol):
 
   def load(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
     """The clip of a row's path; rng draws the window where the preset crops at random."""
+    ...
+
+
+@runtime_checkable
+class Store(Clips, Protocol):
+  """Where the audio of one source lies."""
+
+  name: str  # for messages
+
+  def crc32(self, path: str) -> int | None:
+    """Of the encoded bytes of a clip; None where it cannot be used."""
     ...
 
 
@@ -52,12 +66,60 @@ class FileClips:
         self.known_bad[path] = error.args
       raise
 
+  @property
+  def name(self) -> str:
+    """The root folder."""
+    return os.fspath(self.root)
+
+  def crc32(self, path: str) -> int | None:
+    """Of the bytes of a file; None where it cannot be read."""
+    try:
+      return zlib.crc32((Path(self.root) / _relative(path)).read_bytes())
+    except (AudioError, OSError):
+      return None
+
 
 def _relative(path: str) -> str:
   try:
     return records.relative_path(path)
   except ValueError as error:
     raise AudioError(f"audio path {error}", "path") from None
+
+
+@dataclass(frozen=True)
+class JoinedClips:
+  """The clips of several stores: each path's in the first that its rows come with."""
+
+  stores: tuple[Store, ...]
+  place: dict[str, int]  # of each path: which store
+
+  @classmethod
+  def of(cls, paths: Iterable[tuple[Store, Iterable[str]]]) -> "JoinedClips":
+    """The clips of stores and of the paths that the rows of each name.
+
+    Raises RecordError where a path is one clip in one store, and another in another.
+    """
+    stores: list[Store] = []
+    place: dict[str, int] = {}
+    for store, named in paths:
+      if store not in stores:
+        stores.append(store)
+      number = stores.index(store)
+      for path in named:
+        first = place.setdefault(path, number)
+        if first == number:
+          continue
+        found = {stores[first].crc32(path), store.crc32(path)} - {None}
+        if len(found) > 1:
+          raise RecordError(
+            f"{path}: differs in {stores[first].name} and {store.name}: write what is out of date "
+            "anew, or give one of them another name"
+          )
+    return cls(tuple(stores), place)
+
+  def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
+    """The clip of a path. Raises AudioError as its store does."""
+    return self.stores[self.place[path]].load(path, rng)
 
 
 @dataclass(frozen=True)

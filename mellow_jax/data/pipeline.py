@@ -4,35 +4,31 @@ The batch of a step is a pure function of the seed and the step, so a run resume
 any number of hosts, threads and workers, and no iterator's state is ever saved.
 """
 
-import hashlib
-import operator
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import grain
 import numpy as np
 
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import bad_records, cache, examples, prompts, records, scenes, workers
-from mellow_jax.data.bad_records import BadRecord, PipelineError
-from mellow_jax.data.clips import CachedClips, Clips, FileClips
+from mellow_jax.data import (
+  bad_records,
+  examples,
+  opening,
+  prompts,
+  quarantine,
+  scenes,
+  selection,
+  workers,
+)
+from mellow_jax.data.bad_records import BadRecord
+from mellow_jax.data.clips import CachedClips, Clips
 from mellow_jax.data.examples import Encoder
-from mellow_jax.data.records import Record
+from mellow_jax.data.records import Record, Rows
+from mellow_jax.data.selection import Joined
 
-
-class _Chosen(Sequence[Record]):
-  """Some of the rows, in an order and as often as chosen."""
-
-  def __init__(self, rows: Sequence[Record], indices: Sequence[int] | np.ndarray):
-    self._rows, self._indices = rows, np.asarray(indices, np.int64)
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
-  def __getitem__(self, index: SupportsIndex) -> Record:
-    return self._rows[int(self._indices[operator.index(index)])]
+# Of "files", in the run.json of runs that older versions finished.
+OLD_NAMES = ("json", "array_record")
 
 
 def sources(
@@ -56,8 +52,11 @@ def sources(
       return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
     except ValueError as error:
       raise ConfigError(f"config: {error}") from error
-  if data.source not in ("json", "array_record"):
-    raise ConfigError(f"config.data.source {data.source!r}: use json, array_record or scenes")
+  if data.source not in ("files", *OLD_NAMES):
+    raise ConfigError(
+      f"config.data.source {data.source!r}: use files or scenes; what the files are, JSON, CSV, a "
+      "cache or a TFDS dataset, they say themselves"
+    )
   if not data.train:
     raise ConfigError("config.data.train is empty: give --config.data.train=PATH")
   if not data.val and not 0 < data.val_share < 1:
@@ -66,74 +65,41 @@ def sources(
       "hold out that share of the training clips"
     )
   preset = prompts.PRESETS[data.preset]
-  paths = [data.train, data.val] if data.val else [data.train]
-  if data.source == "json":
-    root = data.audio_root or pathlib.Path(data.train).parent
-    found = [records.read(path) for path in paths]
-    for rows in found:
-      _check_audio(rows, root, data.max_bad_fraction, say)
-    clips = FileClips(root, model_audio, preset)
-  else:
-    caches = tuple(cache.Cache(path) for path in paths)
-    found = [cache.CacheRows(opened) for opened in caches]
-    clips = cache.CacheClips(caches, model_audio, preset)
-  train, val = found if data.val else _hold_out(found[0], data.val_share, say)
-  train = _repeat(train, data.mix)
-  if not data.cache_clips:
-    return train, val, clips
-  if preset.long == "random":
+  if data.cache_clips and preset.long == "random":
     raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
-  return train, val, CachedClips(clips)
-
-
-def _hold_out(
-  rows: records.Records | cache.CacheRows, share: float, say: Callable[[str], None]
-) -> tuple[Sequence[Record], Sequence[Record]]:
-  """Rows without and with some of the clips: the same clips whatever the order of the rows."""
-  paths = sorted(rows.audio_paths(), key=lambda path: hashlib.sha256(path.encode()).digest())
-  held = set(paths[: max(round(share * len(paths)), 1)])
-  is_held = np.array([row.filepath1 in held or row.filepath2 in held for row in rows])
-  if is_held.all():
-    raise ConfigError(f"config.data.val_share {share:g}: leaves no row of {rows.path} to train on")
-  train, val = (_Chosen(rows, np.flatnonzero(part)) for part in (~is_held, is_held))
-  say(f"{rows.path}: {len(held)} of {len(paths)} clips, {len(val)} rows, are held out to validate")
-  return train, val
-
-
-def _check_audio(
-  rows: records.Records, root: str | os.PathLike, most: float, say: Callable[[str], None]
-) -> None:
-  """Says how many rows name a file that is not there. Raises PipelineError if they are too many."""
-  absent = set(missing := records.missing_audio(rows, root))
-  if not absent:
-    return
-  named = sum(row.filepath1 in absent or row.filepath2 in absent for row in rows)
-  found = (
-    f"{rows.path}: {len(missing)} of its audio files are not below {root}, first {missing[0]}; "
-    f"{named} of {len(rows)} rows name them"
+  opened = opening.Opened(cfg)
+  train, val = (
+    [opened.source(path, split) for path in paths.split(",") if path]
+    for split, paths in (("train", data.train), ("val", data.val))
   )
-  if named > most * len(rows):
-    raise PipelineError(
-      f"{found}, more than config.data.max_bad_fraction {most:g} allows: check "
-      "--config.data.audio_root, remove the rows, or allow more"
-    )
-  say(f"{found}: they count as bad records")
+  if data.quarantine:
+    train, val = _leave_out(data.quarantine, train, val, say)
+  found = opened.clips([*train, *val], say)
+  if not data.val:
+    train, val, held, count = selection.hold_out(train, data.val_share)
+    rows = sum(len(part) for part in val)
+    say(f"{data.train}: {held} of {count} clips, {rows} rows, are held out to validate")
+  train = selection.join(selection.repeat(train, data.mix), data.weights)
+  return train, selection.join(val, ()), CachedClips(found) if data.cache_clips else found
 
 
-def _repeat(rows: Sequence[Record], mix: dict[str, float]) -> Sequence[Record]:
-  """The rows with those of each subtype of the mix as many times as it says."""
-  if not mix:
-    return rows
-  found = {row.subtype for row in rows}
-  for subtype, times in mix.items():
-    if subtype not in found:
-      raise ConfigError(f"config.data.mix: no row has subtype {subtype!r}, but {sorted(found)}")
-    if times < 0 or times != int(times):
-      raise ConfigError(f"config.data.mix: {subtype} {times} must be a whole number of times")
-  repeated = [i for i, row in enumerate(rows) for _ in range(int(mix.get(row.subtype, 1)))]
-  if not repeated:
-    raise ConfigError(f"config.data.mix: {mix} leaves no row")
-  return _Chosen(rows, repeated)
+def _leave_out(
+  path: str, train: Sequence[Rows], val: Sequence[Rows], say: Callable[[str], None]
+) -> tuple[list[Rows], list[Rows]]:
+  """The sources' rows without those that the quarantine file lists; says how many they are."""
+  listed, met = quarantine.read(path), set()
+  kept: list[list[Rows]] = []
+  for parts in (train, val):
+    kept.append([])
+    for rows in parts:
+      left, found = selection.leave_out(rows, listed)
+      say(f"{path}: {len(rows) - len(left)} of {len(rows)} rows of {rows.path} are left out")
+      kept[-1].append(left)
+      met |= found
+  if absent := listed.keys() - met:
+    first = min(absent)
+    say(f"{path}: {len(absent)} of its {len(listed)} rows are in none of these, first {first}")
+  return kept[0], kept[1]
 
 
 def train_batches(
@@ -156,10 +122,7 @@ def train_batches(
   Beside the arrays of examples, "bad" counts the bad records met by audio.REASONS; note is given
   them. Raises PipelineError where a row cannot be used, or no batch comes in time.
   """
-  ds = grain.MapDataset.source(encoder.rows)
-  if shuffle:
-    ds = ds.shuffle(seed=seed)
-  ds = ds.repeat().random_map(encoder.draw, seed=seed + 1)
+  ds = _in_order(encoder.rows, seed if shuffle else None).random_map(encoder.draw, seed=seed + 1)
   # Repeated for ever, there is no remainder.
   ds = ds.batch(batch_size // shards, drop_remainder=True, batch_fn=_stack)
   ds = ds[start_step * shards + shard :: shards]
@@ -171,6 +134,21 @@ def train_batches(
       if note and batch["bad"]:
         note(batch["bad"])
       yield {**batch, "bad": bad_records.count(batch["bad"])}
+
+
+def _in_order(rows: Sequence[Record], seed: int | None) -> grain.MapDataset:
+  """Rows without end, each epoch shuffled anew unless seed is None.
+
+  Sources with weights are interleaved: of any stretch of the order each has its share, to a row and
+  to a hundredth of the least weight, and each begins its next epoch where its own ends.
+  """
+  if not (isinstance(rows, Joined) and rows.weights):
+    ds = grain.MapDataset.source(rows)
+    return (ds if seed is None else ds.shuffle(seed=seed)).repeat()
+  # An epoch is shuffled by the seed and its number added: what stands far off is no other's epoch.
+  seeds = [None if seed is None else (seed + i * 2**27) % 2**32 for i in range(len(rows.parts))]
+  parts = map(_in_order, rows.parts, seeds)
+  return grain.MapDataset.mix([*parts], rows.weights)
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

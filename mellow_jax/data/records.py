@@ -6,6 +6,7 @@ dropped: what does not fit is an error that names the file, the row and the fiel
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -62,13 +63,37 @@ class Record:
   row: int  # place in its file, from 0
 
 
+def said(record: Record) -> bytes:
+  """All that a record says, and not its place: the JSON list of its fields."""
+  return json.dumps([getattr(record, field) for field in FIELDS]).encode()
+
+
 def row_id(record: Record) -> str:
   """16 hex digits that follow from all a record says, and not from its file or its place there."""
-  said = json.dumps([getattr(record, field) for field in FIELDS])
-  return hashlib.sha256(said.encode()).hexdigest()[:16]
+  return hashlib.sha256(said(record)).hexdigest()[:16]
 
 
-class Records(Sequence):
+class Rows(Sequence[Record]):
+  """Records with random access, in an order that stays."""
+
+  path: str  # of the file or folder they come from
+
+  def audio_paths(self) -> list[str]:
+    """Each audio path the records name, once, in order of appearance."""
+    named = dict.fromkeys(path for row in self for path in (row.filepath1, row.filepath2))
+    named.pop("", None)
+    return list(named)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """16 hex digits that follow from all the records say, and from their order."""
+    found = hashlib.sha256()
+    for row in self:
+      found.update(said(row))
+    return found.hexdigest()[:16]
+
+
+class Records(Rows):
   """The records of a file, in its order."""
 
   def __init__(self, path: str, rows: list[tuple[str, ...]]):
@@ -83,13 +108,6 @@ class Records(Sequence):
     index = operator.index(index)
     fields = self._rows[index]
     return Record(*fields, row=index % len(self._rows))
-
-  def audio_paths(self) -> list[str]:
-    """Each audio path the records name, once, in order of appearance."""
-    first, second = FIELDS.index("filepath1"), FIELDS.index("filepath2")
-    named = dict.fromkeys(path for row in self._rows for path in (row[first], row[second]))
-    named.pop("", None)
-    return list(named)
 
 
 def relative_path(text: str) -> str:
@@ -313,6 +331,6 @@ def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
   return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
 
 
-def missing_audio(records: Records, root: str | os.PathLike) -> list[str]:
+def missing_audio(records: Rows, root: str | os.PathLike) -> list[str]:
   """The audio paths for which there is no file below root, each once, in order of appearance."""
   return [path for path in records.audio_paths() if not (Path(root) / path).is_file()]

@@ -1,0 +1,130 @@
+"""Which rows of its sources a run uses, and how often."""
+
+import functools
+import hashlib
+import itertools
+import operator
+from collections.abc import Container, Mapping, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+
+from mellow_jax.config import ConfigError
+from mellow_jax.data import records
+from mellow_jax.data.records import Record, Rows
+
+
+class Chosen(Rows):
+  """Some of the rows, in an order and as often as chosen."""
+
+  def __init__(self, rows: Rows, indices: Sequence[int] | np.ndarray):
+    self.path = rows.path
+    self._rows, self._indices = rows, np.asarray(indices, np.int64)
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    return self._rows[int(self._indices[operator.index(index)])]
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Follows from the digest of all of the rows, and from what is chosen."""
+    return hashlib.sha256(self._rows.digest.encode() + self._indices.tobytes()).hexdigest()[:16]
+
+
+class Joined(Rows):
+  """The rows of several sources, one source after the other.
+
+  weights, one a source, are those of their shares of what is drawn in training; without them every
+  row is as likely as any other.
+  """
+
+  def __init__(self, parts: Sequence[Rows], weights: Sequence[float] = ()):
+    self.parts, self.weights = tuple(parts), tuple(weights)
+    self.path = ", ".join(part.path for part in parts)
+    self._ends = np.cumsum([len(part) for part in parts])
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    index = operator.index(index)
+    if not -len(self) <= index < len(self):
+      raise IndexError(f"row {index} of {len(self)}")
+    index %= len(self)
+    part = int(np.searchsorted(self._ends, index, side="right"))
+    return self.parts[part][index - int(self._ends[part])]  # from the end, which is the same
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Follows from those of the sources."""
+    return hashlib.sha256("".join(part.digest for part in self.parts).encode()).hexdigest()[:16]
+
+
+def leave_out(rows: Rows, listed: Container[str]) -> tuple[Rows, set[str]]:
+  """The rows without those whose ids are listed, and which of the listed were there.
+
+  Raises ConfigError where no row is left.
+  """
+  ids = [records.row_id(row) for row in rows]
+  kept = [i for i, row_id in enumerate(ids) if row_id not in listed]
+  if not kept:
+    raise ConfigError(f"config.data.quarantine: leaves no row of {rows.path}")
+  return Chosen(rows, kept), {row_id for row_id in ids if row_id in listed}
+
+
+def hold_out(parts: Sequence[Rows], share: float) -> tuple[list[Rows], list[Rows], int, int]:
+  """Of each source the rows without and those with some of the clips; how many clips, of how many.
+
+  They are the same clips whatever the order of the rows. Raises ConfigError where no row is left.
+  """
+  paths = {path for part in parts for path in part.audio_paths()}
+  in_order = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
+  held = set(in_order[: max(round(share * len(paths)), 1)])
+  train, val = [], []
+  for rows in parts:
+    is_held = np.array([row.filepath1 in held or row.filepath2 in held for row in rows], bool)
+    if is_held.all():
+      raise ConfigError(
+        f"config.data.val_share {share:g}: leaves no row of {rows.path} to train on"
+      )
+    train.append(Chosen(rows, np.flatnonzero(~is_held)))
+    val.append(Chosen(rows, np.flatnonzero(is_held)))
+  return train, val, len(held), len(paths)
+
+
+def repeat(parts: Sequence[Rows], mix: Mapping[str, float]) -> list[Rows]:
+  """The rows of each source, with those of each subtype of the mix as many times as it says.
+
+  Raises ConfigError where that cannot be done.
+  """
+  if not mix:
+    return list(parts)
+  subtypes = [[row.subtype for row in rows] for rows in parts]
+  found = set(itertools.chain(*subtypes))
+  for subtype, times in mix.items():
+    if subtype not in found:
+      raise ConfigError(f"config.data.mix: no row has subtype {subtype!r}, but {sorted(found)}")
+    if times < 0 or times != int(times):
+      raise ConfigError(f"config.data.mix: {subtype} {times} must be a whole number of times")
+  repeated = [np.repeat(np.arange(len(of)), [int(mix.get(s, 1)) for s in of]) for of in subtypes]
+  for rows, indices in zip(parts, repeated, strict=True):
+    if not len(indices):
+      raise ConfigError(f"config.data.mix: {mix} leaves no row of {rows.path}")
+  return [Chosen(rows, indices) for rows, indices in zip(parts, repeated, strict=True)]
+
+
+def join(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
+  """One sequence of all the sources' rows.
+
+  Raises ConfigError where the weights are not those of the sources.
+  """
+  if weights and len(weights) != len(parts):
+    raise ConfigError(
+      f"config.data.weights {weights}: {len(weights)} for the {len(parts)} sources of "
+      "config.data.train: give one for each, or none"
+    )
+  if not all(0 < weight < np.inf for weight in weights):
+    raise ConfigError(f"config.data.weights {weights}: each must be more than 0")
+  return parts[0] if len(parts) == 1 else Joined(parts, weights)
