@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from mellow_jax.data import records, words
+from mellow_jax.evaluation import readers
 from mellow_jax.reasonaqa import __main__ as command
 from mellow_jax.reasonaqa import faults, findings
 
@@ -168,6 +169,13 @@ def test_rows_that_are_quarantined_do_not_keep_a_file_from_being_read(tree):
     records.read(tree.folder / "train.json", [*quarantine][:1])
   rows = records.read(tree.folder / "train.json", quarantine)
   assert [records.row_id(row) in quarantine for row in rows] == [i in (1, 2) for i in range(6)]
+  with pytest.raises(records.RecordError, match=r"row 1 .*'answer' is empty"):
+    readers.read("reasonaqa", tree.folder / "train.json")
+  said = []
+  items = readers.read(
+    "reasonaqa", tree.folder / "train.json", quarantined=quarantine, say=said.append
+  )
+  assert len(items) == 4 and "2 of 6 rows are in quarantine" in said[0]
 
 
 def test_what_is_held_out_leaves_training(tree):

@@ -133,7 +133,8 @@ def read(
       return tables.read_mmar(path)
     if benchmark == "table":
       return tables.read_own(path)
-    chosen = _scenes(path) if benchmark == "scenes" else _of_file(known, path)
+    is_scenes = benchmark == "scenes"
+    chosen = _scenes(path) if is_scenes else _of_file(known, path, quarantined)
   items, left_out = rows.from_records(str(path), chosen, quarantined)
   if left_out:
     say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
@@ -149,12 +150,12 @@ def _has_table(benchmark: Benchmark, data: Path) -> bool:
   return data.is_file() or any((data / name).is_file() for name in benchmark.files)
 
 
-def _of_file(benchmark: Benchmark, path: Path) -> list[Record]:
-  """The rows of a ReasonAQA file that belong to a benchmark."""
+def _of_file(benchmark: Benchmark, path: Path, quarantined: Collection[str]) -> list[Record]:
+  """The rows of a ReasonAQA file that belong to a benchmark, quarantined ones among them."""
   wanted = {subtype.lower() for subtype in benchmark.subtypes}
   chosen = [
     record
-    for record in records.read(path)
+    for record in records.read(path, quarantined)
     if not wanted or record.subtype.lower().removesuffix(".json") in wanted
   ]
   if not chosen:
