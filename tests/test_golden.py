@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import recipe
 
-from mellow_jax import config, decode, optim, parallel, step
+from mellow_jax import config, decode, inspect, optim, parallel, step
+from mellow_jax.data import audioset
+from mellow_jax.data.audio import Clip
+from mellow_jax.evaluation import events
 from mellow_jax.models import logmel, mellow
 from tools.convert_weights import rules
 
@@ -135,6 +138,25 @@ def test_encoder_outputs(golden, heard, record_property):
     check(record_property, f"latent {i + 1}", heard[1][i][2].latent, golden[f"latent_audio{i + 1}"])
   check(record_property, "framewise", heard[1][0][2].framewise, golden["framewise_audio1"])
   check(record_property, "clipwise", heard[1][0][2].clipwise, golden["clipwise_audio1"])
+
+
+def test_inspected_event_curves(cfg, golden, heard, params, record_property):
+  """As `mellow_jax.inspect` shows them, the batch of 2 standing for a clip's two windows."""
+  clips = [Clip(wav, 10.0 * i, 10.0, 20.0) for i, wav in enumerate(heard[0][0])]
+  nested = mellow.unflatten(params, mellow.abstract(cfg)[1])
+  with jax.default_matmul_precision("highest"):
+    hear = events.make_hearing(cfg)
+    timeline = events.listen("clip", clips, cfg, hear, nested["encoder"])
+  expected = golden["framewise_audio1"].reshape(64, 527)
+  check(record_property, "inspected events", timeline.probabilities, expected)
+  shown = inspect.report_clip(timeline, top=3, threshold=0.5)
+  best = np.argsort(-expected.max(axis=0), kind="stable")[:3].tolist()
+  assert [event["index"] for event in shown["events"]] == best
+  for event in shown["events"]:
+    assert event["name"] == audioset.CLASSES[event["index"]]
+    np.testing.assert_allclose(event["probabilities"], expected[:, event["index"]], atol=1e-4)
+  detected = [event["index"] for event in shown["detected"]]
+  assert sorted(detected) == np.flatnonzero(expected.max(axis=0) >= 0.5).tolist()
 
 
 def test_prefix(cfg, golden, heard, params, record_property):

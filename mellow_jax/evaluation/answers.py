@@ -33,12 +33,17 @@ class Answers:
 
 
 def read(
-  path: str | os.PathLike, benchmark: str | None = None, items: Sequence[Item] | None = None
+  path: str | os.PathLike,
+  benchmark: str | None = None,
+  items: Sequence[Item] | None = None,
+  *,
+  need_answers: bool = True,
 ) -> Answers:
   """A predictions file: JSONL as `evaluate predict` writes it, or any model's JSON or JSONL.
 
   A line of ours holds its item. A line of another's holds "id" and one of TEXT_KEYS, and finds its
-  item among those given. With items, each line must answer one of them.
+  item among those given. With items, each line must answer one of them. With need_answers each
+  item's right answer must be known.
 
   Raises AnswersError.
   """
@@ -59,7 +64,7 @@ def read(
         f"{where}: {key[0]} {key[1]!r} is there already, in {seen[key]}: remove one of the two"
       )
     seen[key] = number
-    if not prediction.item.answer:
+    if need_answers and not prediction.item.answer:
       raise AnswersError(
         f"{where}: the right answer to id {prediction.item.id!r} is not published: "
         "`evaluate export` writes a file for whoever has it"

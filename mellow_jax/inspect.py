@@ -1,0 +1,205 @@
+"""Shows what a model hears beside what it says: a picture and a JSON file.
+
+  python -m mellow_jax.inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
+
+For each clip: its log-mel spectrogram, and over the same time axis the probabilities of the sound
+events that the model's own audio encoder finds most likely; above them the answer. Words of the
+answer that no event supports are named, by the rule stated in evaluation/hallucination.py.
+
+A clip longer than the model hears is cut into consecutive windows; each is asked about. Of two
+clips the model hears the first window of each. Pictures hold six windows; more get more pictures.
+
+Source: the paper's appendix I and figure 10.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from mellow_jax.ask import Answer, Mellow, QuestionError, describe
+from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.data import audio, audioset
+from mellow_jax.data.audio import AudioError
+from mellow_jax.evaluation import event_picture, events, hallucination
+from mellow_jax.evaluation.events import Timeline
+
+WINDOWS_A_PICTURE = 6
+QUESTIONS = {1: "caption the audio", 2: "explain the difference in few words"}
+
+
+class FlagsError(ValueError):
+  """Flags that do not go together; the message says what to change."""
+
+
+def pictures(timelines: Sequence[Timeline]) -> list[range]:
+  """The windows that each picture shows."""
+  most = max(len(timeline.clips) for timeline in timelines)
+  return [range(i, min(i + WINDOWS_A_PICTURE, most)) for i in range(0, most, WINDOWS_A_PICTURE)]
+
+
+def report_clip(timeline: Timeline, top: int, threshold: float) -> dict:
+  """A clip as JSON holds it: the curves that the pictures show, and all events detected."""
+  classes, total = timeline.probabilities.shape[1], timeline.clips[0].total_seconds
+  peaks = timeline.peaks(0, len(timeline.clips))
+  shown = {}
+  for page in pictures([timeline]):
+    shown |= dict.fromkeys(events.top_events(timeline.peaks(page.start, page.stop), top))
+  detected = [i for i in events.top_events(peaks, classes) if peaks[i] >= threshold]
+  return {
+    "file": timeline.name,
+    "total_seconds": total,
+    "windows": [
+      {"start_seconds": clip.start_seconds, "seconds": clip.seconds_heard}
+      for clip in timeline.clips
+    ],
+    "step_seconds": timeline.step_seconds,
+    "events": [
+      {
+        "index": i,
+        "name": events.event_name(i, classes),
+        "peak": float(peaks[i]),
+        "probabilities": timeline.probabilities[:, i].tolist(),
+      }
+      for i in shown
+    ],
+    "detected": [
+      {
+        "index": i,
+        "name": events.event_name(i, classes),
+        "peak": float(peaks[i]),
+        "at_seconds": float(np.argmax(timeline.probabilities[:, i]) * timeline.step_seconds),
+      }
+      for i in detected
+    ],
+  }
+
+
+def report_answer(
+  answer: Answer, window: int, timelines: Sequence[Timeline], threshold: float
+) -> dict:
+  """An answer as JSON holds it, with the check of its words against what was heard for it."""
+  peaks = np.max([timeline.peaks(window, window + 1) for timeline in timelines], axis=0)
+  checked = None
+  if hallucination.applies(len(peaks)):
+    checked = hallucination.report(hallucination.check(answer.text, peaks, threshold), threshold)
+  return {
+    "heard": [describe(timeline.clips[window]) for timeline in timelines],
+    "answer": answer.text,
+    "log_prob": answer.log_probs[0],
+    "check": checked,
+  }
+
+
+def report_rule(classes: int) -> dict:
+  """What the words were checked by, or why they were not."""
+  if hallucination.applies(classes):
+    return {"applies": True, "text": hallucination.RULE}
+  why = (
+    f"the encoder has {classes} classes of its own, without names: words can be checked against "
+    f"AudioSet's {len(audioset.CLASSES)} alone"
+  )
+  return {"applies": False, "why": why, "text": hallucination.RULE}
+
+
+def inspect(
+  model: Mellow, paths: Sequence[str], prompt: str, output: Path, *, top: int, threshold: float
+) -> dict:
+  """Answers the prompt about one clip or two; writes the pictures and, last, the JSON file.
+
+  Returns what the JSON file holds. Raises AudioError, QuestionError and OSError.
+  """
+  clips = [audio.load_windows(path, model.cfg.audio, model.preset) for path in paths]
+  if len(clips) == 1:
+    rows = [(clip, None, prompt) for clip in clips[0]]
+  else:
+    rows = [(clips[0][0], clips[1][0], prompt)]
+  found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
+  hear, encoder = events.make_hearing(model.cfg), model.params["encoder"]
+  timelines = [
+    events.listen(path, windows, model.cfg, hear, encoder)
+    for path, windows in zip(paths, clips, strict=True)
+  ]
+  answers = [report_answer(answer, i, timelines, threshold) for i, answer in enumerate(found)]
+  rule = report_rule(model.cfg.encoder.classes)
+  output.mkdir(parents=True, exist_ok=True)
+  name, drawn = "+".join(Path(path).stem for path in paths), []
+  for number, page in enumerate(pictures(timelines), start=1):
+    drawn.append(f"{name}.png" if number == 1 else f"{name}-{number}.png")
+    said = answers[page.start : page.stop]
+    part = output / f"{name}.part.png"
+    event_picture.draw(part, prompt, said, timelines, page, rule, model.cfg.audio, top, threshold)
+    part.replace(output / drawn[-1])
+  content = {
+    "prompt": prompt,
+    "preset": model.preset.name,
+    "answers": answers,
+    "rule": rule,
+    "clips": [report_clip(timeline, top, threshold) for timeline in timelines],
+    "pictures": drawn,
+  }
+  part = output / f"{name}.json.part"
+  part.write_text(json.dumps(content, indent=1))
+  part.replace(output / f"{name}.json")
+  return content
+
+
+def _flags() -> flags.FlagValues:
+  f = flags.FlagValues()
+  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  text("checkpoint", None, "Model folder, from the converter or from training.")
+  flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
+  text("prompt", None, "The question; by default a caption, of two clips their difference.")
+  text("output", "inspected", "Folder for the picture and the JSON file, named after the clips.")
+  text("preset", None, "release, training or clean; by default the model folder's.")
+  flags.DEFINE_integer("top", 3, "Events drawn for each clip.", 1, 10, flag_values=f)
+  flags.DEFINE_float(
+    "threshold",
+    hallucination.THRESHOLD,
+    "Framewise probability from which on an event is detected.",
+    *(0.0, 1.0),
+    flag_values=f,
+  )
+  return f
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  f = _flags()
+  try:
+    if extra := f(argv)[1:]:
+      raise FlagsError(f"{extra[0]!r} is no flag: write --audio=FILE")
+    if f.help:
+      print(__doc__, f.get_help(), sep="\n")
+      return 0
+    if not f.checkpoint:
+      raise FlagsError("--checkpoint is missing: name a model folder")
+    if len(f.audio) not in QUESTIONS:
+      raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
+    model, output = Mellow.load(f.checkpoint, f.preset, say=_say), Path(f.output)
+    prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
+    found = inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
+  except (flags.Error, FlagsError, QuestionError, AudioError, CheckpointError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  for answer in found["answers"]:
+    print(f"{' | '.join(answer['heard'])}: {answer['answer']}")
+    if answer["check"] and answer["check"]["unsupported"]:
+      print(f"  no event supports: {', '.join(answer['check']['unsupported'])}")
+  if not found["rule"]["applies"]:
+    print(f"words not checked: {found['rule']['why']}")
+  print("\n".join(str(output / name) for name in found["pictures"]))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
