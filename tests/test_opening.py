@@ -18,7 +18,7 @@ from mellow_jax.config import ConfigError, DataConfig
 from mellow_jax.data import pipeline, records, selection, words
 from mellow_jax.data.audio import AudioError
 from mellow_jax.data.bad_records import PipelineError
-from mellow_jax.data.records import RecordError
+from mellow_jax.data.records import Record, RecordError
 
 TOKENIZER = words.build_tokenizer(["what is heard ?", *map(str, range(24))])
 NUMBER = {TOKENIZER.token_to_id(str(i)): i for i in range(24)}
@@ -169,6 +169,22 @@ def test_rows_in_quarantine_are_left_out_before_anything_else(made, kind, tmp_pa
   path.write_text(json.dumps({"version": 1, "rows": {records.row_id(row): [] for row in rows}}))
   with pytest.raises(ConfigError, match=r"config.data.quarantine: leaves no row of "):
     encoders(config(made, kind, quarantine=str(path)))
+
+
+def test_a_faulty_row_in_quarantine_does_not_keep_its_file_from_being_read(made, tmp_path):
+  rows = json.loads((made / "train.json").read_text())
+  rows[3]["answer"] = ""
+  faulty, path = tmp_path / "train.json", tmp_path / "quarantine.json"
+  faulty.write_text(json.dumps(rows))
+  chosen = {"train": str(faulty), "audio_root": str(made), "quarantine": str(path)}
+  fields = {name: rows[3][name] for name in records.FIELDS}
+  bad = records.row_id(Record(**fields, row=3))
+  path.write_text(json.dumps({"version": 1, "rows": {"0" * 16: []}}))
+  with pytest.raises(RecordError, match=r"row 3 .*'answer' is empty"):
+    encoders(config(made, "json", **chosen))
+  path.write_text(json.dumps({"version": 1, "rows": {bad: ["answer is empty"]}}))
+  train, _ = encoders(config(made, "json", **chosen))
+  assert [row.row for row in train.rows] == [i for i in range(24) if i != 3]
 
 
 def test_files_of_two_folders_may_share_paths_only_of_the_same_clips(made, tmp_path):

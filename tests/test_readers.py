@@ -276,6 +276,12 @@ def test_mmar_as_a_list_or_as_lines(tmp_path):
   assert lines[0].groups == {"modality": "speech", "category": "Signal Layer"}
 
 
+def test_the_empty_choice_that_some_rows_of_mmar_end_with_is_none(tmp_path):
+  row = {**MMAR, "choices": [*MMAR["choices"], ""]}
+  (tmp_path / "MMAR-meta.json").write_text(json.dumps([row]))
+  assert readers.read("mmar", tmp_path)[0].choices == tuple(MMAR["choices"])
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -13,17 +13,21 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import cache, clips, prompts, records
+from mellow_jax.data import cache, clips, prompts, quarantine, records
 from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.clips import Clips, FileClips, Store
 from mellow_jax.data.records import Rows
 
 
 class Opened:
-  """The sources of a run, each opened once."""
+  """The sources of a run, each opened once.
+
+  Rows in the config's quarantine may be faulty: they are here still, for the caller to leave out.
+  """
 
   def __init__(self, cfg: Config):
     self._cfg = cfg
+    self.listed = quarantine.read(cfg.data.quarantine) if cfg.data.quarantine else {}
     self._stores: dict[str, Store] = {}  # by path
     self._roots: dict[str, FileClips] = {}  # of JSON and CSV, by root folder
 
@@ -47,7 +51,7 @@ class Opened:
       if path not in self._stores:
         self._stores[path] = cache.CacheClips(cache.Cache(path), model_audio, preset)
       return cache.CacheRows(self._stores[path].cache)
-    rows = records.read(path)
+    rows = records.read(path, self.listed)
     root = data.audio_root or os.fspath(folder.parent)
     files = self._roots.setdefault(root, FileClips(root, model_audio, preset))
     self._stores[path] = files

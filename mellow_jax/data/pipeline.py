@@ -4,7 +4,7 @@ The batch of a step is a pure function of the seed and the step, so a run resume
 any number of hosts, threads and workers, and no iterator's state is ever saved.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -16,7 +16,6 @@ from mellow_jax.data import (
   examples,
   opening,
   prompts,
-  quarantine,
   scenes,
   selection,
   workers,
@@ -73,7 +72,7 @@ def sources(
     for split, paths in (("train", data.train), ("val", data.val))
   )
   if data.quarantine:
-    train, val = _leave_out(data.quarantine, train, val, say)
+    train, val = _leave_out(data.quarantine, opened.listed, train, val, say)
   found = opened.clips([*train, *val], say)
   if not data.val:
     train, val, held, count = selection.hold_out(train, data.val_share)
@@ -84,10 +83,14 @@ def sources(
 
 
 def _leave_out(
-  path: str, train: Sequence[Rows], val: Sequence[Rows], say: Callable[[str], None]
+  path: str,
+  listed: Mapping[str, tuple[str, ...]],
+  train: Sequence[Rows],
+  val: Sequence[Rows],
+  say: Callable[[str], None],
 ) -> tuple[list[Rows], list[Rows]]:
   """The sources' rows without those that the quarantine file lists; says how many they are."""
-  listed, met = quarantine.read(path), set()
+  met: set[str] = set()
   kept: list[list[Rows]] = []
   for parts in (train, val):
     kept.append([])

@@ -97,6 +97,8 @@ def _texts(path: Path, where: str, row: Row, field: str) -> tuple[str, ...]:
 
 def _choices(path: Path, where: str, row: Row) -> tuple[tuple[str, ...], str]:
   """The choices and the right one of them; "" where none is given."""
+  if isinstance(listed := row.get("choices"), list) and len(listed) > 2 and listed[-1] == "":
+    row = {**row, "choices": listed[:-1]}  # as four rows of MMAR end; nothing is there to choose
   choices, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
   if not 2 <= len(choices) <= len(rows.LETTERS):
     _fail(path, where, f"field 'choices' has {len(choices)}: 2 to {len(rows.LETTERS)} are read")

@@ -4,6 +4,7 @@
   python -m mellow_jax.reasonaqa synthesize --captions=FILE --endpoint=URL --model=NAME ...
   python -m mellow_jax.reasonaqa stats --rows=DIR
   python -m mellow_jax.reasonaqa check --rows=DIR --audio_root=DIR
+  python -m mellow_jax.reasonaqa tfds --manual_dir=DIR --data_dir=DIR
 
 `... WORD --help` shows the flags of each.
 """
@@ -24,11 +25,13 @@ def main(argv: Sequence[str]) -> int:
     from mellow_jax.reasonaqa import stats as command
   elif word == "check":
     from mellow_jax.reasonaqa import check as command
+  elif word == "tfds":
+    from mellow_jax.reasonaqa import tfds as command
   elif word in ("-h", "--help"):
     print(__doc__)
     return 0
   else:
-    print(f"error: {word!r}: write build, synthesize, stats or check", file=sys.stderr)
+    print(f"error: {word!r}: write build, synthesize, stats, check or tfds", file=sys.stderr)
     return 1
   return command.main(argv[1:])
 
