@@ -344,6 +344,7 @@ def train(dataset, compile_cache, tmp_path):
   return start
 
 
+@pytest.mark.slow
 def test_the_command_ends_where_too_much_is_bad(train, tmp_path):
   process = train(0.05)
   _, err = process.communicate(timeout=120)

@@ -91,7 +91,10 @@ def test_computed_entries_are_those_of_the_reference(manifest):
   np.testing.assert_allclose(spectrum, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["ckpt with module.", "safetensors, all entries"])
+@pytest.mark.parametrize(
+  "form",
+  [pytest.param("ckpt with module.", marks=pytest.mark.slow), "safetensors, all entries"],
+)
 def test_command_converts_and_reverses(
   form, state_dict, flat, manifest, tokenizer_folder, tmp_path, capsys
 ):

@@ -137,6 +137,7 @@ def test_the_adapted_kernels_are_held_and_freeze_says_what_else_is():
 # --- Through the training command ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_saves_its_adapter_and_the_merged_model(run_config, compile_cache, tmp_path):
   cfg = tiny.run()
   base = tiny.params(cfg.model)

@@ -222,7 +222,8 @@ def free_port():
 HEARTBEAT = 10  # seconds
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_process_ends_the_others(run_config, compile_cache, tmp_path, victim):
   flags = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.steps=1000000"]
   flags += [f"--heartbeat_seconds={HEARTBEAT}", "--config.mesh=(2,1)"]

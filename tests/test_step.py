@@ -137,6 +137,7 @@ def test_parts_of_a_batch_add_up_to_the_whole_and_draw_the_same():
 # --- Types ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bfloat16_is_a_matter_of_computation_alone():
   full = tiny.run(batch_size=2)
   half = dataclasses.replace(full, model=dataclasses.replace(full.model, dtype="bfloat16"))

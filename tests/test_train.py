@@ -258,7 +258,7 @@ def test_every_config_is_one_that_can_be_carried_out(path):
   command.check(cfg)
   validate(cfg.model)
   optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
-  assert resume.settings(cfg, rows=1)["optim.optimizer"] == cfg.optim.optimizer
+  assert resume.settings(cfg, rows=1, digest="")["optim.optimizer"] == cfg.optim.optimizer
 
 
 # --- Errors --------------------------------------------------------------------------------------

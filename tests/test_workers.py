@@ -203,6 +203,7 @@ def test_signals_to_the_whole_job_leave_the_workers_to_the_trainer(slow_trainers
   assert len(trainer.draw(8)) == 8
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line_where_no_batch_comes(run_config, compile_cache, tmp_path):
   # Longer than this takes a worker alone to start.
   flags = ["--config.data.workers=1", "--config.data.timeout_seconds=0.1"]
