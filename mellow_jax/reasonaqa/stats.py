@@ -228,7 +228,6 @@ def _stats(f: flags.FlagValues) -> None:
   for name, table in tables.items():
     if len(table) > 1:
       lines += [titles[name], "", *_aligned(table), ""]
-  print("\n".join(lines))
   if f.output:
     part = Path(f"{f.output}.part")
     part.mkdir(parents=True, exist_ok=True)
@@ -239,6 +238,8 @@ def _stats(f: flags.FlagValues) -> None:
     figure = draw(found, tables["rows"], tables["words"], tables.get("new_words", []))
     figure.savefig(part / "stats.png", dpi=110, bbox_inches="tight")
     part.rename(f.output)
+  # Last: whoever reads only the head of it ends the command.
+  print("\n".join(lines))
 
 
 def main(argv: Sequence[str]) -> int:
