@@ -259,7 +259,7 @@ def write_million(folder: Path, rows: int, clips: int) -> None:
     with (folder / f"{name}.json").open("w") as file:
       for i in range(int(share * rows)):
         count += 1
-        said = " ".join(map(str, rng.integers(1000, size=30)))
+        said = " ".join(map(str, rng.integers(1000, size=20)))
         row |= {"filepath1": f"a/{first + i % own}.wav", "caption1": said, "answer": "b) rain"}
         row |= {"input": f"question {count} about {said}: a) wind b) rain c) hail d) snow"}
         file.write(("[\n" if i == 0 else ",\n") + json.dumps(row))
