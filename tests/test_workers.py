@@ -124,6 +124,7 @@ def slow_trainers(start):
   return start(SLOW)
 
 
+@pytest.mark.slow
 def test_workers_make_the_batches_that_threads_make_from_any_step(trainers):
   found = {name: trainers[name].draw(6) for name in COMPARED}
   assert found["one"] == found["threads"] and len(set(found["one"])) == 6
