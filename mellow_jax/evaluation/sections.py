@@ -47,9 +47,10 @@ def split(predictions: Sequence[Prediction]) -> list[Section]:
 def by_item(
   predictions: Sequence[Prediction], values: Float[np.ndarray, "N ..."]
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "M ..."]]:
-  """Ids of the items and the mean over each one's predictions: it may have several, with its
+  """Ids of the items, and the mean over each one's predictions.
 
-  options in another order each time, which are not as many independent trials.
+  An item may have several, with its options in another order each time: those are not as many
+  independent trials.
   """
   places: dict[str, list[int]] = {}
   for place, prediction in enumerate(predictions):
