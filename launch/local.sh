@@ -56,7 +56,9 @@ print(s.getsockname()[1])')
       fi
       status=0
       wait "$rank" || status=$?
-      if [[ $status -ne 0 && $first -eq 0 ]]; then
+      [[ $status -ne 0 ]] || continue
+      say "the process with id $rank ended with status $status"
+      if [[ $first -eq 0 ]]; then
         first=$status
         seconds=$SECONDS
       fi

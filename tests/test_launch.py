@@ -304,7 +304,9 @@ def test_two_local_processes_survive_the_death_of_one(run_config, compile_cache,
   os.kill(int(victim[-1]), signal.SIGKILL)
   outputs = [process.communicate(timeout=300) for process in (whole, killed)]
   assert [process.returncode for process in (whole, killed)] == [0, 0], outputs
-  assert "status 137: starting again" in outputs[1][1]
+  # The other may die of it so soon that the launcher sees both at once, and counts its status.
+  assert f"id {victim[-1]} ended with status 137" in outputs[1][1]
+  assert "starting again, 1 of at most 20 times" in outputs[1][1]
   assert re.search(r"resumed from step (5|10) ", outputs[1][0])
   for name in ("metrics.jsonl", "answers.jsonl"):
     assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
