@@ -194,6 +194,36 @@ def test_when_the_trainer_dies_nothing_is_left_after_five_seconds(trainers, name
   trainer.assert_nothing_is_left(5)
 
 
+DIES_WHILE_IT_MAKES_SHARED_MEMORY = """
+import multiprocessing, os, signal
+from multiprocessing import shared_memory
+from mellow_jax.data import workers
+
+def work():
+  workers.start_worker("/untold_", 0, 1)
+  shared_memory.mmap.mmap = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+  shared_memory.SharedMemory(create=True, size=1)
+
+if __name__ == "__main__":
+  child = multiprocessing.get_context("spawn").Process(target=work)
+  child.start()
+  child.join()
+  print(child.exitcode, *(name for name in os.listdir("/dev/shm") if name.startswith("untold_")))
+"""
+
+
+def test_shared_memory_of_a_worker_that_dies_as_it_makes_it_does_not_stay(tmp_path):
+  program = tmp_path / "dies.py"
+  program.write_text(DIES_WHILE_IT_MAKES_SHARED_MEMORY)
+  (out,) = processes.finish(processes.start([program], tmp_path))
+  code, name = out.split()
+  assert code == "-9"
+  end = time.monotonic() + 5
+  while (Path("/dev/shm") / name).exists():
+    assert time.monotonic() < end
+    time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_signals_to_the_whole_job_leave_the_workers_to_the_trainer(slow_trainers):
   trainer = slow_trainers["signalled"]

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,15 @@ def start_worker(prefix: str, index: int, count: int) -> None:
   batches before it ends. The names of the worker's shared memory begin with the prefix.
   """
   del index, count
-  # Python's own tracker does not know of memory whose maker died before it could tell; nothing
-  # public sets the name.
-  shared_memory._SHM_NAME_PREFIX = prefix
+
+  def name() -> str:
+    made = prefix + secrets.token_hex(4)
+    resource_tracker.register(made, "shared_memory")
+    return made
+
+  # Python tells its tracker, which removes what the dead leave behind, only once memory has been
+  # made: a worker that dies in between would leave it for ever. Nothing public sets the name.
+  shared_memory._make_filename = name
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   trainer = multiprocessing.parent_process()
