@@ -7,6 +7,11 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
+# Most programs of the tests are tiny: unoptimised they compile in half the time, and run as fast.
+# What the large ones spend their time on, products of matrices, is called and not compiled.
+FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_backend_optimization_level=0".strip()
+
 # Before anything imports the package: every jaxtyping signature is checked, in tests only.
 install_import_hook("mellow_jax", "beartype.beartype")
 
