@@ -68,8 +68,9 @@ prepare() {
     ! $told || return 75
   done
   # As git has it: what is not committed does not travel.
-  act git -C "$root" archive --prefix=mellow_jax/ -o /tmp/mellow_jax.tar.gz HEAD
-  act "${tpu[@]}" tpu-vm scp /tmp/mellow_jax.tar.gz "$name:" "--zone=$zone" --worker=all
+  local archive=${TMPDIR:-/tmp}/$name.tar.gz
+  act git -C "$root" archive --prefix=mellow_jax/ -o "$archive" HEAD
+  act "${tpu[@]}" tpu-vm scp "$archive" "$name:mellow_jax.tar.gz" "--zone=$zone" --worker=all
   on_all "set -e; tar -xzf mellow_jax.tar.gz
     [ -x venv/bin/python ] || python3 -m venv venv
     venv/bin/pip install --quiet './mellow_jax[tpu]'

@@ -16,9 +16,10 @@ from pathlib import Path
 import tqdm
 from absl import flags
 
-from mellow_jax import predictions
+from mellow_jax import commandline, predictions
 from mellow_jax.ask import GREEDY, Mellow, QuestionError, Row
 from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.commandline import FlagsError
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import AudioError, Clip
 from mellow_jax.data.records import RecordError
@@ -26,14 +27,8 @@ from mellow_jax.decode import Sampling
 from mellow_jax.predictions import PredictionsError
 
 
-class FlagsError(ValueError):
-  """Flags that do not go together; the message says what to change."""
-
-
 def _flags() -> flags.FlagValues:
-  """A set of the command's own: absl's global one would be filled by whoever imports this."""
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("checkpoint", help="Model folder, from the converter or from training.")
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
@@ -160,33 +155,27 @@ def _say(line: str) -> None:
   tqdm.tqdm.write(line, file=sys.stderr)
 
 
+def _generate(f: flags.FlagValues) -> None:
+  if not f.checkpoint:
+    raise FlagsError("--checkpoint is missing: name a model folder")
+  if bool(f.manifest) == bool(f.audio):
+    raise FlagsError("give either --audio and --prompt, or --manifest and --output")
+  (_answer_manifest if f.manifest else _answer_prompt)(f, _sampling(f))
+
+
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --audio=FILE, --prompt='...'")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    if not f.checkpoint:
-      raise FlagsError("--checkpoint is missing: name a model folder")
-    if bool(f.manifest) == bool(f.audio):
-      raise FlagsError("give either --audio and --prompt, or --manifest and --output")
-    (_answer_manifest if f.manifest else _answer_prompt)(f, _sampling(f))
-  except (
-    flags.Error,
-    FlagsError,
+  errors = (
     QuestionError,
     AudioError,
     RecordError,
     CheckpointError,
     PredictionsError,
     FileNotFoundError,
-  ) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  )
+  return commandline.run(
+    argv, _flags(), __doc__, _generate, example="--audio=FILE, --prompt='...'", errors=errors
+  )
 
 
 if __name__ == "__main__":

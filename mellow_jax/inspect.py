@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from mellow_jax import commandline
 from mellow_jax.ask import Answer, Mellow, QuestionError, describe
 from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.commandline import FlagsError
 from mellow_jax.data import audio, audioset
 from mellow_jax.data.audio import AudioError
 from mellow_jax.evaluation import event_picture, events, hallucination
@@ -30,10 +32,6 @@ from mellow_jax.evaluation.events import Timeline
 
 WINDOWS_A_PICTURE = 6
 QUESTIONS = {1: "caption the audio", 2: "explain the difference in few words"}
-
-
-class FlagsError(ValueError):
-  """Flags that do not go together; the message says what to change."""
 
 
 def pictures(timelines: Sequence[Timeline]) -> list[range]:
@@ -149,8 +147,7 @@ def inspect(
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   text("checkpoint", None, "Model folder, from the converter or from training.")
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
@@ -172,25 +169,14 @@ def _say(line: str) -> None:
   print(line, file=sys.stderr)
 
 
-def main(argv: Sequence[str]) -> int:
-  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --audio=FILE")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    if not f.checkpoint:
-      raise FlagsError("--checkpoint is missing: name a model folder")
-    if len(f.audio) not in QUESTIONS:
-      raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
-    model, output = Mellow.load(f.checkpoint, f.preset, say=_say), Path(f.output)
-    prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
-    found = inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
-  except (flags.Error, FlagsError, QuestionError, AudioError, CheckpointError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+def _inspect(f: flags.FlagValues) -> None:
+  if not f.checkpoint:
+    raise FlagsError("--checkpoint is missing: name a model folder")
+  if len(f.audio) not in QUESTIONS:
+    raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
+  model, output = Mellow.load(f.checkpoint, f.preset, say=_say), Path(f.output)
+  prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
+  found = inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
   for answer in found["answers"]:
     print(f"{' | '.join(answer['heard'])}: {answer['answer']}")
     if answer["check"] and answer["check"]["unsupported"]:
@@ -198,7 +184,12 @@ def main(argv: Sequence[str]) -> int:
   if not found["rule"]["applies"]:
     print(f"words not checked: {found['rule']['why']}")
   print("\n".join(str(output / name) for name in found["pictures"]))
-  return 0
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  errors = (QuestionError, AudioError, CheckpointError, OSError)
+  return commandline.run(argv, _flags(), __doc__, _inspect, example="--audio=FILE", errors=errors)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # A module imports its own package and what stands left of it, never what stands beside it.
 ROOMS = """
-  config | data models parallel optim predictions page | decode runlog | step
+  config commandline | data models parallel optim predictions page | decode runlog | step
     | checkpoint validation | resume initial ask | feed reasonaqa
     | train generate plan evaluation | evaluate inspect
 """

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from mellow_jax import commandline
+from mellow_jax.commandline import FlagsError
 from mellow_jax.data.records import RecordError
 from mellow_jax.evaluation import (
   answers,
@@ -28,7 +30,6 @@ from mellow_jax.evaluation import (
 )
 from mellow_jax.evaluation import report as reports
 from mellow_jax.evaluation.answers import Answers, AnswersError
-from mellow_jax.evaluation.score import FlagsError
 from mellow_jax.evaluation.sections import Section
 
 
@@ -182,8 +183,7 @@ def _sentence(d: Difference) -> str:
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   flags.DEFINE_string("output", None, "JSON file for the figures.", flag_values=f)
   flags.DEFINE_integer("seed", 0, "Of bootstrap and permutations.", 0, flag_values=f)
   score.define_data(f)

@@ -5,16 +5,15 @@
 Every metric is run on two captions, so what is said to work has worked. Needs no JAX.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 
+from mellow_jax import commandline
 from mellow_jax.data.records import RecordError
 from mellow_jax.evaluation import captions, coco, java, readers, score
 from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.java import MetricUnavailable
-from mellow_jax.evaluation.score import FlagsError
 
 GIVEN = ("a dog barks", "rain falls on a roof")
 REFERENCES = (("a dog is barking",), ("rain falls on a tin roof", "it rains"))
@@ -72,27 +71,19 @@ def _found(name: str, folder: str) -> str:
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   flags.DEFINE_string("data", None, "Folder of benchmark questions.", flag_values=f)
   score.define_java(f)
   return f
 
 
-def main(argv: Sequence[str]) -> int:
-  """The command; its exit status, 1 for flags that are wrong and 0 whatever is missing."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --data=DIR")
-  except (flags.Error, FlagsError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  if f.help:
-    print(__doc__, f.get_help(), sep="\n")
-    return 0
+def _doctor(f: flags.FlagValues) -> None:
   for name, works, said in metrics(score.java_settings(f)):
     print(f"{'works' if works else 'n/a':6} {name}: {said}", flush=True)
   for name, there, said in data(f.data) if f.data else ():
     print(f"{'there' if there else 'absent':6} {name}: {said}", flush=True)
-  return 0
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 for flags that are wrong and 0 whatever is missing."""
+  return commandline.run(argv, _flags(), __doc__, _doctor, example="--data=DIR")

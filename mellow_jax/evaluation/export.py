@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import flags
 
+from mellow_jax import commandline
 from mellow_jax.data.records import RecordError
 from mellow_jax.evaluation import answers, options, tables
 from mellow_jax.evaluation.answers import AnswersError
@@ -111,8 +112,7 @@ def aura(predictions: Sequence[Prediction]) -> list[dict[str, str]]:
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("predictions", help="File that `evaluate predict` wrote.")
   flags.DEFINE_enum("format", None, [*PUBLISHED, "aura"], "Whose form.", flag_values=f)
@@ -122,6 +122,9 @@ def _flags() -> flags.FlagValues:
 
 
 def _export(f: flags.FlagValues) -> None:
+  for name in ("predictions", "format", "output"):
+    if not f[name].value:
+      raise ExportError(f"--{name} is missing: --help says what it is")
   found = answers.read(f.predictions, need_answers=False)
   if f.format == "aura":
     if f.data:
@@ -143,18 +146,7 @@ def _export(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise ExportError(f"{extra[0]!r} is no flag: write --predictions=FILE")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    for name in ("predictions", "format", "output"):
-      if not f[name].value:
-        raise ExportError(f"--{name} is missing: --help says what it is")
-    _export(f)
-  except (flags.Error, AnswersError, ExportError, RecordError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  errors = (AnswersError, ExportError, RecordError, OSError)
+  return commandline.run(
+    argv, _flags(), __doc__, _export, example="--predictions=FILE", errors=errors
+  )

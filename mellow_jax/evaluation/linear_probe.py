@@ -34,7 +34,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mellow_jax import checkpoint, parallel, step
+from mellow_jax import checkpoint, commandline, parallel, step
 from mellow_jax.checkpoint import CheckpointError, LoadedModel
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, prompts, records
@@ -194,8 +194,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("checkpoint", help="Model folder, from the converter or from training.")
   text("train", help="ReasonAQA JSON file with the rows that the classifier is fitted to.")
@@ -206,7 +205,11 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def run(f: flags.FlagValues) -> None:
+def _probe(f: flags.FlagValues) -> None:
+  for name in ("checkpoint", "train", "test"):
+    if not f[name].value:
+      raise ProbeError(f"--{name} is missing: --help says what it is")
+  parallel.use_compilation_cache()
   """Embeds both files, prints the table and writes the scores."""
   root = Path(f.audio_root or Path(f.train).parent)
   both = [entailment_items(path) for path in (f.train, f.test)]
@@ -224,22 +227,8 @@ def run(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise ProbeError(f"{extra[0]!r} is no flag: write --train=FILE")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    for name in ("checkpoint", "train", "test"):
-      if not f[name].value:
-        raise ProbeError(f"--{name} is missing: --help says what it is")
-    parallel.use_compilation_cache()
-    run(f)
-  except (flags.Error, ProbeError, AudioError, RecordError, CheckpointError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  errors = (ProbeError, AudioError, RecordError, CheckpointError, OSError)
+  return commandline.run(argv, _flags(), __doc__, _probe, example="--train=FILE", errors=errors)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import jax
 import tqdm
 from absl import flags
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint, commandline, parallel
 from mellow_jax.ask import GREEDY, Mellow, QuestionError
 from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.commandline import FlagsError
 from mellow_jax.config import ConfigError
 from mellow_jax.data import prompts, quarantine, scenes
 from mellow_jax.data.audio import AudioError
@@ -38,14 +39,8 @@ SHOWN = 5  # prompts that --show_prompts prints unless --limit says otherwise
 NAMED = 5  # missing files that are named
 
 
-class FlagsError(ValueError):
-  """Flags that do not go together; the message says what to change."""
-
-
 def _flags() -> flags.FlagValues:
-  """A set of the command's own: absl's global one would be filled by whoever imports this."""
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   choice = functools.partial(flags.DEFINE_enum, flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
@@ -238,19 +233,13 @@ def _say(line: str) -> None:
     tqdm.tqdm.write(line, file=sys.stderr)
 
 
+def _command(f: flags.FlagValues) -> None:
+  (_show_prompts if f.show_prompts else _predict)(f)
+
+
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --benchmark=NAME, --data=DIR ...")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    (_show_prompts if f.show_prompts else _predict)(f)
-  except (
-    flags.Error,
-    FlagsError,
+  errors = (
     QuestionError,
     AudioError,
     RecordError,
@@ -258,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
     CheckpointError,
     PredictionsError,
     FileNotFoundError,
-  ) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  )
+  return commandline.run(
+    argv, _flags(), __doc__, _command, example="--benchmark=NAME, --data=DIR ...", errors=errors
+  )

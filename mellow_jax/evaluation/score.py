@@ -13,15 +13,13 @@ from pathlib import Path
 
 from absl import flags
 
+from mellow_jax import commandline
+from mellow_jax.commandline import FlagsError
 from mellow_jax.data.records import RecordError
 from mellow_jax.evaluation import answers, readers, report, report_page
 from mellow_jax.evaluation.answers import AnswersError
 from mellow_jax.evaluation.coco import Settings
 from mellow_jax.evaluation.schema import Item
-
-
-class FlagsError(ValueError):
-  """Flags that do not go together; the message says what to change."""
 
 
 def define_data(f: flags.FlagValues) -> None:
@@ -57,8 +55,7 @@ def items_of(f: flags.FlagValues) -> list[Item] | None:
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   flags.DEFINE_string("predictions", None, "File of `evaluate predict`, or others'.", flag_values=f)
   probe = "The same items answered to something else, by `evaluate predict --audio=...`; repeat it."
   flags.DEFINE_multi_string("probe", [], probe, flag_values=f)
@@ -79,7 +76,9 @@ def write(folder: Path, files: dict[str, str]) -> None:
     part.replace(folder / name)
 
 
-def _run(f: flags.FlagValues) -> None:
+def _score(f: flags.FlagValues) -> None:
+  if not f.predictions:
+    raise FlagsError("--predictions is missing: name a file of answers")
   items = items_of(f)
   plain = answers.read(f.predictions, f.benchmark, items)
   probes = [answers.read(path, f.benchmark, items) for path in f.probe]
@@ -104,17 +103,7 @@ def _run(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --predictions=FILE")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    if not f.predictions:
-      raise FlagsError("--predictions is missing: name a file of answers")
-    _run(f)
-  except (flags.Error, FlagsError, AnswersError, RecordError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  errors = (AnswersError, RecordError, OSError)
+  return commandline.run(
+    argv, _flags(), __doc__, _score, example="--predictions=FILE", errors=errors
+  )

@@ -28,6 +28,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
+from mellow_jax import commandline
 from mellow_jax.data import cache, records
 from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.records import FIELDS, Record, RecordError
@@ -44,8 +45,7 @@ class BuildError(ValueError):
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("sources", help="Folder of the official files.")
   text("audio_root", help="Folder that the rows' audio paths start from.")
@@ -295,15 +295,5 @@ def _build(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise BuildError(f"{extra[0]!r} is no flag: write --sources=DIR")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    _build(f)
-  except (flags.Error, BuildError, SourceError, RecordError, PipelineError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  errors = (BuildError, SourceError, RecordError, PipelineError, OSError)
+  return commandline.run(argv, _flags(), __doc__, _build, example="--sources=DIR", errors=errors)

@@ -27,6 +27,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
+from mellow_jax import commandline
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, prompts, row_by_row
 from mellow_jax.data.records import Record, RecordError
@@ -44,8 +45,7 @@ class CheckError(ValueError):
 
 
 def _flags() -> flags.FlagValues:
-  f, model = flags.FlagValues(), ModelConfig()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f, model = commandline.flag_values(), ModelConfig()
   flags.DEFINE_multi_string("rows", [], "Folder or file of rows.", flag_values=f)
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("audio_root", help="Folder that the rows' audio paths start from.")
@@ -213,19 +213,16 @@ def _check(f: flags.FlagValues) -> int:
   return 1 if wrong else 0
 
 
+def _command(f: flags.FlagValues) -> int:
+  try:
+    return _check(f)
+  except futures.process.BrokenProcessPool:
+    raise CheckError("a process that decodes audio was killed: give fewer --processes") from None
+
+
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 where something is wrong with the rows or with the flags."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise CheckError(f"{extra[0]!r} is no flag: write --rows=DIR --audio_root=DIR")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    return _check(f)
-  except (flags.Error, CheckError, RecordError, ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  except futures.process.BrokenProcessPool:
-    print("error: a process that decodes audio was killed: give fewer --processes", file=sys.stderr)
-    return 1
+  errors = (CheckError, RecordError, ValueError, OSError)
+  return commandline.run(
+    argv, _flags(), __doc__, _command, example="--rows=DIR --audio_root=DIR", errors=errors
+  )

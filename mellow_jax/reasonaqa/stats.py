@@ -15,7 +15,6 @@ without stop words: both are given, and letters of options are no words.
 
 import csv
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mellow_jax import commandline
 from mellow_jax.data.records import RecordError
 from mellow_jax.reasonaqa import counts, paper
 from mellow_jax.reasonaqa.counts import SIDES, Counts, Texts
@@ -38,8 +38,7 @@ class StatsError(ValueError):
 
 
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   flags.DEFINE_multi_string("rows", [], "Folder or file of rows.", flag_values=f)
   flags.DEFINE_multi_string("against", [], "Rows whose words are not new.", flag_values=f)
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
@@ -244,15 +243,5 @@ def _stats(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise StatsError(f"{extra[0]!r} is no flag: write --rows=DIR")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    _stats(f)
-  except (flags.Error, StatsError, RecordError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  errors = (StatsError, RecordError, OSError)
+  return commandline.run(argv, _flags(), __doc__, _stats, example="--rows=DIR", errors=errors)

@@ -27,6 +27,8 @@ from typing import Any
 import tqdm
 from absl import flags
 
+from mellow_jax import commandline
+from mellow_jax.commandline import FlagsError
 from mellow_jax.data.records import RecordError
 from mellow_jax.reasonaqa import caption_files, instructions, synthetic
 from mellow_jax.reasonaqa.caption_files import Caption
@@ -39,13 +41,8 @@ MOST_FAILURES = 20  # captions in a row without an answer, after which a run giv
 _SHOWN = "<the caption>"
 
 
-class FlagsError(ValueError):
-  """Flags that do not go together; the message says what to change."""
-
-
 def _flags() -> flags.FlagValues:
-  f = flags.FlagValues()
-  flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
+  f = commandline.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("captions", help="AudioCaps', Clotho's, WavCaps' or ReasonAQA's file; csv: file, caption.")
   text("exclude", help="WavCaps' list of clips to leave out: those that others test on.")
@@ -300,34 +297,27 @@ def _say(line: str) -> None:
   tqdm.tqdm.write(line, file=sys.stderr)
 
 
+def _command(f: flags.FlagValues) -> int | None:
+  for name in ("type", "kind"):
+    if f[name].value is None:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  if f.show_prompt and f.type < 4:
+    return _show_prompt(f)
+  if f.type < 4:
+    return _synthesize(f)
+  if f.show_prompt or not f.output:
+    raise FlagsError("--type=4 composes what --part names in --output, and asks nothing")
+  parts = [Path(part) for part in f.part]
+  return _show(Path(f.output), synthetic.compose(Path(f.output), parts, f.kind))
+
+
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status.
 
   1 after one line on stderr for anything the caller can mend, 75 when it was told to stop before it
   was done.
   """
-  f = _flags()
-  try:
-    if extra := f(argv)[1:]:
-      raise FlagsError(f"{extra[0]!r} is no flag: write --captions=FILE")
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    for name in ("type", "kind"):
-      if f[name].value is None:
-        raise FlagsError(f"--{name} is missing: {f[name].help}")
-    if f.show_prompt and f.type < 4:
-      _show_prompt(f)
-    elif f.type < 4:
-      return _synthesize(f)
-    elif f.show_prompt or not f.output:
-      raise FlagsError("--type=4 composes what --part names in --output, and asks nothing")
-    else:
-      parts = [Path(part) for part in f.part]
-      _show(Path(f.output), synthetic.compose(Path(f.output), parts, f.kind))
-  except (
-    flags.Error,
-    FlagsError,
+  errors = (
     SourceError,
     RecordError,
     EndpointError,
@@ -335,7 +325,7 @@ def main(argv: Sequence[str]) -> int:
     JournalError,
     synthetic.PartError,
     OSError,
-  ) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  )
+  return commandline.run(
+    argv, _flags(), __doc__, _command, example="--captions=FILE", errors=errors
+  )
