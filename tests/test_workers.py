@@ -14,8 +14,10 @@ import processes
 import pytest
 
 FEEDING = Path(__file__).parent / "feeding.py"
-TIMEOUT_SECONDS = {"hang": 5.0}  # to import in a worker takes longer
 SLOWEST_SECONDS = 15.0
+# Of a read. Those that do not wait for it to pass have time to import while others work.
+TIMEOUT_SECONDS = {"hang": 5.0, "hang workers": SLOWEST_SECONDS, "stopped": SLOWEST_SECONDS}
+AMPLE_SECONDS = 120.0
 # Workers and first step of each trainer; all are started at once, since most of it is importing.
 TRAINERS = {
   "threads": (0, 0),
@@ -40,7 +42,7 @@ class Trainer:
     self.wav_bytes = batch_size * feeding.CLIP_BYTES
     self.folder = folder / name
     self.folder.mkdir()
-    timeout = TIMEOUT_SECONDS.get(name, SLOWEST_SECONDS)
+    timeout = TIMEOUT_SECONDS.get(name, AMPLE_SECONDS)
     arguments = (self.folder, workers, timeout, start_step, batch_size)
     self.process = subprocess.Popen(
       [sys.executable, FEEDING, *map(str, arguments)],
