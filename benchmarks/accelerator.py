@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from mellow_jax import decode, optim, parallel, step
-from mellow_jax.config import Config, ModelConfig, OptimConfig
+from mellow_jax.config import AudioConfig, Config, ModelConfig, OptimConfig
 from mellow_jax.models import mellow
 from tools.convert_weights import rules
 
@@ -177,6 +177,7 @@ def main() -> None:
       record(f"fidelity {dtype}", fidelity(flat, dtype))
   for batch in batches:
     record(f"decoding, batch {batch}", decoding(flat, cfg, batch, count))
+  cfg = dataclasses.replace(cfg, audio=AudioConfig(stft="fft"))  # as configs/mellow.py has it
   record("training", training(flat, cfg, train_batch))
 
 

@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> config.Config:
       f_min=50.0,
       f_max=8000.0,
       min_power=10**-4.5,  # a floor above the scenes' digital silence: without it nothing is learnt
+      stft="fft",
     ),
     encoder=config.HTSATConfig(
       chunks=2,

@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> config.Config:
   batch_size = 4 * 8  # training: 4 a GPU; the number of GPUs is not published, 8 assumed
   return config.Config(
     model=config.ModelConfig(
+      audio=config.AudioConfig(stft="fft"),  # training: a convolution; see "on purpose" in README
       encoder=config.HTSATConfig(
         batch_statistics=True,  # training: the frozen encoder is left in training mode
         spec_augment=True,  # training

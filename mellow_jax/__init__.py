@@ -10,4 +10,4 @@ Axis letters, used by signatures, einsum strings and comments alike:
   G head size (64)             V vocabulary (49,152)
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -1,9 +1,11 @@
 """Every number of the reference that tests/golden/seed202.npz holds, without PyTorch.
 
-The file's README asks for 1e-4 of each array's largest entry. Where a test allows more, the reason
-stands beside it.
+The bar is 1e-4 of each array's largest entry, 1e-5 for the loss, 1e-3 for gradients' norms and for
+losses after updates.
 """
 
+import dataclasses
+import functools
 import json
 import pathlib
 
@@ -23,11 +25,6 @@ from tools.convert_weights import rules
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # of the largest entry
-# No float32 program meets 1e-4 on near-silent cells: there the reference's own rounding is larger.
-# float64 arithmetic from the same waveform is 4.8e-4 from the golden log-mel (all of it below -75
-# dB, 27% of the cells) and 1.04e-4 from the golden patch embedding.
-SILENT_DB = -75.0
-PATCH_TOLERANCE = 2e-4
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,8 @@ def params(cfg):
 def heard(cfg, params):
   """Each stage of the encoder on both clips of the batch of 2."""
 
-  @jax.jit
+  # The compiler as users have it: the tests' own level of optimisation fuses no multiply-adds.
+  @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
   def run(params, wav):
     model = step.merge(cfg, params)
     db = logmel.log_mel(wav, cfg.audio)
@@ -108,23 +106,28 @@ def test_waveform(golden, heard, record_property):
 
 
 def test_log_mel(golden, heard, record_property):
-  ours, expected = np.asarray(heard[1][0][0])[:, ::8], golden["logmel_audio1"]
-  audible = expected > SILENT_DB
+  check(record_property, "log-mel", heard[1][0][0][:, ::8], golden["logmel_audio1"])
+
+
+def test_log_mel_by_fft_is_the_same_but_in_silence(golden, heard, cfg):
+  # Below -75 dB, where 27% of the cells are, the reference's own rounding is larger than the bar:
+  # float64 arithmetic is 4.4e-4 from the golden numbers there.
+  expected = golden["logmel_audio1"]
+  by_fft = dataclasses.replace(cfg.audio, stft="fft")
+  ours = np.asarray(jax.jit(lambda wav: logmel.log_mel(wav, by_fft))(heard[0][0]))[:, ::8]
+  audible = expected > -75.0
   assert audible.mean() > 0.7
-  assert difference(ours, expected) <= 6e-4
-  found = float(np.abs(ours - expected)[audible].max() / np.abs(expected).max())
-  record_property("log-mel", found)
-  print(f"fidelity log-mel above {SILENT_DB} dB {found:.2e}")
-  assert found <= TOLERANCE
-  # Below, the two agree in power to less than a ten-billionth of the loudest cell's.
+  off = np.abs(ours - expected) / np.abs(expected).max()
+  print(f"fidelity log-mel by FFT, above -75 dB {off[audible].max():.2e}, all {off.max():.2e}")
+  assert off[audible].max() <= TOLERANCE
+  assert off.max() <= 6e-4
   power, expected_power = 10 ** (ours / 10), 10 ** (expected / 10)
-  silent = np.abs(power - expected_power)[~audible].max() / expected_power.max()
-  assert silent < 1e-10
+  assert np.abs(power - expected_power)[~audible].max() < 1e-10 * expected_power.max()
 
 
 def test_patch_embedding(golden, heard, record_property):
   ours = tokens(heard[1][0][1][0])[:, ::64]
-  check(record_property, "patch embedding", ours, golden["patch_embed_audio1"], PATCH_TOLERANCE)
+  check(record_property, "patch embedding", ours, golden["patch_embed_audio1"])
 
 
 @pytest.mark.parametrize("stage", range(4))

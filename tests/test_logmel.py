@@ -1,4 +1,6 @@
-"""The two ways to a power spectrum: by FFT, and by matrix products for TPUs."""
+"""The ways to a power spectrum: by FFT, by matrix products for TPUs, by the reference's sums."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,11 @@ from mellow_jax.models import logmel
 WAYS = (logmel.power_by_fft, logmel.power_by_products)
 
 
-@pytest.mark.parametrize("way", WAYS)
+def rectangular(frames):
+  return logmel.power_by_convolution(frames, np.ones(frames.shape[-1]))
+
+
+@pytest.mark.parametrize("way", [*WAYS, rectangular])
 @pytest.mark.parametrize("n", [7, 64, 1024])
 def test_power_is_that_of_the_definition(way, n):
   frames = np.random.default_rng(n).standard_normal((2, 3, n), np.float32)
@@ -39,8 +45,28 @@ def test_both_ways_give_the_log_mel_of_the_golden_numbers():
     assert off.max() < 1e-3  # below, rounding is larger than what is left of the signal
 
 
-def test_the_gradient_of_a_waveform_can_be_had():
-  cfg = AudioConfig(sample_rate=1000, n_fft=64, hop_samples=32, mel_bins=4, f_max=500.0)
+def test_the_convolution_adds_a_frame_from_its_first_sample_to_its_last():
+  n = 64
+  frames = np.random.default_rng(1).standard_normal((1, 5, n), np.float32)
+  window = np.hanning(n + 1)[:-1]
+  angle = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(n // 2 + 1)) % n)
+  parts = []
+  for wave in (np.cos, np.sin):
+    kernel = (wave(angle) * window[:, None]).astype(np.float32).astype(np.float64)
+    total = np.zeros((5, n // 2 + 1), np.float32)
+    for k in range(n):  # float64 holds a product of two float32 exactly
+      total = (total + frames[0, :, k, None].astype(np.float64) * kernel[k]).astype(np.float32)
+    parts.append(total.astype(np.float64))
+  way = functools.partial(logmel.power_by_convolution, window=window)
+  # The compiler as users have it: the tests' own level of optimisation fuses no multiply-adds.
+  found = jax.jit(way, compiler_options={"xla_backend_optimization_level": 3})(frames)[0]
+  expected = parts[0] ** 2 + parts[1] ** 2
+  np.testing.assert_allclose(found, expected, rtol=3e-7)
+
+
+@pytest.mark.parametrize("stft", ["convolution", "fft"])
+def test_the_gradient_of_a_waveform_can_be_had(stft):
+  cfg = AudioConfig(sample_rate=1000, n_fft=64, hop_samples=32, mel_bins=4, f_max=500.0, stft=stft)
   wav = jnp.asarray(np.random.default_rng(0).standard_normal((1, 640), np.float32))
   way = jnp.asarray(np.random.default_rng(1).standard_normal((1, 640), np.float32))
 

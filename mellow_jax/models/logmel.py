@@ -1,6 +1,7 @@
 """Waveform to log-mel spectrogram to the square image that HTSAT reads."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,34 @@ def power_by_fft(frames: Float[Array, "B T n"]) -> Float[Array, "B T k"]:
   return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
 
 
+def power_by_convolution(
+  frames: Float[Array, "B T n"], window: np.ndarray
+) -> Float[Array, "B T k"]:
+  """The same of frames times a window, rounded as the reference's convolution rounds it.
+
+  One multiply-add after another, from a frame's first sample to its last, the window in the kernel.
+  Beside a loud tone a quiet cell is mostly rounding, so only the same sums in the same order give
+  the reference's decibels there. Takes 30 ms a clip of 10 s on two CPU cores instead of 2 ms.
+
+  Source: torchlibrosa's STFT and the order in which PyTorch adds up such a convolution on a CPU.
+  """
+  n = frames.shape[-1]
+  angle = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(n // 2 + 1)) % n)
+  kernels = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * window[:, None]
+
+  def add(total: Array, sample_and_kernel: tuple[Array, Array]) -> tuple[Array, None]:
+    sample, kernel = sample_and_kernel
+    # A compiler makes one fused operation of the two, as the reference's does.
+    return total + kernel[:, None] * sample[:, None, :], None
+
+  total = jnp.zeros((len(frames), kernels.shape[1], frames.shape[1]), jnp.float32)
+  per_sample = jnp.moveaxis(frames, -1, 0), jnp.asarray(kernels, jnp.float32)
+  # Sixteen terms at a time stay in registers; the order is the same.
+  total, _ = jax.lax.scan(add, total, per_sample, unroll=16)
+  real, imag = jnp.split(total, 2, axis=1)
+  return jnp.swapaxes(jnp.square(real) + jnp.square(imag), 1, 2)
+
+
 def power_by_products(frames: Float[Array, "B T n"]) -> Float[Array, "B T k"]:
   """The same by matrix products in full float32, for TPUs' matrix units.
 
@@ -90,9 +119,17 @@ def log_mel(wav: Float[Array, "B S"], cfg: AudioConfig) -> Float[Array, "B T F"]
   wav = jnp.pad(wav.astype(jnp.float32), ((0, 0), (cfg.n_fft // 2, cfg.n_fft // 2)), mode="reflect")
   frames = 1 + (wav.shape[1] - cfg.n_fft) // cfg.hop_samples
   index = np.arange(cfg.n_fft) + cfg.hop_samples * np.arange(frames)[:, None]
-  window = np.hanning(cfg.n_fft + 1)[:-1].astype(np.float32)  # periodic
+  window = np.hanning(cfg.n_fft + 1)[:-1]  # periodic
+
+  def windowed(way: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda frames: way(frames * window.astype(np.float32))
+
+  ways = {
+    "convolution": functools.partial(power_by_convolution, window=window),
+    "fft": windowed(power_by_fft),
+  }
   power = jax.lax.platform_dependent(
-    wav[:, index] * window, tpu=power_by_products, default=power_by_fft
+    wav[:, index], tpu=windowed(power_by_products), default=ways[cfg.stft]
   )
   mel_matrix = _mel_matrix(cfg.sample_rate, cfg.n_fft, cfg.mel_bins, cfg.f_min, cfg.f_max)
   mel = jnp.matmul(power, mel_matrix, precision=jax.lax.Precision.HIGHEST)
