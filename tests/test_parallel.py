@@ -84,6 +84,26 @@ def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
   assert carried == learnt + 2  # beside the gradients, loss and number of tokens
 
 
+SPECTRA = """
+import jax
+from mellow_jax import parallel, plan
+from mellow_jax.config import AudioConfig
+from mellow_jax.models import logmel
+divided = jax.NamedSharding(parallel.make_mesh((8, 1)), jax.P("data"))
+clips = jax.ShapeDtypeStruct((8, 16_000), "float32")
+for stft in ("convolution", "fft"):
+  def hear(wav):
+    return logmel.log_mel(wav, AudioConfig(sample_rate=16_000, f_max=8000.0, stft=stft))
+  program = jax.jit(hear, in_shardings=divided, out_shardings=divided).lower(clips).compile()
+  print(stft, plan.collectives(program.as_text()))
+"""
+
+
+def test_every_clips_spectrum_is_computed_where_the_clip_lies(compile_cache):
+  (out,) = processes.finish(processes.start(["-c", SPECTRA], compile_cache, 8))
+  assert "convolution []\nfft []\n" in out
+
+
 @pytest.mark.parametrize("name", ["eval_step", "answer"])
 def test_evaluation_is_divided_as_training_is(trained, name):
   found = plan.collectives((trained / f"8/8,1.{name}.hlo").read_text())

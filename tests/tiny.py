@@ -26,7 +26,9 @@ TEXT = "what is heard in the audio ? a dog barks , then rain falls . one two thr
 def config(**changes: Any) -> ModelConfig:
   """Hears 1 s at 16 kHz; 17 audio tokens a clip, a prefix of 44."""
   fields = {
-    "audio": AudioConfig(sample_rate=16_000, clip_seconds=1.0, mel_bins=16, f_max=8000.0),
+    "audio": AudioConfig(
+      sample_rate=16_000, clip_seconds=1.0, mel_bins=16, f_max=8000.0, stft="fft"
+    ),
     "encoder": HTSATConfig(
       chunks=2, patch=4, width=24, depths=(1, 1), heads=(2, 4), window=4, classes=16
     ),
@@ -46,7 +48,7 @@ def run(**changes: Any) -> Config:
   model = config(
     # Scenes last up to 4 s.
     audio=AudioConfig(
-      sample_rate=16_000, clip_seconds=5.12, hop_samples=2560, mel_bins=16, f_max=8000.0
+      sample_rate=16_000, clip_seconds=5.12, hop_samples=2560, mel_bins=16, f_max=8000.0, stft="fft"
     ),
     decoder=SmolLM2Config(vocab=80, width=32, layers=1, heads=4, kv_heads=2, head_size=8, mlp=48),
     text_tokens=24,
