@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mellow_jax import decode, optim
+from mellow_jax import decode, optim, parallel
 from mellow_jax.config import Config, ModelConfig
 from mellow_jax.models import draws, logmel, lora, mellow
 from mellow_jax.models.mellow import Mellow
@@ -249,8 +249,10 @@ def jit_train_step(
   metrics_sharding: Any,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """The compiled step: state in place, shardings given, old state donated."""
+  mesh = batch_sharding.mesh
   return jax.jit(
-    functools.partial(train_step, cfg=cfg, tx=tx, mesh=batch_sharding.mesh),
+    functools.partial(train_step, cfg=cfg, tx=tx, mesh=mesh),
+    compiler_options=parallel.one_all_reduce(mesh),
     in_shardings=(state_sharding, batch_sharding),
     out_shardings=(state_sharding, metrics_sharding),
     donate_argnums=0,

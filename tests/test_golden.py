@@ -207,7 +207,7 @@ def test_greedy_tokens(cfg, golden, heard, batch, params, record_property):
 def train_config(cfg):
   """The recipe of golden/README: torch's Adam, learning rate 1e-4, L2 decay 1e-4, HTSAT frozen."""
   return config.Config(
-    model=cfg,
+    model=dataclasses.replace(cfg, audio=config.AudioConfig(stft="fft")),  # as configs/mellow.py
     optim=config.OptimConfig(learning_rate=1e-4, schedule="constant", clip="none"),
   )
 
