@@ -1,4 +1,7 @@
-"""The paper's configuration at full size: three steps, a SIGKILL, the same parameters."""
+"""The demo and the paper's configuration at full size: a SIGKILL, and the same parameters.
+
+`python -m pytest -m slow -s tests/test_full_size.py` on CPUs, `-m gpu` on an NVIDIA GPU.
+"""
 
 import json
 import os
@@ -13,43 +16,90 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 MEMORY_GIB = 16
+RIGHT = 0.9  # of multiple choice and of yes/no, after the demo
+
+on_cpu = pytest.param("cpu", marks=pytest.mark.slow)
+on_gpu = pytest.param("cuda,cpu", marks=pytest.mark.gpu)  # as launch/gpu.sh
 
 
-def command(workdir, reference_data):
-  rows = reference_data / "esc10"
-  return [
-    *(sys.executable, "-m", "mellow_jax.train", "--config=configs/mellow.py:random"),
-    f"--workdir={workdir}",
-    f"--config.data.train={rows / 'train.json'}",
-    f"--config.data.val={rows / 'val.json'}",
-    f"--config.data.audio_root={rows}",
-    f"--config.data.tokenizer={reference_data / 'tokenizers' / 'smollm2'}",
-    *("--config.batch_size=4", "--config.steps=3", "--config.save_every=1"),
-    "--config.model.decoder.remat=true",
-    *("--config.eval_batches=0", "--config.sample_answers=0", "--config.log_every=1"),
-  ]
+def surroundings(platform, cache):
+  """Those of a user's shell: the tests' own processes compile unoptimised."""
+  return {**os.environ, "JAX_PLATFORMS": platform, "MELLOW_CACHE": str(cache), "XLA_FLAGS": ""}
+
+
+def train(workdir, config, *flags):
+  # Which GPUs need to give the same bits twice; CPUs do anyway.
+  flags = (f"--config={config}", f"--workdir={workdir}", "--config.deterministic=true", *flags)
+  return [sys.executable, "-m", "mellow_jax.train", *flags]
+
+
+def last_step(workdir):
+  """The newest step that a run wrote down whole."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def kill_and_resume(command, workdir, env, step):
+  """Runs a training command that dies once it has written down a step, and runs it again."""
+  process = subprocess.Popen(command, cwd=ROOT, env=env)
+  while process.poll() is None:
+    if last_step(workdir) >= step:
+      process.send_signal(signal.SIGKILL)
+    time.sleep(0.05)
+  assert process.wait() == -signal.SIGKILL
+  print(f"killed after step {last_step(workdir)}", flush=True)
+  subprocess.run(command, cwd=ROOT, env=env, check=True)
 
 
 def digests(workdir):
   return json.loads((workdir / "model" / "config.json").read_text())["sha256"]
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_at_full_size_bit_for_bit(reference_data, tmp_path):
-  # As a user runs it: the tests' own processes compile unoptimised.
-  env = {**os.environ, "MELLOW_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": ""}
-  whole, killed = tmp_path / "whole", tmp_path / "killed"
-  subprocess.run(command(whole, reference_data), cwd=ROOT, env=env, check=True)
-  process = subprocess.Popen(command(killed, reference_data), cwd=ROOT, env=env)
-  metrics = killed / "metrics.jsonl"
-  while process.poll() is None:
-    if metrics.exists() and len(metrics.read_text().splitlines()) == 2:
-      process.send_signal(signal.SIGKILL)
-    time.sleep(0.05)
-  assert process.wait() == -signal.SIGKILL
-  subprocess.run(command(killed, reference_data), cwd=ROOT, env=env, check=True)
+def assert_killed_run_ends_as_the_whole_one(folder, env, step, config, *flags):
+  whole, killed = folder / "whole", folder / "killed"
+  subprocess.run(train(whole, config, *flags), cwd=ROOT, env=env, check=True)
+  kill_and_resume(train(killed, config, *flags), killed, env, step)
   assert digests(killed) == digests(whole)
-  assert len(digests(whole)) == 457
+  print(f"{len(digests(whole))} arrays are the same to the bit", flush=True)
+
+
+def full_size_rows(platform, request):
+  """Real clips where the reference's data is; scenes go wherever a GPU is."""
+  if platform != "cpu":
+    # The scenes' own tokenizer, and its tokens.
+    special = [f"--config.model.{name}" for name in ("sep_id=0", "end_id=0", "pad_id=1")]
+    return ["--config.data.source=scenes", *special]
+  reference_data = request.getfixturevalue("reference_data")
+  rows = reference_data / "esc10"
+  return [
+    f"--config.data.train={rows / 'train.json'}",
+    f"--config.data.val={rows / 'val.json'}",
+    f"--config.data.audio_root={rows}",
+    f"--config.data.tokenizer={reference_data / 'tokenizers' / 'smollm2'}",
+  ]
+
+
+@pytest.mark.parametrize("platform", [on_cpu, on_gpu])
+def test_killed_and_resumed_at_full_size_bit_for_bit(platform, request, tmp_path):
+  flags = full_size_rows(platform, request)
+  flags += ["--config.batch_size=4", "--config.steps=3", "--config.save_every=1"]
+  flags += ["--config.eval_batches=0", "--config.sample_answers=0", "--config.log_every=1"]
+  flags += ["--config.model.decoder.remat=true"]
+  env = surroundings(platform, tmp_path / "cache")
+  assert_killed_run_ends_as_the_whole_one(tmp_path, env, 2, "configs/mellow.py:random", *flags)
+  assert len(digests(tmp_path / "whole")) == 457
   peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
   print(f"peak memory {peak:.1f} GiB")
   assert peak < MEMORY_GIB
+
+
+@pytest.mark.parametrize("platform", [on_cpu, on_gpu])
+def test_the_demo_killed_and_resumed_learns_to_listen(platform, tmp_path):
+  env = surroundings(platform, tmp_path / "cache")
+  assert_killed_run_ends_as_the_whole_one(tmp_path, env, 2600, "configs/demo.py")
+  listening = ["-m", "mellow_jax.evaluation.listening", f"--workdir={tmp_path / 'killed'}"]
+  subprocess.run([sys.executable, *listening], cwd=ROOT, env=env, check=True)
+  found = json.loads((tmp_path / "killed" / "listening.json").read_text())["family"]
+  assert found["multiple choice"]["accuracy"] >= RIGHT
+  assert found["yes/no"]["accuracy"] >= RIGHT

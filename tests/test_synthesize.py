@@ -162,6 +162,7 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
   assert f"{asked - answered} requests were under way" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_asks_nothing_twice(undisturbed, tmp_path):
   captions, folder, _ = undisturbed("detail")
   with chat_server.serving("detail") as server:

@@ -122,6 +122,7 @@ def test_killed_at_any_moment_a_run_ends_the_same(train, whole, tmp_path, moment
   assert_same_end(tmp_path / "run", workdir)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path):
   workdir, _ = whole
   # Heard while the step is compiled, which is finished and run: step 1, and after that step 2,
@@ -357,6 +358,7 @@ def test_a_mistake_is_told_in_one_line_and_saves_nothing(mistaken, mistake, mess
   assert not (folder / "runs" / mistake / "model").exists()
 
 
+@pytest.mark.slow
 def test_bad_batches_are_left_out_until_too_many_and_so_they_are_after_a_resume(spoilt, tmp_path):
   bad, workdir = {2, 4, 5, 6, 7, 8}, tmp_path / "run"
   flags = ["--config.steps=9", "--config.save_every=1", "--config.keep=9", "--config.accumulate=2"]
