@@ -64,15 +64,26 @@ def assert_killed_run_ends_as_the_whole_one(folder, env, step, config, *flags):
   print(f"{len(digests(whole))} arrays are the same to the bit", flush=True)
 
 
-def full_size_rows(platform, request):
-  """Real clips where the reference's data is; scenes go wherever a GPU is."""
+ON_SCENES = """
+import runpy
+
+def get_config():
+  cfg = runpy.run_path("configs/mellow.py")["get_config"]("random")
+  cfg.data.source, cfg.data.mix = "scenes", {"caption": 0.5, "binary": 0.5}
+  cfg.model.sep_id, cfg.model.end_id, cfg.model.pad_id = 0, 0, 1  # of the scenes' tokenizer
+  return cfg
+"""
+
+
+def full_size(platform, request, folder):
+  """Config and flags: real clips where the reference's data is; scenes go wherever a GPU is."""
   if platform != "cpu":
-    # The scenes' own tokenizer, and its tokens.
-    special = [f"--config.model.{name}" for name in ("sep_id=0", "end_id=0", "pad_id=1")]
-    return ["--config.data.source=scenes", *special]
+    path = folder / "on_scenes.py"
+    path.write_text(ON_SCENES)
+    return path, []
   reference_data = request.getfixturevalue("reference_data")
   rows = reference_data / "esc10"
-  return [
+  return "configs/mellow.py:random", [
     f"--config.data.train={rows / 'train.json'}",
     f"--config.data.val={rows / 'val.json'}",
     f"--config.data.audio_root={rows}",
@@ -82,12 +93,12 @@ def full_size_rows(platform, request):
 
 @pytest.mark.parametrize("platform", [on_cpu, on_gpu])
 def test_killed_and_resumed_at_full_size_bit_for_bit(platform, request, tmp_path):
-  flags = full_size_rows(platform, request)
+  config, flags = full_size(platform, request, tmp_path)
   flags += ["--config.batch_size=4", "--config.steps=3", "--config.save_every=1"]
   flags += ["--config.eval_batches=0", "--config.sample_answers=0", "--config.log_every=1"]
   flags += ["--config.model.decoder.remat=true"]
   env = surroundings(platform, tmp_path / "cache")
-  assert_killed_run_ends_as_the_whole_one(tmp_path, env, 2, "configs/mellow.py:random", *flags)
+  assert_killed_run_ends_as_the_whole_one(tmp_path, env, 2, config, *flags)
   assert len(digests(tmp_path / "whole")) == 457
   peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
   print(f"peak memory {peak:.1f} GiB")
