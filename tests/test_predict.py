@@ -410,6 +410,7 @@ def test_killed_ten_times_at_random_the_predictions_are_those_of_a_quiet_run(
   assert lines(tmp_path / "quiet.jsonl") == whole
 
 
+@pytest.mark.slow
 def test_two_processes_finish_together(tiny_model_folder, data, compile_cache, tmp_path):
   """The last round is of one row: only one of them has any."""
   table, output = many(data, tmp_path / "many", 41), tmp_path / "out.jsonl"

@@ -133,6 +133,7 @@ def test_each_question_is_a_row_or_a_reject_with_its_reason(undisturbed, kind):
   assert report["answers_without_token_counts"] == CAPTIONS - len(counted)
 
 
+@pytest.mark.slow
 def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undisturbed, tmp_path):
   captions, folder, _ = undisturbed("mcq")
   out, rng, known = tmp_path / "out", random.Random(0), [set()]

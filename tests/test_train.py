@@ -205,6 +205,7 @@ def files(tmp_path):
   return [*paths, f"--config.data.audio_root={folder}"]
 
 
+@pytest.mark.slow
 def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp_path):
   model = whole[0] / "model"
   flags = [f"--config.init_from=('{model}',)", "--config.calibrate_batches=2", "--profile=2:2"]
