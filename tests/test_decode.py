@@ -13,7 +13,7 @@ from flax import nnx
 from mellow_jax import decode
 from mellow_jax.config import ModelConfig, SmolLM2Config
 from mellow_jax.decode import Sampling
-from mellow_jax.models import mellow
+from mellow_jax.models import mellow, smollm2
 
 # One layer compiles in half the time; what layers do to each other is tested with the tiny config.
 FLAT = SmolLM2Config(vocab=64, width=32, layers=1, heads=4, kv_heads=2, head_size=8, mlp=48)
@@ -148,8 +148,10 @@ def test_masked_padding_does_not_matter_however_long():
   np.testing.assert_allclose(found[0].log_probs, found[1].log_probs, rtol=1e-4)
 
 
+@pytest.mark.parametrize("queries", [smollm2.QUERIES, 5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_the_fused_decoder_is_the_plain_one(dtype, tolerance):
+def test_the_fused_decoder_is_the_plain_one(dtype, tolerance, queries, monkeypatch):
+  monkeypatch.setattr(smollm2, "QUERIES", queries)  # of the prefix, all at once or piece by piece
   plain = Decoder(tiny.config(dtype=dtype))
   fused = Decoder(plain.cfg)
   fused.graphdef, fused.params = mellow.fuse(plain.cfg, plain.params)
@@ -161,6 +163,10 @@ def test_the_fused_decoder_is_the_plain_one(dtype, tolerance):
   expected = plain.logits(prefix, LENGTHS, answers)
   found = fused.logits(prefix, LENGTHS, answers)
   np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+  if dtype == "float32":
+    greedy = Sampling(max_new_tokens=20)
+    tokens = [decoder.generate(prefix, LENGTHS, greedy).tokens for decoder in (plain, fused)]
+    np.testing.assert_array_equal(*tokens)
   scores = fused.score(prefix, LENGTHS, answers[:, None], np.full((8, 1), 20))[:, 0]
   np.testing.assert_allclose(scores, token_log_probs(expected, answers).sum(1), rtol=tolerance)
 
