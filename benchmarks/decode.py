@@ -10,12 +10,15 @@ sequence anew for every token, logits at every position. It is timed at the firs
 last token only, since a token takes seconds.
 
 The limit is what memory allows: a token reads every decoder weight once, and each row of the batch
-its cached keys and values. The bandwidth takes its turn in every round, as the better of two
-multi-threaded reads of 1 GiB: on a shared machine it can double from one minute to the next.
+its cached keys and values. The ceiling is that of the whole answer: the prefill's arithmetic, which
+no cache avoids, at the full rate, and then every token at the limit. Bandwidth and arithmetic take
+their turn in every round, since on a shared machine they can double from one minute to the next:
+the better of two reads of 1 GiB by all cores, and of two products of the prefix with a matrix.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import platform
@@ -43,19 +46,35 @@ def timed(run) -> tuple[float, object]:
   return time.perf_counter() - start, result
 
 
-class Memory:
-  """1 GiB to read, by all cores."""
+class Machine:
+  """What all cores can do."""
 
-  def __init__(self):
+  def __init__(self, cfg: ModelConfig):
+    rng = np.random.default_rng(0)
     self._array = np.ones(2**28, np.float32)
     tensor, device_array = torch.from_numpy(self._array), jnp.asarray(self._array)
-    reduce = jax.jit(jnp.max)
-    self._runs = (tensor.max, lambda: reduce(device_array).block_until_ready())
-    self.bandwidth()
+    read = jax.jit(jnp.max)
+    self._reads = (tensor.max, lambda: read(device_array).block_until_ready())
+    self._shape = (cfg.prefix_tokens, cfg.decoder.width, 2 * cfg.decoder.mlp)
+    rows, inner, columns = self._shape
+    a = rng.standard_normal((rows, inner), np.float32)
+    b = rng.standard_normal((inner, columns), np.float32)
+    multiply = jax.jit(jnp.matmul)
+    torch_pair = torch.from_numpy(a), torch.from_numpy(b)
+    jax_pair = jnp.asarray(a), jnp.asarray(b)
+    self._products = (
+      lambda: torch.matmul(*torch_pair),
+      lambda: multiply(*jax_pair).block_until_ready(),
+    )
+    self.bandwidth(), self.arithmetic()
 
   def bandwidth(self) -> float:
-    """Bytes a second of the better of two ways to read it, the best of three."""
-    return self._array.nbytes / min(timed(run)[0] for run in self._runs for _ in range(3))
+    """Bytes a second of the better of two ways to read 1 GiB, the best of three."""
+    return self._array.nbytes / min(timed(run)[0] for run in self._reads for _ in range(3))
+
+  def arithmetic(self) -> float:
+    """FLOP/s of the better of two ways to multiply, the best of ten."""
+    return 2 * math.prod(self._shape) / min(timed(f)[0] for f in self._products for _ in range(10))
 
 
 class Peer:
@@ -106,7 +125,7 @@ class Peer:
     return torch.cat([prefix, self.model.get_input_embeddings()(torch.from_numpy(tokens))], 1)
 
 
-def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, memory: Memory) -> dict:
+def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, machine: Machine) -> dict:
   """One row of the table."""
   params = mellow.init_params(cfg, 0)
   flat = {name: np.asarray(x) for name, x in mellow.flatten(params).items()}
@@ -143,9 +162,10 @@ def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, memory: Memor
   )
   ours_first()
   times = {name: [] for name in ("reference", "hugging face", "ours", "ours, first token")}
-  speeds = []
+  speeds, rates = [], []
   for _ in range(rounds):
-    speeds.append(memory.bandwidth())
+    speeds.append(machine.bandwidth())
+    rates.append(machine.arithmetic())
     per_token = statistics.mean(timed(lambda s=s: peer.uncached_token(s))[0] for s in sequences)
     times["reference"].append(per_token * count)
     times["hugging face"].append(timed(lambda: peer.cached(torch_prefix, count))[0])
@@ -154,11 +174,15 @@ def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, memory: Memor
   median = {name: statistics.median(values) for name, values in times.items()}
   rate = {name: batch * count / median[name] for name in ("reference", "hugging face", "ours")}
   loop = (median["ours"] - median["ours, first token"]) / (count - 1)
-  speed = statistics.median(speeds)
+  speed, flops = statistics.median(speeds), statistics.median(rates)
   decoder = sum(x.size for name, x in flat.items() if name.startswith("decoder/"))
   d = cfg.decoder
   slots = cfg.prefix_tokens + count / 2
   read = 4 * decoder + 4 * batch * slots * 2 * d.layers * d.kv_heads * d.head_size
+  # Of the layers' matrices alone: attention and norms come on top.
+  layers = sum(x.size for name, x in flat.items() if name.startswith("decoder/blocks/"))
+  prefill = 2 * layers * batch * cfg.prefix_tokens / flops
+  least = prefill + (count - 1) * read / speed
   return {
     "batch": batch,
     "new tokens": count,
@@ -169,6 +193,9 @@ def measure(cfg: ModelConfig, batch: int, count: int, rounds: int, memory: Memor
     "ms a token after the first": 1e3 * loop,
     "GB/s measured": speed / 1e9,
     "GB/s of each round": [x / 1e9 for x in speeds],
+    "GFLOP/s measured": flops / 1e9,
+    "seconds at both limits": least,
+    "times the reference at both limits": median["reference"] / least,
     "share of the bandwidth limit": read / speed / loop,
     "compile seconds": compile_seconds,
     "seconds": times,
@@ -191,9 +218,9 @@ def main() -> None:
     "load": os.getloadavg(),
     "rows": [],
   }
-  memory = Memory()
+  machine = Machine(cfg)
   for batch in map(int, args.batch.split(",")):
-    row = measure(cfg, batch, args.new_tokens, args.rounds, memory)
+    row = measure(cfg, batch, args.new_tokens, args.rounds, machine)
     report["rows"].append(row)
     rates = row["tokens/s, prefill included"]
     print(
@@ -203,7 +230,9 @@ def main() -> None:
       f"{row['times hugging face']:.2f} x Hugging Face; "
       f"{row['ms a token after the first']:.1f} ms a token, "
       f"{100 * row['share of the bandwidth limit']:.0f}% of the limit at "
-      f"{row['GB/s measured']:.1f} GB/s; tokens agree: {row['tokens agree']}",
+      f"{row['GB/s measured']:.1f} GB/s; tokens agree: {row['tokens agree']}\n"
+      f"  ceiling {row['times the reference at both limits']:.1f} x the reference, at that and "
+      f"{row['GFLOP/s measured']:.0f} GFLOP/s",
       flush=True,
     )
   if args.output:
