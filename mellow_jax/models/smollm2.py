@@ -198,7 +198,7 @@ class SmolLM2(nnx.Module):
 
     mask is True where a position may attend to a slot. With a cache, the L new positions are
     written to its slots start to start + L and attention runs over all T slots; without one, the
-    slots are the L positions themselves.
+    slots are the L positions themselves, and the mask shows none of them a later one.
     """
     x, layers = x.astype(self.dtype), []
     for i, block in enumerate(self.blocks):
