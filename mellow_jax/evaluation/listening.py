@@ -33,7 +33,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
-ROWS = flags.DEFINE_integer("rows", 1000, "Scenes asked about; rows of a file are all asked.")
+ROWS = flags.DEFINE_integer("rows", 4000, "Scenes asked about; rows of a file are all asked.")
 REDRAWS = flags.DEFINE_integer("redraws", 0, "Option sets drawn anew for multiple choice.")
 BATCH = flags.DEFINE_integer("batch_size", 50, "Questions answered together.")
 
