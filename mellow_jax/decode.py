@@ -130,8 +130,8 @@ def _log_prob(logits: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[A
 
 
 def _take(
-  x: Float[Array, "BK T G"], rows: int, chosen: Int[Array, "rows"]
-) -> Float[Array, "NK T G"]:
+  x: Float[Array, "BK X Y"], rows: int, chosen: Int[Array, "rows"]
+) -> Float[Array, "NK X Y"]:
   """Keys or values of the chosen ones of a number of rows."""
   return x.reshape(rows, -1, *x.shape[1:])[chosen].reshape(-1, *x.shape[1:])
 
@@ -145,12 +145,11 @@ def _prefill(
 ) -> tuple[Float[Array, "B V"], Cache, Bool[Array, "rows P"]]:
   """First logits; cache with room for an answer and heard slots, for every copy of a question."""
   hidden, cache = model.prefill(prefix, text_lengths)
-  # The last token is never read, so it needs no slot.
-  room = ((0, 0), (0, max_new_tokens - 1), (0, 0))
   if copies > 1:  # of several devices, each would be sent the caches of all for it
     chosen = jnp.repeat(jnp.arange(len(prefix)), copies)
     cache = jax.tree.map(lambda x: _take(x, len(prefix), chosen), cache)
-  cache = jax.tree.map(lambda x: jnp.pad(x, room), cache)
+  # The last token is never read, so it needs no slot.
+  cache = tuple(layer.grow(max_new_tokens - 1) for layer in cache)
   heard = jnp.repeat(model.is_heard(text_lengths), copies, axis=0)
   return model.decoder.logits(hidden), cache, heard
 
@@ -164,7 +163,7 @@ def _read(
 ) -> tuple[Float[Array, "rows V"], Cache]:
   """Puts the answer's token i into the cache: the logits of token i + 1."""
   rows, slots = heard.shape
-  answer = jnp.arange(cache[0].k.shape[1] - slots) <= i
+  answer = jnp.arange(cache[0].v.shape[1] - slots) <= i
   mask = jnp.concatenate([heard, jnp.broadcast_to(answer, (rows, len(answer)))], axis=1)
   position = jnp.sum(heard, axis=1, dtype=jnp.int32)[:, None] + i
   x = model.decoder.embed(tokens[:, None])
@@ -313,7 +312,7 @@ def _search(
     growing, ended, parents = extend(state.i + 1, state.growing, state.ended, logits)
     rows = (parents + jnp.arange(batch)[:, None] * n).reshape(-1)
     # The beams of a question share its prefix: only what they generated changes places.
-    cache = jax.tree.map(lambda x: x.at[:, slots:].set(_take(x[:, slots:], len(rows), rows)), cache)
+    cache = tuple(layer.change(slots, lambda x: _take(x, len(rows), rows)) for layer in cache)
     return _Searched(state.i + 1, growing, ended, cache)
 
   def goes_on(state: _Searched) -> Bool[Array, ""]:

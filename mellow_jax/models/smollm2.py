@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -20,29 +22,54 @@ class LayerCache(NamedTuple):
   """Keys (already rotated) and values of one layer, for T slots; the first axis is rows x heads.
 
   The two are one axis, as the products want them: from an array of four axes XLA on CPU makes one
-  of three for every token, a copy of the cache.
+  of three for every token, a copy of the cache. Slots stand last where a product yields them.
   """
 
-  k: Float[Array, "BK T G"]
+  k: Float[Array, "BK G T"]
   v: Float[Array, "BK T G"]
+
+  def grow(self, slots: int) -> "LayerCache":
+    """The same with so many slots more."""
+    none, room = (0, 0), (0, slots)
+    return LayerCache(jnp.pad(self.k, (none, none, room)), jnp.pad(self.v, (none, room, none)))
+
+  def change(self, first: int, f: Callable[[Array], Array]) -> "LayerCache":
+    """The same with f of what stands in the slots from `first` on."""
+    k, v = f(self.k[..., first:]), f(self.v[:, first:])
+    return LayerCache(self.k.at[..., first:].set(k), self.v.at[:, first:].set(v))
 
 
 Cache = tuple[LayerCache, ...]
 
 
-def rotate(
-  x: Float[Array, "B L N G"], positions: Int[Array, "B L"], theta: float
-) -> Float[Array, "B L N G"]:
-  """Rotary position embedding, halves rotated against each other; angles in float32.
+class Rotary(NamedTuple):
+  """Sine and cosine of the angles that each position's heads are rotated by, in float32."""
+
+  sin: Float[Array, "B L 1 g"]  # g: half of a head
+  cos: Float[Array, "B L 1 g"]
+
+
+def rotary(positions: Int[Array, "B L"], slots: int, cfg: SmolLM2Config) -> Rotary:
+  """The angles of these positions, all below slots; angles in float32.
+
+  Looked up in a table, once for all layers: XLA would compute a sine anew for each head and layer.
+
+  Source: Su et al. 2021.
+  """
+  half = cfg.head_size // 2
+  frequency = np.float32(cfg.rope_theta) ** (-np.arange(half, dtype=np.float32) / np.float32(half))
+  angle = np.arange(slots, dtype=np.float32)[:, None, None] * frequency
+  return Rotary(*(jnp.take(f(angle), positions, axis=0, mode="clip") for f in (np.sin, np.cos)))
+
+
+def rotate(x: Float[Array, "B L N G"], by: Rotary) -> Float[Array, "B L N G"]:
+  """Rotary position embedding, halves rotated against each other.
 
   Source: Su et al. 2021, in the half-split form of the Llama implementations.
   """
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None, None].astype(jnp.float32) * frequency
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
-  a, b = x[..., :half], x[..., half:]
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+  a, b = jnp.split(x, 2, axis=-1)
+  turned = (a * by.cos - b * by.sin, b * by.cos + a * by.sin)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -68,7 +95,7 @@ class Attention(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B L D"],
-    positions: Int[Array, "B L"],
+    by: Rotary,
     mask: Bool[Array, "b L T"],
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
@@ -79,13 +106,14 @@ class Attention(nnx.Module):
       q, k, v = jnp.split(self.qkv(x), ends, axis=-1)
     else:
       q, k, v = self.q(x), self.k(x), self.v(x)
-    q = rotate(q.reshape(b, l, cfg.heads, cfg.head_size), positions, cfg.rope_theta)
-    k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), positions, cfg.rope_theta)
+    q = rotate(q.reshape(b, l, cfg.heads, cfg.head_size), by)
+    k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), by)
     v = v.reshape(b, l, cfg.kv_heads, cfg.head_size)
     rows = b * cfg.kv_heads
-    k, v = (x.swapaxes(1, 2).reshape(rows, l, cfg.head_size) for x in (k, v))
+    k = k.transpose(0, 2, 3, 1).reshape(rows, cfg.head_size, l)
+    v = v.swapaxes(1, 2).reshape(rows, l, cfg.head_size)
     if cache is not None:
-      k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, start, 0))
+      k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start))
       v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, start, 0))
     q = q.reshape(b, l, cfg.kv_heads, -1, cfg.head_size).transpose(0, 2, 3, 1, 4)
     if self.fused and cache is None and l > QUERIES:
@@ -94,7 +122,7 @@ class Attention(nnx.Module):
       pieces = -(-l // QUERIES)
       y = jnp.concatenate(
         [
-          self._gather(q[..., first:end, :], k[:, :end], v[:, :end], mask[:, first:end, :end])
+          self._gather(q[..., first:end, :], k[..., :end], v[:, :end], mask[:, first:end, :end])
           for first, end in itertools.pairwise(l * i // pieces for i in range(pieces + 1))
         ],
         axis=3,
@@ -106,7 +134,7 @@ class Attention(nnx.Module):
   def _gather(
     self,
     q: Float[Array, "B K H L G"],
-    k: Float[Array, "BK T G"],
+    k: Float[Array, "BK G T"],
     v: Float[Array, "BK T G"],
     mask: Bool[Array, "b L T"],
   ) -> Float[Array, "B K H L G"]:
@@ -115,11 +143,11 @@ class Attention(nnx.Module):
     # copies the whole cache, transposed, for every token.
     shape = q.shape
     q = q.reshape(len(k), -1, shape[-1])
-    scores = jnp.einsum("nqg,ntg->nqt", q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(*shape[:-1], k.shape[1]) * shape[-1] ** -0.5
+    scores = jnp.einsum("nqg,ngt->nqt", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(*shape[:-1], k.shape[-1]) * shape[-1] ** -0.5
     scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("nqt,ntg->nqg", weights.reshape(len(k), -1, k.shape[1]), v).reshape(shape)
+    return jnp.einsum("nqt,ntg->nqg", weights.reshape(len(k), -1, k.shape[-1]), v).reshape(shape)
 
 
 class MLP(nnx.Module):
@@ -157,12 +185,12 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B L D"],
-    positions: Int[Array, "B L"],
+    by: Rotary,
     mask: Bool[Array, "b L T"],
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B L D"], LayerCache]:
-    h, cache = self.attn(self.attn_norm(x), positions, mask, cache, start)
+    h, cache = self.attn(self.attn_norm(x), by, mask, cache, start)
     x = x + h
     return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -201,8 +229,9 @@ class SmolLM2(nnx.Module):
     slots are the L positions themselves, and the mask shows none of them a later one.
     """
     x, layers = x.astype(self.dtype), []
+    by = rotary(positions, mask.shape[-1], self.cfg)
     for i, block in enumerate(self.blocks):
-      x, layer = block(x, positions, mask, None if cache is None else cache[i], start)
+      x, layer = block(x, by, mask, None if cache is None else cache[i], start)
       layers.append(layer)
     return self.norm(x), tuple(layers)
 
@@ -216,14 +245,14 @@ class SmolLM2(nnx.Module):
     """
     if not self.cfg.remat:
       return self(x, positions, mask)[0]
-    x = x.astype(self.dtype)
+    x, by = x.astype(self.dtype), rotary(positions, mask.shape[-1], self.cfg)
     parts = [nnx.split(block) for block in self.blocks]
     for graphdef, alike in itertools.groupby(parts, key=lambda part: part[0]):
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in alike))
 
       @jax.checkpoint
       def layer(x, state, graphdef=graphdef):
-        return nnx.merge(graphdef, state)(x, positions, mask)[0], None
+        return nnx.merge(graphdef, state)(x, by, mask)[0], None
 
       x, _ = jax.lax.scan(layer, x, stacked)
     return self.norm(x)
