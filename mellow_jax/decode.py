@@ -133,8 +133,8 @@ def _log_prob(logits: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[A
 
 
 def _take(
-  x: Float[Array, "BK X Y"], rows: int, chosen: Int[Array, "rows"]
-) -> Float[Array, "NK X Y"]:
+  x: Float[Array, "BK ..."], rows: int, chosen: Int[Array, "rows"]
+) -> Float[Array, "NK ..."]:
   """Keys or values of the chosen ones of a number of rows."""
   return x.reshape(rows, -1, *x.shape[1:])[chosen].reshape(-1, *x.shape[1:])
 
