@@ -41,7 +41,9 @@ setup(
     "scikit-learn>=1.5",  # the linear probe; librosa brings it anyway
   ],
   # lmms-eval finds the model by this: --model mellow.
-  entry_points={"lmms_eval.models": ["mellow = mellow_jax.evaluation.lmms_manifest:MANIFEST"]},
+  entry_points={
+    "lmms_eval.models": ["mellow = mellow_jax.evaluation.external.lmms_manifest:MANIFEST"]
+  },
   extras_require={
     "tpu": ["jax[tpu]>=0.10"],
     "cuda": ["jax[cuda12]>=0.10"],

@@ -22,10 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mellow_jax import decode, optim, parallel, step
+from mellow_jax import parallel
 from mellow_jax.config import AudioConfig, Config, ModelConfig, OptimConfig
+from mellow_jax.convert import rules
+from mellow_jax.inference import decode
 from mellow_jax.models import mellow
-from tools.convert_weights import rules
+from mellow_jax.training import optim, step
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))

@@ -32,10 +32,11 @@ import torch
 import transformers
 from flax import nnx
 
-from mellow_jax import decode, parallel
+from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
+from mellow_jax.convert import convert
+from mellow_jax.inference import decode
 from mellow_jax.models import mellow
-from tools.convert_weights import convert
 
 END_NEVER = -1  # no token has this id: every run decodes all its tokens
 

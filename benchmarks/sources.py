@@ -18,7 +18,8 @@ import zlib
 import numpy as np
 
 from mellow_jax.config import Config, DataConfig
-from mellow_jax.data import cache, pipeline, records, words
+from mellow_jax.data import cache, pipeline, records
+from mellow_jax.data import tokenizer as tokenizer_lib
 from mellow_jax.reasonaqa import tfds
 
 BATCH = 16
@@ -60,7 +61,9 @@ def main() -> None:
       rows, _, clips = pipeline.sources(cfg, lambda line: None)
       digest = rows.digest
       opened[kind] = time.monotonic() - begun
-      tokenizer = words.build_tokenizer(text for row in rows for text in (row.input, row.answer))
+      tokenizer = tokenizer_lib.build_tokenizer(
+        text for row in rows for text in (row.input, row.answer)
+      )
       encoders[kind] = pipeline.Encoder(rows, clips, tokenizer, cfg.model, cfg.data)
       speeds[kind] = []
       print(f"{kind}: {len(rows)} rows, digest {digest}, opened in {opened[kind]:.2f} s")

@@ -24,13 +24,10 @@ from orbax.checkpoint import options as ocp_options
 from mellow_jax import config as config_lib
 from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
+from mellow_jax.errors import CheckpointError
 from mellow_jax.models import lora, mellow
 
 FORMAT = 1
-
-
-class CheckpointError(ValueError):
-  """A checkpoint that cannot be written or must not be used; the message names path and remedy."""
 
 
 @dataclasses.dataclass(frozen=True)

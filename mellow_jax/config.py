@@ -8,9 +8,7 @@ code, "training" the public training code, "paper" the publication of 2025.
 import dataclasses
 from dataclasses import dataclass, field
 
-
-class ConfigError(ValueError):
-  """A choice that cannot be carried out; the message names the field and what it may be."""
+from mellow_jax.errors import ConfigError
 
 
 @dataclass(kw_only=True)

@@ -18,15 +18,15 @@ def main(argv: Sequence[str]) -> int:
   name = argv[1] if len(argv) > 1 else ""
   # Imported where it is called: predict needs JAX, and the others must start without it.
   if name == "predict":
-    from mellow_jax.evaluation import predict as command
+    from mellow_jax.evaluation.commands import predict as command
   elif name == "score":
-    from mellow_jax.evaluation import score as command
+    from mellow_jax.evaluation.commands import score as command
   elif name == "compare":
-    from mellow_jax.evaluation import compare as command
+    from mellow_jax.evaluation.commands import compare as command
   elif name == "doctor":
-    from mellow_jax.evaluation import doctor as command
+    from mellow_jax.evaluation.commands import doctor as command
   elif name == "export":
-    from mellow_jax.evaluation import export as command
+    from mellow_jax.evaluation.external import export as command
   elif name in ("--help", "-h", "help"):
     print(__doc__)
     return 0

@@ -16,19 +16,20 @@ from pathlib import Path
 import tqdm
 from absl import flags
 
-from mellow_jax import commandline, predictions
-from mellow_jax.ask import GREEDY, Mellow, QuestionError, Row
-from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.commandline import FlagsError
+from mellow_jax import cli
 from mellow_jax.data import audio, records
-from mellow_jax.data.audio import AudioError, Clip
-from mellow_jax.data.records import RecordError
-from mellow_jax.decode import Sampling
-from mellow_jax.predictions import PredictionsError
+from mellow_jax.data.audio import Clip
+from mellow_jax.errors import (
+  AudioError,
+  FlagsError,
+)
+from mellow_jax.inference import predictions
+from mellow_jax.inference.api import GREEDY, Mellow, Row
+from mellow_jax.inference.decode import Sampling
 
 
 def _flags() -> flags.FlagValues:
-  f = commandline.flag_values()
+  f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("checkpoint", help="Model folder, from the converter or from training.")
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
@@ -165,17 +166,7 @@ def _generate(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  errors = (
-    QuestionError,
-    AudioError,
-    RecordError,
-    CheckpointError,
-    PredictionsError,
-    FileNotFoundError,
-  )
-  return commandline.run(
-    argv, _flags(), __doc__, _generate, example="--audio=FILE, --prompt='...'", errors=errors
-  )
+  return cli.run(argv, _flags(), __doc__, _generate, example="--audio=FILE, --prompt='...'")
 
 
 if __name__ == "__main__":

@@ -21,14 +21,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mellow_jax import commandline
-from mellow_jax.ask import Answer, Mellow, QuestionError, describe
-from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.commandline import FlagsError
+from mellow_jax import cli
 from mellow_jax.data import audio, audioset
-from mellow_jax.data.audio import AudioError
-from mellow_jax.evaluation import event_picture, events, hallucination
-from mellow_jax.evaluation.events import Timeline
+from mellow_jax.errors import FlagsError
+from mellow_jax.evaluation.inspection import events, hallucination, picture
+from mellow_jax.evaluation.inspection.events import Timeline
+from mellow_jax.inference.api import Answer, Mellow, describe
 
 WINDOWS_A_PICTURE = 6
 QUESTIONS = {1: "caption the audio", 2: "explain the difference in few words"}
@@ -130,7 +128,7 @@ def inspect(
     drawn.append(f"{name}.png" if number == 1 else f"{name}-{number}.png")
     said = answers[page.start : page.stop]
     part = output / f"{name}.part.png"
-    event_picture.draw(part, prompt, said, timelines, page, rule, model.cfg.audio, top, threshold)
+    picture.draw(part, prompt, said, timelines, page, rule, model.cfg.audio, top, threshold)
     part.replace(output / drawn[-1])
   content = {
     "prompt": prompt,
@@ -147,7 +145,7 @@ def inspect(
 
 
 def _flags() -> flags.FlagValues:
-  f = commandline.flag_values()
+  f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   text("checkpoint", None, "Model folder, from the converter or from training.")
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
@@ -188,8 +186,7 @@ def _inspect(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  errors = (QuestionError, AudioError, CheckpointError, OSError)
-  return commandline.run(argv, _flags(), __doc__, _inspect, example="--audio=FILE", errors=errors)
+  return cli.run(argv, _flags(), __doc__, _inspect, example="--audio=FILE")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from mellow_jax.config import ConfigError
+from mellow_jax.errors import ConfigError
 
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"

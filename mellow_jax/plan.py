@@ -26,9 +26,11 @@ from jax.experimental import topologies
 from jax.stages import Compiled
 from ml_collections import config_flags
 
-from mellow_jax import optim, parallel, step
-from mellow_jax.config import Config, ConfigError
+from mellow_jax import parallel
+from mellow_jax.config import Config
+from mellow_jax.errors import ConfigError
 from mellow_jax.models import mellow
+from mellow_jax.training import optim, step
 
 
 class Chip(NamedTuple):
@@ -58,10 +60,6 @@ NO_HOST = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-
-
-class PlanError(RuntimeError):
-  """What keeps a plan from being made; the message says what to change."""
 
 
 def collectives(program: str) -> list[dict[str, Any]]:
@@ -112,7 +110,7 @@ def batch_like(cfg: Config) -> step.Batch:
 def measure(lower: Callable[[], Any]) -> dict[str, Any]:
   """What the compiler says of a program, for one chip.
 
-  Raises PlanError where the program needs more memory than a chip has.
+  Raises ConfigError where the program needs more memory than a chip has.
   """
   began = time.monotonic()
   try:
@@ -121,7 +119,7 @@ def measure(lower: Callable[[], Any]) -> dict[str, Any]:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     used = re.search(r"Used \S+ of \S+ hbm", str(error))
-    raise PlanError(
+    raise ConfigError(
       f"does not fit the memory of a chip ({used[0] if used else str(error).splitlines()[0]}): "
       "lower --batch_per_chip, or set --config.model.decoder.remat=true"
     ) from error
@@ -146,22 +144,24 @@ def plan(
 ) -> dict[str, Any]:
   """Compiles a run's programs for a topology and predicts the time of its step.
 
-  Raises PlanError or ConfigError for what cannot be planned.
+  Raises ConfigError or ConfigError for what cannot be planned.
   """
   name, _, size = topology.partition(":")
   if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", size):
     known = ", ".join(CHIPS)
-    raise PlanError(f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}")
+    raise ConfigError(
+      f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}"
+    )
   if batch_per_chip < 1 or not 0 < utilisation <= 1:
-    raise PlanError("--batch_per_chip must be at least 1, --utilisation above 0 and at most 1")
+    raise ConfigError("--batch_per_chip must be at least 1, --utilisation above 0 and at most 1")
   if importlib.util.find_spec("libtpu") is None:
-    raise PlanError("the TPU compiler is missing: in the checkout, pip install '.[tpu]'")
+    raise ConfigError("the TPU compiler is missing: in the checkout, pip install '.[tpu]'")
   os.environ.update(NO_HOST)
   axes, chip = tuple(map(int, size.split("x"))), CHIPS[name]
   try:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except jax.errors.JaxRuntimeError as error:
-    raise PlanError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+    raise ConfigError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
   cfg.batch_size = batch_per_chip * len(devices)
   if cfg.model.dtype == "auto":
     cfg.model.dtype = "bfloat16"  # what "auto" is on a TPU; here it would be the CPU's
@@ -288,7 +288,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise ConfigError(f"unexpected argument {argv[1]!r}")
     found = plan(values.config, values.topology, values.batch_per_chip, values.utilisation, say)
-  except (ConfigError, PlanError) as error:
+  except ConfigError as error:
     print(f"mellow_jax.plan: {error}", file=sys.stderr)
     sys.exit(1)
   print(json.dumps(found, indent=1) if values.json else table(found))

@@ -4,8 +4,8 @@
 
 The same command again resumes from the last checkpoint. The workdir gets checkpoints/, the model
 folders best/ (lowest validation loss so far) and model/ (the last step's), the page report.html,
-run.json, TensorBoard files, and what mellow_jax/runlog.py lists. --profile=100:5 writes a trace of
-steps 100 to 104 to profile/.
+run.json, TensorBoard files, and what mellow_jax/training/metrics.py lists. --profile=100:5 writes a
+trace of steps 100 to 104 to profile/.
 
 SIGTERM and Ctrl-C save the step that is running and end with exit status 75: start the same command
 again. Otherwise the status is 0 where all is done, 1 after an error of one line.
@@ -31,35 +31,18 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mellow_jax import checkpoint, initial, optim, page, parallel, resume, step, validation
-from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.config import Config, ConfigError
+from mellow_jax import checkpoint, parallel
+from mellow_jax.config import Config
 from mellow_jax.data import bad_records, prompts
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.bad_records import PipelineError
-from mellow_jax.data.records import RecordError
-from mellow_jax.data.workers import StalledError
-from mellow_jax.feed import Feed
+from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
-from mellow_jax.runlog import RunLog, Spent, fingerprint
-from mellow_jax.step import TrainState
-
-
-class DivergedError(RuntimeError):
-  """A loss or gradient that is no finite number; the message says how to go on."""
-
-
-# Raised with a message for the person who started the run; anything else is a defect of ours.
-KNOWN_ERRORS = (
-  AudioError,
-  CheckpointError,
-  ConfigError,
-  DivergedError,
-  PipelineError,
-  RecordError,
-  OSError,
-)
+from mellow_jax.training import checkpoints as checkpoints_lib
+from mellow_jax.training import init, optim, step, validation
+from mellow_jax.training import report as report_page
+from mellow_jax.training.loader import Feed
+from mellow_jax.training.metrics import RunLog, Spent, fingerprint
+from mellow_jax.training.step import TrainState
 
 
 def check(cfg: Config) -> None:
@@ -132,19 +115,19 @@ def train(
   like = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
   )
-  checkpoints = resume.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  run = resume.settings(cfg, len(feed.rows), feed.digest)
+  checkpoints = checkpoints_lib.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
+  run = checkpoints_lib.settings(cfg, len(feed.rows), feed.digest)
   found = checkpoints.restore(like, run)
-  counters: resume.Counters = {}
+  counters: checkpoints_lib.Counters = {}
   if found is not None:
     state, counters = found
     say(f"resumed from step {int(state.step)} of {workdir}")
   else:
-    flat = initial.parameters(cfg, feed.tokenizer)
+    flat = init.parameters(cfg, feed.tokenizer)
     if cfg.calibrate_batches:
       say(f"measuring bn0's statistics on {cfg.calibrate_batches} batches")
       first = itertools.islice(feed.train(0, {}), cfg.calibrate_batches)
-      flat = initial.calibrate(flat, cfg, first, mesh)
+      flat = init.calibrate(flat, cfg, first, mesh)
     # From the host: each process holds all of it, each device gets its part.
     state = jax.jit(init_state, out_shardings=sharding)(jax.device_get(flat))
   trainable = sum(x.size for x in state.trainable.values())
@@ -275,7 +258,7 @@ def train(
     if cfg.optim.lora.kernels:
       write_model("adapter", step.adapter(state, cfg))
     if parallel.is_first():
-      page.write(workdir)
+      report_page.write(workdir)
     say(f"model folder: {workdir / 'model'}, the run on one page: {workdir / 'report.html'}")
   checkpoints.close()
   return state
@@ -308,7 +291,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if not values["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
-    resume.hush()
+    checkpoints_lib.hush()
   workdir = pathlib.Path(values.workdir).absolute()
   try:
     if len(argv) > 1:
@@ -322,7 +305,7 @@ def main(argv: list[str]) -> None:
     stop = parallel.Stop()
     workdir.mkdir(parents=True, exist_ok=True)
     state = train(values.config, workdir, profile, stop.asked)
-  except KNOWN_ERRORS as error:
+  except (UserError, OSError) as error:
     print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
     if isinstance(error, StalledError):
       os._exit(1)  # an ordinary exit would wait for the thread that hangs

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import random
 
-from mellow_jax.evaluation.schema import Item, Prediction
+from mellow_jax.evaluation.benchmarks.items import Item, Prediction
 
 SOUNDS = ("a dog", "rain", "a bell", "wind", "a car", "birds", "a siren", "waves")
 VERDICTS = (

@@ -18,8 +18,7 @@ from absl import flags
 
 from mellow_jax.config import AudioConfig, DataConfig, ModelConfig
 from mellow_jax.data import audio, pipeline, scenes
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.workers import StalledError
+from mellow_jax.errors import AudioError, StalledError
 
 RATE, SECONDS = 16_000, 4.1
 CLIP_BYTES = round(RATE * SECONDS) * 4

@@ -15,8 +15,10 @@ import jax
 import tiny
 import topology
 
-from mellow_jax import checkpoint, optim, parallel, resume, step
+from mellow_jax import checkpoint, parallel
 from mellow_jax.models import mellow
+from mellow_jax.training import checkpoints as checkpoints_lib
+from mellow_jax.training import optim, step
 
 SAVED, MORE = 2, 10
 RUN = {"seed": 0}
@@ -45,7 +47,7 @@ def main(folder, mesh_name, mesh_names, coordinator="", process="0"):
     return state, losses
 
   def checkpoints(name):
-    return resume.TrainCheckpoints(folder / name, keep=1)
+    return checkpoints_lib.TrainCheckpoints(folder / name, keep=1)
 
   flat = jax.device_get(mellow.flatten(tiny.params(cfg.model)))
   init = jax.jit(lambda flat: step.init_state(flat, cfg, tx), out_shardings=sharding)
@@ -59,7 +61,7 @@ def main(folder, mesh_name, mesh_names, coordinator="", process="0"):
   )
   found = {}
   for name in mesh_names.split():
-    while not (folder / name / str(SAVED) / resume.COMMITTED).exists():
+    while not (folder / name / str(SAVED) / checkpoints_lib.COMMITTED).exists():
       time.sleep(0.05)
     state, _ = checkpoints(name).restore(like, RUN)
     digest = checkpoint.digest_json(checkpoint.digest(mellow.flatten(state)))

@@ -27,7 +27,7 @@ import heard
 import numpy as np
 import processes
 
-from mellow_jax import resume
+from mellow_jax.training import checkpoints
 
 SAVE_EVERY = 10
 FLAGS = ("--config.steps=200", f"--config.save_every={SAVE_EVERY}", "--config.keep=2")
@@ -81,7 +81,7 @@ def saves(workdir):
   folder, finished, unfinished = workdir / "checkpoints", [], []
   for part in folder.glob("*"):
     if part.name.isdigit():
-      (finished if (part / resume.COMMITTED).exists() else unfinished).append(int(part.name))
+      (finished if (part / checkpoints.COMMITTED).exists() else unfinished).append(int(part.name))
   return sorted(finished), sorted(unfinished)
 
 

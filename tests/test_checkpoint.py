@@ -12,7 +12,7 @@ import tiny
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
 from mellow_jax import checkpoint
-from mellow_jax.checkpoint import CheckpointError
+from mellow_jax.errors import CheckpointError
 from mellow_jax.models import mellow
 
 # Where Orbax gives up on damage, it leaves coroutines and futures behind that nobody waits for.

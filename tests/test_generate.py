@@ -11,9 +11,11 @@ import soundfile
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
-from mellow_jax import ask, decode, generate, predictions
+from mellow_jax import generate
 from mellow_jax.data import audio
-from mellow_jax.decode import Sampling
+from mellow_jax.errors import PredictionsError
+from mellow_jax.inference import api, decode, predictions
+from mellow_jax.inference.decode import Sampling
 
 QUESTION = "what is heard in the audio ?"
 SHORT = Sampling(max_new_tokens=6)
@@ -48,8 +50,8 @@ def clips(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder) -> ask.Mellow:
-  return ask.Mellow.load(tiny_model_folder, say=lambda line: None)
+def model(tiny_model_folder) -> api.Mellow:
+  return api.Mellow.load(tiny_model_folder, say=lambda line: None)
 
 
 # --- The class -----------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ def test_options_are_scored(model, clips):
 
 def test_what_is_compiled_is_said_once(tiny_model_folder, clips):
   said = []
-  model = ask.Mellow.load(tiny_model_folder, say=said.append)
+  model = api.Mellow.load(tiny_model_folder, say=said.append)
   for name in "ab":
     model.caption(clips / f"{name}.wav", sampling=SHORT)
   assert said[0].startswith("device: ")
@@ -282,7 +284,7 @@ def test_predictions_changed_by_hand_are_refused(tmp_path):
   lines = output.path.read_bytes().splitlines(keepends=True)
   for changed in (lines[1:], [lines[0], lines[2]], [lines[0], b"{\n", lines[2]], [b"[]\n"]):
     output.path.write_bytes(b"".join(changed))
-    with pytest.raises(predictions.PredictionsError, match="is not the prediction of row"):
+    with pytest.raises(PredictionsError, match="is not the prediction of row"):
       predictions.Predictions(output.path, {"seed": 1})
 
 
@@ -346,5 +348,5 @@ def test_help_lists_the_flags(run):
 
 
 def test_defaults_are_greedy_as_the_reference():
-  assert decode.Sampling(max_new_tokens=300, temperature=0.0) == ask.GREEDY
+  assert decode.Sampling(max_new_tokens=300, temperature=0.0) == api.GREEDY
   assert tiny.config().pad_id != tiny.config().end_id

@@ -16,12 +16,14 @@ import optax
 import pytest
 import recipe
 
-from mellow_jax import config, decode, inspect, optim, parallel, step
+from mellow_jax import config, inspect, parallel
+from mellow_jax.convert import rules
 from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
-from mellow_jax.evaluation import events
+from mellow_jax.evaluation.inspection import events
+from mellow_jax.inference import decode
 from mellow_jax.models import logmel, mellow
-from tools.convert_weights import rules
+from mellow_jax.training import optim, step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # of the largest entry

@@ -11,10 +11,10 @@ import soundfile
 import tiny
 
 from mellow_jax import checkpoint, inspect
-from mellow_jax.ask import Answer, Mellow
 from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
-from mellow_jax.evaluation import events, hallucination
+from mellow_jax.evaluation.inspection import events, hallucination
+from mellow_jax.inference.api import Answer, Mellow
 from mellow_jax.models import logmel
 
 RATE = 16_000

@@ -14,7 +14,7 @@ import processes
 import pytest
 
 from mellow_jax import checkpoint, parallel, plan
-from mellow_jax.config import ConfigError
+from mellow_jax.errors import ConfigError
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
 ONE, EIGHT = ("1,1",), ("8,1", "4,2", "8,1,2")
@@ -137,7 +137,7 @@ parallel.make_deterministic()
 jax.jit(lambda x: x + 1)(1.0)
 try:
   parallel.make_deterministic()
-except parallel.ConfigError as error:
+except ConfigError as error:
   print(error)
 """
 

@@ -16,12 +16,13 @@ import processes
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, initial, optim, parallel, resume, step, validation
+from mellow_jax import checkpoint, parallel
 from mellow_jax import train as command
-from mellow_jax.checkpoint import CheckpointError
-from mellow_jax.config import ConfigError, OptimConfig, validate
-from mellow_jax.data import pipeline, scenes, words
+from mellow_jax.config import OptimConfig, validate
+from mellow_jax.data import pipeline, scenes, tokenizer
+from mellow_jax.errors import CheckpointError, ConfigError
 from mellow_jax.models import logmel, mellow
+from mellow_jax.training import checkpoints, init, optim, step, validation
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -214,7 +215,7 @@ def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp
   assert "trace of steps 2 to 3" in out and list(tmp_path.glob("run/profile/**/*.xplane.pb"))
   rows = json.loads((tmp_path / "data/train.json").read_text())
   texts = [row[field] for row in rows for field in ("input", "answer")]
-  vocabulary = words.build_tokenizer(texts).get_vocab()
+  vocabulary = tokenizer.build_tokenizer(texts).get_vocab()
   assert checkpoint.load_tokenizer(tmp_path / "run/model").get_vocab() == vocabulary
   kept = set(vocabulary) & set(scenes.build_tokenizer().get_vocab())
   assert f"{len(kept)} of {len(vocabulary)} tokens keep their embedding" in out
@@ -233,9 +234,9 @@ def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp
 def test_embeddings_move_with_their_tokens():
   loaded, fresh = jnp.arange(8.0).reshape(4, 2), -jnp.ones((5, 2))
   old, new = {"a": 0, "b": 1, "c": 2, "d": 3}, {"a": 0, "d": 1, "e": 2, "b": 3}
-  found = initial.move_embeddings(loaded, fresh, old, new)
+  found = init.move_embeddings(loaded, fresh, old, new)
   assert found.tolist() == [[0, 1], [6, 7], [-1, -1], [2, 3], [-1, -1]]
-  assert initial.move_embeddings(loaded, fresh, old, dict(old)) is loaded
+  assert init.move_embeddings(loaded, fresh, old, dict(old)) is loaded
 
 
 def test_calibration_measures_what_will_be_heard():
@@ -247,7 +248,7 @@ def test_calibration_measures_what_will_be_heard():
   names = ("encoder/bn0/mean", "encoder/bn0/var", "decoder/norm/scale")
   flat = {name: jnp.ones(16) for name in names}
   cfg = tiny.run(model=model)
-  found = initial.calibrate(flat, cfg, batches, parallel.make_mesh((1, 1)))
+  found = init.calibrate(flat, cfg, batches, parallel.make_mesh((1, 1)))
   db = logmel.log_mel(jnp.asarray(wav.reshape(6, -1)), model.audio).reshape(-1, 16)
   np.testing.assert_allclose(found["encoder/bn0/mean"], db.mean(axis=0), rtol=1e-5)
   np.testing.assert_allclose(found["encoder/bn0/var"], db.var(axis=0), rtol=1e-3)
@@ -260,7 +261,7 @@ def test_every_config_is_one_that_can_be_carried_out(path):
   command.check(cfg)
   validate(cfg.model)
   optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
-  assert resume.settings(cfg, rows=1, digest="")["optim.optimizer"] == cfg.optim.optimizer
+  assert checkpoints.settings(cfg, rows=1, digest="")["optim.optimizer"] == cfg.optim.optimizer
 
 
 # --- Errors --------------------------------------------------------------------------------------

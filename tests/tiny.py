@@ -17,7 +17,7 @@ from mellow_jax.config import (
   OptimConfig,
   SmolLM2Config,
 )
-from mellow_jax.data import words
+from mellow_jax.data import tokenizer as tokenizer_lib
 from mellow_jax.models import mellow
 
 TEXT = "what is heard in the audio ? a dog barks , then rain falls . one two three four"
@@ -94,7 +94,7 @@ def get_config(arg: str = "") -> Config:
 
 def tokenizer() -> tokenizers.Tokenizer:
   """Words of TEXT; 0 ends, 1 pads, as in the config."""
-  return words.build_tokenizer([TEXT])
+  return tokenizer_lib.build_tokenizer([TEXT])
 
 
 def params(cfg: ModelConfig, seed: int = 0) -> dict:

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import tiny
 
-from mellow_jax import config, optim, parallel, step
+from mellow_jax import config, parallel
 from mellow_jax.models import mellow
+from mellow_jax.training import optim, step
 
 STEPS = 3
 

@@ -22,6 +22,7 @@ from jaxtyping import Float32
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import resampling
 from mellow_jax.data.prompts import Preset
+from mellow_jax.errors import AudioError
 
 # Limits on what a header may claim. Without them a rate of 1 Hz asks for gigabytes of output, and
 # a damaged flac or mp3 for terabytes.
@@ -60,17 +61,6 @@ LASTING: tuple[Reason, ...] = (
   *("not_a_file", "path", "empty", "undecodable", "no_samples"),
   *("rate", "channels", "too_long", "cut_short"),
 )
-
-
-class AudioError(ValueError):
-  """Audio that cannot be used; the message names it and says what to do."""
-
-  def __init__(self, message: str, reason: Reason):
-    super().__init__(message, reason)  # both, so that it can be sent between processes
-    self.reason = reason
-
-  def __str__(self) -> str:
-    return self.args[0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from mellow_jax.data.audio import REASONS
+from mellow_jax.errors import PipelineError
 
 # The share of bad records says nothing before so many examples, or one epoch, were drawn.
 LEAST_EXAMPLES = 1000
@@ -19,10 +20,6 @@ MOST_TRIES = 100
 
 _EXAMPLES = "examples_drawn"
 _KEYS = (_EXAMPLES, *(f"bad_{reason}" for reason in REASONS))
-
-
-class PipelineError(ValueError):
-  """Rows that cannot become examples; the message names them and says what to do."""
 
 
 class BadRecord(NamedTuple):

@@ -35,10 +35,10 @@ from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, bad_records, records
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.bad_records import BadRecord, PipelineError
+from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.prompts import Preset
-from mellow_jax.data.records import Record, RecordError, Rows
+from mellow_jax.data.records import Record, Rows
+from mellow_jax.errors import AudioError, DataError, PipelineError
 
 VERSION = 1
 INDEX = "index.json"
@@ -51,21 +51,21 @@ class Cache:
   """A cache folder, opened; its files are read when a row or a clip is asked for."""
 
   def __init__(self, folder: str | os.PathLike):
-    """Raises RecordError where the folder is no whole cache."""
+    """Raises DataError where the folder is no whole cache."""
     self.path = os.fspath(folder)
     try:
       index = json.loads((Path(folder) / INDEX).read_text())
     except (OSError, ValueError) as error:
-      raise RecordError(
+      raise DataError(
         f"{self.path}: no readable {INDEX} ({error}): write it with python -m mellow_jax.data.cache"
       ) from None
     if index.get("version") != VERSION:
-      raise RecordError(f"{self.path}: is not a cache of version {VERSION}: write it anew")
+      raise DataError(f"{self.path}: is not a cache of version {VERSION}: write it anew")
     for name, file in index["files"].items():
       path = Path(folder) / name
       size = path.stat().st_size if path.is_file() else 0
       if size != file["bytes"]:
-        raise RecordError(f"{path}: has {size} of {file['bytes']} bytes: copy or write it again")
+        raise DataError(f"{path}: has {size} of {file['bytes']} bytes: copy or write it again")
     self.bad: dict[str, list[str]] = index["bad"]
     self.crc32: dict[str, int] = dict(index["clips"])
     self.digest: str = index.get("digest", "")  # of the rows; older caches have none
@@ -83,11 +83,11 @@ class Cache:
     return len(self._rows)
 
   def rows(self, start: int, stop: int) -> list[list[str]]:
-    """The fields of some rows, one after the other. Raises RecordError where a file is damaged."""
+    """The fields of some rows, one after the other. Raises DataError where a file is damaged."""
     try:
       return [json.loads(row) for row in self._rows.__getitems__(range(start, stop))]
     except RuntimeError as error:
-      raise RecordError(
+      raise DataError(
         f"{self.path}: one of the rows {start} to {stop - 1} is damaged ({error}): write it again"
       ) from None
 
@@ -295,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       max_bad_fraction=args.max_bad_fraction,
       shard_bytes=args.shard_mib * 2**20,
     )
-  except (PipelineError, RecordError, OSError) as error:
+  except (PipelineError, DataError, OSError) as error:
     parser.exit(1, f"mellow_jax.data.cache: {error}\n")
   print(f"{args.output}: {len(rows)} rows")
   if bad:

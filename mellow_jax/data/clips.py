@@ -12,9 +12,9 @@ from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, records
-from mellow_jax.data.audio import AudioError, Reason
+from mellow_jax.data.audio import Reason
 from mellow_jax.data.prompts import Preset
-from mellow_jax.data.records import RecordError
+from mellow_jax.errors import AudioError, DataError
 
 
 @runtime_checkable
@@ -97,7 +97,7 @@ class JoinedClips:
   def of(cls, paths: Iterable[tuple[Store, Iterable[str]]]) -> "JoinedClips":
     """The clips of stores and of the paths that the rows of each name.
 
-    Raises RecordError where a path is one clip in one store, and another in another.
+    Raises DataError where a path is one clip in one store, and another in another.
     """
     stores: list[Store] = []
     place: dict[str, int] = {}
@@ -111,7 +111,7 @@ class JoinedClips:
           continue
         found = {stores[first].crc32(path), store.crc32(path)} - {None}
         if len(found) > 1:
-          raise RecordError(
+          raise DataError(
             f"{path}: differs in {stores[first].name} and {store.name}: write what is out of date "
             "anew, or give one of them another name"
           )

@@ -15,10 +15,10 @@ from jaxtyping import Float32
 
 from mellow_jax.config import DataConfig, ModelConfig
 from mellow_jax.data import augment, bad_records, prompts
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.bad_records import BadRecord, PipelineError
+from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import Clips
 from mellow_jax.data.records import Record
+from mellow_jax.errors import AudioError, PipelineError
 
 MIXED_SHARE = 0.5  # of augmented clips that sound together with another of their caption
 SECOND_CLIPS = ("another", "silence", "same")  # what a row of one clip may hear second

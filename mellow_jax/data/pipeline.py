@@ -10,21 +10,15 @@ from typing import Any
 import grain
 import numpy as np
 
-from mellow_jax.config import Config, ConfigError
-from mellow_jax.data import (
-  bad_records,
-  examples,
-  opening,
-  prompts,
-  scenes,
-  selection,
-  workers,
-)
+from mellow_jax.config import Config
+from mellow_jax.data import bad_records, examples, prompts, scenes, selection, workers
+from mellow_jax.data import sources as sources_lib
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
 from mellow_jax.data.examples import Encoder
 from mellow_jax.data.records import Record, Rows
 from mellow_jax.data.selection import Joined
+from mellow_jax.errors import ConfigError
 
 # Of "files", in the run.json of runs that older versions finished.
 OLD_NAMES = ("json", "array_record")
@@ -35,7 +29,7 @@ def sources(
 ) -> tuple[Sequence[Record], Sequence[Record], Clips]:
   """Training rows, validation rows and their clips, as the config says.
 
-  Raises RecordError, PipelineError or ConfigError naming what is absent or wrong.
+  Raises DataError, PipelineError or ConfigError naming what is absent or wrong.
   """
   data, model_audio = cfg.data, cfg.model.audio
   if data.second_clip not in examples.SECOND_CLIPS:
@@ -66,7 +60,7 @@ def sources(
   preset = prompts.PRESETS[data.preset]
   if data.cache_clips and preset.long == "random":
     raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
-  opened = opening.Opened(cfg)
+  opened = sources_lib.Opened(cfg)
   train, val = (
     [opened.source(path, split) for path in paths.split(",") if path]
     for split, paths in (("train", data.train), ("val", data.val))

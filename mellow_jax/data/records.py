@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
 
 from mellow_jax.data import prompts
+from mellow_jax.errors import DataError
 
 FIELDS = (
   "taskname",
@@ -42,10 +43,6 @@ COLUMNS = {
 }
 _NEEDED = ("file", "question", "answer")
 _DRIVE = re.compile(r"[A-Za-z]:")
-
-
-class RecordError(ValueError):
-  """A file of records that cannot be used as it is; the message names file, row and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +187,10 @@ class Reader:
 
   def _fail(self, row: int, fault: str) -> NoReturn:
     if self.lines is None:
-      raise RecordError(f"{self.name}, row {row} (from 0): {fault}")
+      raise DataError(f"{self.name}, row {row} (from 0): {fault}")
     for field, column in COLUMNS.items():
       fault = fault.replace(f"field {field!r}", f"column {column!r}")
-    raise RecordError(f"{self.name}, line {self.lines[row]}: {fault}")
+    raise DataError(f"{self.name}, line {self.lines[row]}: {fault}")
 
   def faults(self, row: object) -> list[tuple[str, str]]:
     """All that is wrong with a row, each with its field, "" where it is the row's shape."""
@@ -224,7 +221,7 @@ class Reader:
     return found
 
   def row(self, i: int, row: object, listed: Container[str] = ()) -> tuple[str, ...]:
-    """The fields of row i as they are kept. Raises RecordError for one with a fault.
+    """The fields of row i as they are kept. Raises DataError for one with a fault.
 
     Not for one whose id is listed, if all its fields are texts.
     """
@@ -249,7 +246,7 @@ def read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
   try:
     text = raw.decode("utf-8-sig")  # spreadsheets begin their UTF-8 with a byte-order mark
   except UnicodeDecodeError as error:
-    raise RecordError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
+    raise DataError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
   table = csv.reader(io.StringIO(text, newline=""), strict=True)
   rows, lines, begin = [], [], 1
   try:
@@ -259,7 +256,7 @@ def read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
     for cells in table:
       if cells:  # a blank line is no row
         if len(cells) != len(header):
-          raise RecordError(
+          raise DataError(
             f"{name}, line {begin}: has {len(cells)} cells where the header has {len(header)}: put "
             'text that holds a comma between ""'
           )
@@ -267,9 +264,9 @@ def read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
         lines.append(begin)
       begin = table.line_num + 1
   except csv.Error as error:
-    raise RecordError(f"{name}, line {begin}: is not CSV ({error})") from None
+    raise DataError(f"{name}, line {begin}: is not CSV ({error})") from None
   if not rows:
-    raise RecordError(f"{name}: holds no rows")
+    raise DataError(f"{name}: holds no rows")
   blank = dict.fromkeys(FIELDS, "") | {"subtype": Path(name).name}
   return [
     blank | {field: row.get(column, "") for field, column in COLUMNS.items()} for row in rows
@@ -280,15 +277,15 @@ def _check_header(name: str, header: list[str]) -> None:
   known = [*COLUMNS.values()]
   for column in header:
     if column not in known and not column.startswith("_"):
-      raise RecordError(
+      raise DataError(
         f"{name}, line 1: column {column!r} is unknown: use {', '.join(known)}, separated by "
         "commas, or begin its name with '_' to have it ignored"
       )
     if header.count(column) > 1:
-      raise RecordError(f"{name}, line 1: column {column!r} occurs twice: keep one")
+      raise DataError(f"{name}, line 1: column {column!r} occurs twice: keep one")
   for column in _NEEDED:
     if column not in header:
-      raise RecordError(f"{name}, line 1: column {column!r} is missing")
+      raise DataError(f"{name}, line 1: column {column!r} is missing")
 
 
 def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
@@ -297,7 +294,7 @@ def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
   Rows whose ids are listed may be empty where they should not be, or name paths that lead out of
   the root: they keep their place as they are, for the caller to leave out.
 
-  Fields and columns whose names begin with "_" are notes, and ignored. Raises RecordError if the
+  Fields and columns whose names begin with "_" are notes, and ignored. Raises DataError if the
   file cannot be read, is not strict JSON (UTF-8 without a byte-order mark, no NaN, no key twice) or
   strict CSV, is not a list of at least one object, or if a row has a field missing, unknown, not
   text or too long, an empty question, answer or first path, or an audio path that could leave its
@@ -308,25 +305,25 @@ def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
     raw = Path(path).read_bytes()
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
-    raise RecordError(f"{name}: cannot be read ({reason}): check the path") from None
+    raise DataError(f"{name}: cannot be read ({reason}): check the path") from None
   if name.lower().endswith(".csv"):
     rows, lines = read_table(name, raw)
     reader = Reader(name, lines)
     return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
   if raw.startswith(b"\xef\xbb\xbf"):
-    raise RecordError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
+    raise DataError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
   try:
     rows = DECODER.decode(raw.decode())
   except UnicodeDecodeError as error:
-    raise RecordError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
+    raise DataError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
   except RecursionError:
-    raise RecordError(f"{name}: is nested too deep; expected a list of flat objects") from None
+    raise DataError(f"{name}: is nested too deep; expected a list of flat objects") from None
   except ValueError as error:
-    raise RecordError(f"{name}: is not JSON ({error})") from None
+    raise DataError(f"{name}: is not JSON ({error})") from None
   if not isinstance(rows, list):
-    raise RecordError(f"{name}: holds {_name(rows)} at the top; expected a list of objects")
+    raise DataError(f"{name}: holds {_name(rows)} at the top; expected a list of objects")
   if not rows:
-    raise RecordError(f"{name}: holds no rows")
+    raise DataError(f"{name}: holds no rows")
   reader = Reader(name)
   return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
 

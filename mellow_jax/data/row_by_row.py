@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mellow_jax.data import json_stream, records
-from mellow_jax.data.records import RecordError
+from mellow_jax.errors import DataError
 
 
 class Checked(NamedTuple):
@@ -21,7 +21,7 @@ class Checked(NamedTuple):
 def read(path: str | os.PathLike) -> Iterator[Checked]:
   """The rows of a file one at a time, sound or not; a JSON file of any length takes little memory.
 
-  Raises RecordError for a file that cannot be read, or that is no list of rows.
+  Raises DataError for a file that cannot be read, or that is no list of rows.
   """
   name = os.fspath(path)
   lines: list[int] = []
@@ -36,9 +36,9 @@ def read(path: str | os.PathLike) -> Iterator[Checked]:
       shaped = not any(not field for field, _ in faults)
       place = f"line {lines[i]}" if lines else f"row {i} (from 0)"
       yield Checked(place, reader.kept(row) if shaped else None, faults)
-  except RecordError:
+  except DataError:
     raise
   except OSError as error:
-    raise RecordError(f"{name}: cannot be read ({error.strerror}): check the path") from None
+    raise DataError(f"{name}: cannot be read ({error.strerror}): check the path") from None
   except ValueError as error:
-    raise RecordError(f"{name}: is no JSON list of rows: {error}") from None
+    raise DataError(f"{name}: is no JSON list of rows: {error}") from None

@@ -22,9 +22,9 @@ import soundfile
 import tokenizers
 from jaxtyping import Float
 
-from mellow_jax.data import words
+from mellow_jax.data import tokenizer
 from mellow_jax.data.records import FIELDS, Record
-from mellow_jax.data.synthesis import (
+from mellow_jax.data.scene_audio import (
   KINDS,
   ROW_STREAM,
   SPLITS,
@@ -269,7 +269,7 @@ def build_tokenizer() -> tokenizers.Tokenizer:
   """A token for everything that rows can say."""
   templates = [re.sub(r"{\w+}", " ", text) for text in (*QUESTIONS.values(), DIFFERENCE)]
   said = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
-  return words.build_tokenizer([*templates, *said])
+  return tokenizer.build_tokenizer([*templates, *said])
 
 
 def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:

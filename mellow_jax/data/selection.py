@@ -9,9 +9,9 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from mellow_jax.config import ConfigError
 from mellow_jax.data import records
 from mellow_jax.data.records import Record, Rows
+from mellow_jax.errors import ConfigError
 
 
 class Chosen(Rows):

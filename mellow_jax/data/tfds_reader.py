@@ -18,9 +18,9 @@ from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio
-from mellow_jax.data.audio import AudioError
 from mellow_jax.data.prompts import Preset
-from mellow_jax.data.records import FIELDS, Record, RecordError, Rows
+from mellow_jax.data.records import FIELDS, Record, Rows
+from mellow_jax.errors import AudioError, DataError
 
 TOGETHER = 4096  # rows that are read at once where all are read
 
@@ -29,14 +29,14 @@ class _Dataset:
   """A split of a folder that TFDS wrote; opened again where it is sent to another process."""
 
   def __init__(self, folder: str | os.PathLike, split: str):
-    """Raises RecordError where there is no such dataset or split."""
+    """Raises DataError where there is no such dataset or split."""
     self.folder, self.split = os.fspath(folder), split
     try:
       builder = tfds.builder_from_directory(folder)
       self._source = builder.as_data_source(split)
       self.metadata = dict(builder.info.metadata.items())
     except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-      raise RecordError(
+      raise DataError(
         f"{self.folder}: cannot be read as split {split!r} of a TFDS dataset in ArrayRecord "
         f"({str(error).splitlines()[0]}): build it anew"
       ) from None
@@ -44,7 +44,7 @@ class _Dataset:
     about = builder.info.splits[split]
     size = sum(path.stat().length for path in about.filepaths)
     if size != int(about.num_bytes):
-      raise RecordError(
+      raise DataError(
         f"{self.folder}: split {split!r} has {size} of {int(about.num_bytes)} bytes: build it anew"
       )
 
@@ -72,18 +72,18 @@ class TfdsRows(Rows):
   """The records of a split, in the order of the file they come from."""
 
   def __init__(self, folder: str | os.PathLike, split: str):
-    """Raises RecordError where there is no such dataset or split."""
+    """Raises DataError where there is no such dataset or split."""
     self.path = os.fspath(folder)
     self._dataset = _Dataset(folder, split)
     if split not in self._dataset.metadata:
-      raise RecordError(f"{self.path}: is no dataset reasonaqa/rows: give the folder of that")
+      raise DataError(f"{self.path}: is no dataset reasonaqa/rows: give the folder of that")
     self._about = self._dataset.metadata[split]
 
   def __len__(self) -> int:
     return len(self._dataset)
 
   def __getitem__(self, index: SupportsIndex) -> Record:
-    """Raises RecordError where the file is damaged."""
+    """Raises DataError where the file is damaged."""
     index = operator.index(index)
     if not -len(self) <= index < len(self):
       raise IndexError(f"row {index} of {len(self)}")
@@ -98,7 +98,7 @@ class TfdsRows(Rows):
     try:
       examples = self._dataset.between(start, stop)
     except RuntimeError as error:
-      raise RecordError(
+      raise DataError(
         f"{self.path}: one of the rows {start} to {stop - 1} is damaged ({error}): build it anew"
       ) from None
     for i, example in enumerate(examples, start):
@@ -123,7 +123,7 @@ class TfdsClips:
   preset: Preset
 
   def __post_init__(self):
-    """Raises RecordError where there is no such dataset."""
+    """Raises DataError where there is no such dataset."""
     _ = self._places
 
   @property
@@ -138,7 +138,7 @@ class TfdsClips:
   @functools.cached_property
   def _places(self) -> dict[str, int]:
     if "paths" not in self._dataset.metadata:
-      raise RecordError(f"{self.folder}: is no dataset reasonaqa/audio: build it anew")
+      raise DataError(f"{self.folder}: is no dataset reasonaqa/audio: build it anew")
     return {path: place for place, path in enumerate(self._dataset.metadata["paths"])}
 
   def _bytes(self, path: str) -> bytes:

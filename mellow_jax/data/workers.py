@@ -21,16 +21,12 @@ from typing import Any
 
 import grain
 
-from mellow_jax.data.bad_records import PipelineError
+from mellow_jax.errors import StalledError
 
 POLL_SECONDS = 0.5
 # What a worker said before it ended may still be on its way.
 LAST_WORDS_SECONDS = 3.0
 CLOSE_SECONDS = 15.0
-
-
-class StalledError(PipelineError):
-  """No more batches come. A thread may hang in a read, so that only os._exit ends the process."""
 
 
 def batches(

@@ -34,22 +34,19 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mellow_jax import checkpoint, commandline, parallel, step
-from mellow_jax.checkpoint import CheckpointError, LoadedModel
+from mellow_jax import checkpoint, cli, parallel
+from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, prompts, records
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.records import RecordError
-from mellow_jax.evaluation import entailment, rows
-from mellow_jax.evaluation.schema import Item
+from mellow_jax.errors import DataError
+from mellow_jax.evaluation.benchmarks import rows
+from mellow_jax.evaluation.benchmarks.items import Item
+from mellow_jax.evaluation.metrics import entailment
 from mellow_jax.models import mellow
+from mellow_jax.training import step
 
 MAX_ITERATIONS = 5000
 _HYPOTHESIS = re.compile(r"hypothesis[\s:-]*(.*)", re.IGNORECASE | re.DOTALL)
-
-
-class ProbeError(ValueError):
-  """Rows or flags that the probe cannot use; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,11 @@ class Embedded:
 
 
 def entailment_items(path: str) -> list[Item]:
-  """The entailment rows of a file; raises RecordError, and ProbeError where there are none."""
+  """The entailment rows of a file; raises DataError, and DataError where there are none."""
   found = records.read(path)
   items = [item for item in map(rows.from_record, found) if item.kind == "entailment"]
   if not items:
-    raise ProbeError(f"{path}: none of its {len(found)} rows is about a hypothesis")
+    raise DataError(f"{path}: none of its {len(found)} rows is about a hypothesis")
   print(f"{path}: {len(items)} of {len(found)} rows are entailment", file=sys.stderr)
   return items
 
@@ -99,13 +96,13 @@ def embed_texts(
 def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int) -> Embedded:
   """Each distinct clip and hypothesis goes through the network once.
 
-  Raises AudioError naming the clip, ProbeError for a row whose class is unknown or about two clips.
+  Raises AudioError naming the clip, DataError for a row whose class is unknown or about two clips.
   """
   cfg, preset, flat = model.config, prompts.PRESETS[model.preset], mellow.flatten(model.params)
   classes = [entailment.class_of(item.answer) for item in items]
   for item, name in zip(items, classes, strict=True):
     if name not in entailment.JUDGED or item.audio2:
-      raise ProbeError(
+      raise DataError(
         f"row {item.id}: answer {item.answer!r} about {item.audio1} {item.audio2}: one clip and a "
         "hypothesis that is true, false or plausible are needed"
       )
@@ -157,15 +154,15 @@ def probe(
 ) -> dict[str, float]:
   """Scores on the test rows of a classifier fitted to the training rows, in [0, 1].
 
-  Precision, recall and F1 are means over the classes, each counting the same. Raises ProbeError
+  Precision, recall and F1 are means over the classes, each counting the same. Raises DataError
   where it does not converge, or where the training rows are of one class.
   """
   if len(set(train_classes)) < 2:
-    raise ProbeError(f"all training rows are {train_classes[0]}: give rows of every class")
+    raise DataError(f"all training rows are {train_classes[0]}: give rows of every class")
   classifier = LogisticRegression(max_iter=MAX_ITERATIONS)
   pipeline = make_pipeline(StandardScaler(), classifier).fit(train, list(train_classes))
   if classifier.n_iter_.max() >= MAX_ITERATIONS:
-    raise ProbeError(f"the classifier did not converge in {MAX_ITERATIONS} iterations")
+    raise DataError(f"the classifier did not converge in {MAX_ITERATIONS} iterations")
   given = pipeline.predict(test)
   means = precision_recall_fscore_support(
     list(test_classes), given, labels=sorted(set(test_classes)), average="macro", zero_division=0.0
@@ -194,7 +191,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def _flags() -> flags.FlagValues:
-  f = commandline.flag_values()
+  f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("checkpoint", help="Model folder, from the converter or from training.")
   text("train", help="ReasonAQA JSON file with the rows that the classifier is fitted to.")
@@ -208,7 +205,7 @@ def _flags() -> flags.FlagValues:
 def _probe(f: flags.FlagValues) -> None:
   for name in ("checkpoint", "train", "test"):
     if not f[name].value:
-      raise ProbeError(f"--{name} is missing: --help says what it is")
+      raise DataError(f"--{name} is missing: --help says what it is")
   parallel.use_compilation_cache()
   """Embeds both files, prints the table and writes the scores."""
   root = Path(f.audio_root or Path(f.train).parent)
@@ -227,8 +224,7 @@ def _probe(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  errors = (ProbeError, AudioError, RecordError, CheckpointError, OSError)
-  return commandline.run(argv, _flags(), __doc__, _probe, example="--train=FILE", errors=errors)
+  return cli.run(argv, _flags(), __doc__, _probe, example="--train=FILE")
 
 
 if __name__ == "__main__":

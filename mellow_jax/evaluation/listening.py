@@ -22,15 +22,18 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from mellow_jax import checkpoint, config, parallel, step
-from mellow_jax.checkpoint import CheckpointError, LoadedModel
-from mellow_jax.config import Config, ConfigError
+from mellow_jax import checkpoint, config, parallel
+from mellow_jax.checkpoint import LoadedModel
+from mellow_jax.config import Config
 from mellow_jax.data import augment, pipeline, scenes
 from mellow_jax.data.records import Record
 from mellow_jax.models import logmel, mellow
+from mellow_jax.training import step
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from mellow_jax.errors import CheckpointError, ConfigError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
 ROWS = flags.DEFINE_integer("rows", 4000, "Scenes asked about; rows of a file are all asked.")

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from mellow_jax.config import ModelConfig
-from mellow_jax.models import draws, logmel
+from mellow_jax.models import example_rng, logmel
 
 LAYER_NORM_EPS = 1e-5
 BATCH_NORM_EPS = 1e-5
@@ -95,7 +95,7 @@ def _drop_path(
   """Stochastic depth: the whole branch of an example is left out with probability `rate`."""
   if keys is None or rate == 0.0:
     return x
-  keep = draws.bernoulli(keys, 1 - rate, (1,) * (x.ndim - 1))
+  keep = example_rng.bernoulli(keys, 1 - rate, (1,) * (x.ndim - 1))
   return jnp.where(keep, x / (1 - rate), 0)
 
 
@@ -127,7 +127,7 @@ class SwinBlock(nnx.Module):
   def __call__(
     self, x: Float[Array, "B Y X C"], keys: Key[Array, "B"] | None
   ) -> Float[Array, "B Y X C"]:
-    attn_keys, mlp_keys = (None if keys is None else draws.fold(keys, i) for i in range(2))
+    attn_keys, mlp_keys = (None if keys is None else example_rng.fold(keys, i) for i in range(2))
     h, mask = self.norm1(x), None
     if self.shift:
       h = jnp.roll(h, (-self.shift, -self.shift), (1, 2))
@@ -187,7 +187,7 @@ class Stage(nnx.Module):
     self, x: Float[Array, "B Y X C"], keys: Key[Array, "B"] | None
   ) -> Float[Array, "B Y2 X2 C2"]:
     for i, block in enumerate(self.blocks):
-      x = block(x, None if keys is None else draws.fold(keys, i))
+      x = block(x, None if keys is None else example_rng.fold(keys, i))
     return x if self.merge is None else self.merge(x)
 
 
@@ -243,8 +243,8 @@ class HTSAT(nnx.Module):
   def _augment(self, x: Float[Array, "B T F"], keys: Key[Array, "B"]) -> Float[Array, "B T F"]:
     """SpecAugment: stripes of time and of mel set to 0 after bn0."""
     enc, (_, frames, bins) = self.cfg.encoder, x.shape
-    time = _stripes(draws.fold(keys, 0), frames, enc.time_stripes, enc.time_stripe_frames)
-    mel = _stripes(draws.fold(keys, 1), bins, enc.mel_stripes, enc.mel_stripe_bins)
+    time = _stripes(example_rng.fold(keys, 0), frames, enc.time_stripes, enc.time_stripe_frames)
+    mel = _stripes(example_rng.fold(keys, 1), bins, enc.mel_stripes, enc.mel_stripe_bins)
     return x * time[:, :, None] * mel[:, None, :]
 
   def stage_outputs(
@@ -258,12 +258,12 @@ class HTSAT(nnx.Module):
     train, enc = keys is not None, self.cfg.encoder
     x = self.bn0(db, use_running_average=not (train and enc.batch_statistics))
     if train and enc.spec_augment:
-      x = self._augment(x, draws.fold(keys, 0))
+      x = self._augment(x, example_rng.fold(keys, 0))
     image = logmel.fold(logmel.resize_time(x, self.cfg.frames), enc.chunks)
     x = self.patch_norm(self.patch_embed(image[..., None]))
     outputs = [x]
     for i, stage in enumerate(self.stages):
-      x = stage(x, draws.fold(keys, 1 + i) if train else None)
+      x = stage(x, example_rng.fold(keys, 1 + i) if train else None)
       outputs.append(x)
     return outputs
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from mellow_jax.config import ConfigError, LoRAConfig
-from mellow_jax.models import draws
+from mellow_jax.config import LoRAConfig
+from mellow_jax.errors import ConfigError
+from mellow_jax.models import example_rng
 
 Flat = dict[str, Any]
 
@@ -43,7 +44,7 @@ class LoRALinear(nnx.Module):
     if self.keys is not None:
       # Windows, steps or slots of one example lie side by side, whatever the shape.
       keys, rate = self.keys[...], self.rate
-      keep = draws.bernoulli(keys, 1 - rate, (x.size // len(keys),)).reshape(x.shape)
+      keep = example_rng.bernoulli(keys, 1 - rate, (x.size // len(keys),)).reshape(x.shape)
       x = jnp.where(keep, x / (1 - rate), 0)
     low = x.astype(dtype) @ self.a[...].astype(dtype) @ self.b[...].astype(dtype)
     return y + self.scale * low
@@ -111,7 +112,7 @@ def attach(model: nnx.Module, flat: Flat, keys: Key[Array, "B"] | None, cfg: LoR
     for part in path:
       parent = parent[int(part)] if part.isdigit() else getattr(parent, part)
     a, b = (flat[name] for name in _beside(kernel))
-    of_layer = None if keys is None else draws.fold(keys, i)
+    of_layer = None if keys is None else example_rng.fold(keys, i)
     setattr(parent, last, LoRALinear(getattr(parent, last), a, b, of_layer, cfg))
 
 

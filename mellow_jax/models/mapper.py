@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from mellow_jax.config import ModelConfig
-from mellow_jax.models import draws
+from mellow_jax.models import example_rng
 from mellow_jax.models.htsat import HTSATOutput
 
 LAYER_NORM_EPS = 1e-5
@@ -68,7 +68,7 @@ class Mapper(nnx.Module):
       e1, e2 = (
         jnp.concatenate([e[:, :1], jnp.repeat(e[:, 1:], frames, axis=1)], axis=1) for e in (e1, e2)
       )
-      keep = draws.bernoulli(keys, 1 - rate, e2.shape[1:])
+      keep = example_rng.bernoulli(keys, 1 - rate, e2.shape[1:])
       x = self.projection.norm(e1 + jnp.where(keep, e2 / (1 - rate), 0))
       b, _, d = x.shape
       tokens = x[:, 1:].reshape(b, -1, downsample, d).mean(axis=2)

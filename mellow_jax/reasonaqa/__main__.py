@@ -18,13 +18,13 @@ def main(argv: Sequence[str]) -> int:
   word = argv[1] if len(argv) > 1 else ""
   # Each brings what it alone needs; processes that check audio start with none of it.
   if word == "build":
-    from mellow_jax.reasonaqa import build as command
+    from mellow_jax.reasonaqa.commands import build as command
   elif word == "synthesize":
-    from mellow_jax.reasonaqa import synthesize as command
+    from mellow_jax.reasonaqa.commands import synthesize as command
   elif word == "stats":
-    from mellow_jax.reasonaqa import stats as command
+    from mellow_jax.reasonaqa.commands import stats as command
   elif word == "check":
-    from mellow_jax.reasonaqa import check as command
+    from mellow_jax.reasonaqa.commands import check as command
   elif word == "tfds":
     from mellow_jax.reasonaqa import tfds as command
   elif word in ("-h", "--help"):

@@ -26,9 +26,8 @@ import tensorflow_datasets as tfds
 
 from mellow_jax.config import DataConfig
 from mellow_jax.data import audio, records
-from mellow_jax.data.audio import AudioError
-from mellow_jax.data.bad_records import PipelineError
 from mellow_jax.data.records import FIELDS, Records
+from mellow_jax.errors import AudioError, PipelineError
 
 SPLITS = ("train", "val", "test")
 AUDIO = "audio"  # the folder beside the rows' files
@@ -47,7 +46,7 @@ class Manual:
 
 @functools.lru_cache(maxsize=1)  # a worker writes many shards of the same folder
 def read(folder: Path) -> Manual:
-  """The files of a folder. Raises RecordError as reading does, PipelineError for want of them."""
+  """The files of a folder. Raises DataError as reading does, PipelineError for want of them."""
   found = {split: folder / f"{split}.json" for split in SPLITS}
   if not found["train"].exists():
     raise PipelineError(f"{folder}: holds no train.json: name the folder by --manual_dir")

@@ -22,8 +22,7 @@ from pathlib import Path
 
 import tensorflow_datasets
 
-from mellow_jax.data.bad_records import PipelineError
-from mellow_jax.data.records import RecordError
+from mellow_jax.errors import DataError, PipelineError
 from mellow_jax.reasonaqa import reasonaqa_dataset_builder
 
 
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
           f"{builder.data_dir}: is there already, of other rows: remove it, or give another "
           "--data_dir"
         )
-    except (PipelineError, RecordError, OSError) as error:
+    except (PipelineError, DataError, OSError) as error:
       print(f"mellow_jax.reasonaqa.tfds: {error}", file=sys.stderr)
       return 1
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}

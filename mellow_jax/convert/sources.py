@@ -1,0 +1,179 @@
+"""Where weights come from: a file, a folder laid out as on the Hugging Face hub, or the hub.
+
+All give the same thing, a flat state_dict of numpy arrays, and the path it was read from.
+"""
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+import huggingface_hub
+import ml_dtypes  # noqa: F401  Importing it teaches numpy, and thereby safetensors, bfloat16.
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mellow_jax.convert import ptzip
+from mellow_jax.errors import CheckpointError
+
+_TORCH = (".ckpt", ".pt", ".pth")
+_INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+_WRAPPERS = ("state_dict", "model")  # Lightning's key, and the one of CNN14's training code
+_HUB = "hf://"
+_HUB_SYNTAX = "hf://owner/repo[/file][@revision]"
+
+
+def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
+  """The tensors of a checkpoint by name, and the file they came from.
+
+  `source` is a `.ckpt`, `.pt`, `.pth` or `.safetensors` file, the index of a sharded one, a
+  folder that holds one checkpoint, or hf://owner/repo[/file][@revision]. Wrappers such as
+  {"state_dict": ...} and the prefix "module." of distributed training are taken off. Raises
+  CheckpointError.
+  """
+  path = _download(source) if source.startswith(_HUB) else Path(source).expanduser()
+  if path.is_dir():
+    path = path / _choose([entry.name for entry in path.iterdir() if entry.is_file()], str(path))
+  if not path.is_file():
+    raise CheckpointError(f"{path}: no such file or folder; give a checkpoint or {_HUB_SYNTAX}")
+  if path.suffix in _TORCH:
+    tensors = _unwrap(ptzip.read(path), path)
+  elif path.suffix == ".safetensors":
+    tensors = _read_safetensors(path)
+  elif path.name.endswith(".index.json"):
+    tensors = _read_shards(path)
+  else:
+    known = ", ".join((*_TORCH, ".safetensors"))
+    raise CheckpointError(f"{path}: unknown kind of file; it should end in one of {known}")
+  return _strip_module(tensors, path), path
+
+
+def _choose(names: list[str], place: str) -> str:
+  """The one checkpoint among the files of a folder or repository."""
+  shards = [name for name in names if _SHARD.fullmatch(name)]
+  found = [n for n in names if Path(n).suffix in (*_TORCH, ".safetensors") and n not in shards]
+  found += [name for name in names if name == _INDEX]
+  if len(found) == 1:
+    return found[0]
+  if found:
+    listed = ", ".join(sorted(found))
+    raise CheckpointError(f"{place}: holds several checkpoints, name one of them: {listed}")
+  if shards:
+    raise CheckpointError(f"{place}: has shards such as {shards[0]} but no {_INDEX}; add it")
+  raise CheckpointError(
+    f"{place}: holds no checkpoint (.ckpt, .pt, .pth, .safetensors or {_INDEX})"
+  )
+
+
+def _download(source: str) -> Path:
+  """Brings a checkpoint from the hub, or finds it in the hub's cache when offline."""
+  name, _, revision = source.removeprefix(_HUB).partition("@")
+  parts = name.split("/")
+  if len(parts) < 2 or not all(parts) or ".." in parts or "@" in revision:
+    raise CheckpointError(f"{source}: not of the form {_HUB_SYNTAX}")
+  repo, file = "/".join(parts[:2]), "/".join(parts[2:])
+  revision = revision or None
+  try:
+    if not file:
+      folder_or_names = _list(repo, revision)
+      if isinstance(folder_or_names, Path):
+        return folder_or_names
+      file = _choose(folder_or_names, source)
+    path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+    if path.name.endswith(".index.json"):
+      for shard in sorted(set(_read_index(path).values())):
+        beside = (PurePosixPath(file).parent / shard).as_posix()
+        huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+    return path
+  except CheckpointError:
+    raise
+  except Exception as error:  # The hub's library passes on the errors of its HTTP library.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise CheckpointError(
+      f"{source}: cannot be fetched ({reason}); check the name and the connection, log in with "
+      "`hf auth login` if it is private, or give a local file"
+    ) from error
+
+
+def _list(repo: str, revision: str | None) -> list[str] | Path:
+  """The files at the top of a repository, or its folder in the cache where the hub is away."""
+  try:
+    names = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+  except Exception as unreachable:
+    try:
+      cached = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+    except OSError:  # Nothing is cached: why the hub was not reached is the better news.
+      raise unreachable from None
+    return Path(cached)
+  return [name for name in names if "/" not in name]
+
+
+def _unwrap(tree: dict, path: Path) -> dict[str, np.ndarray]:
+  while wrappers := [key for key in _WRAPPERS if isinstance(tree.get(key), dict)]:
+    if len(wrappers) > 1:
+      raise CheckpointError(f"{path}: holds both {' and '.join(wrappers)}; save one of them alone")
+    tree = tree[wrappers[0]]
+  for key, value in tree.items():
+    if not isinstance(key, str) or not isinstance(value, np.ndarray):
+      raise CheckpointError(
+        f"{path}: {key!r} is a {type(value).__name__}, not a tensor; "
+        f"save the state_dict alone, or under one of the keys {', '.join(_WRAPPERS)}"
+      )
+  return dict(tree)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+  try:
+    with safe_open(path, framework="np") as file:
+      return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  It is no dict.
+  # Unknown dtypes surface as KeyError or TypeError, from the depths of the binding.
+  except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    raise CheckpointError(
+      f"{path}: no readable safetensors file ({error}); download it again"
+    ) from error
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+  places = _read_index(index)
+  tensors: dict[str, np.ndarray] = {}
+  for shard in sorted(set(places.values())):
+    path = index.parent / shard
+    if not path.is_file():
+      raise CheckpointError(f"{path}: missing, though {index.name} names it; download it too")
+    content = _read_safetensors(path)
+    expected = {key for key, place in places.items() if place == shard}
+    if odd := sorted(content.keys() ^ expected):
+      raise CheckpointError(f"{path}: {index.name} disagrees with it about {_some(odd)}")
+    tensors |= content
+  return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+  """Which shard beside the index holds each tensor."""
+  try:
+    places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    # A shard lies beside its index: no path in its name may lead elsewhere.
+    is_valid = bool(places) and all(_SHARD.fullmatch(n) and "/" not in n for n in places.values())
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    is_valid = False
+  if not is_valid:
+    raise CheckpointError(f"{path}: not an index of safetensors shards; download it again")
+  return places
+
+
+def _strip_module(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+  if not tensors:
+    raise CheckpointError(f"{path}: holds no tensors")
+  bare = [key for key in tensors if not key.startswith("module.")]
+  if len(bare) == len(tensors):
+    return tensors
+  if bare:
+    raise CheckpointError(
+      f"{path}: some keys start with 'module.' and some do not, such as {_some(bare)}; "
+      "save the state_dict of one model"
+    )
+  return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _some(keys: list[str]) -> str:
+  return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,0 +1,90 @@
+"""What the paths of a config open to: rows, and the clips that they name.
+
+A path says itself what it is:
+
+  a file                    rows, CSV where the name ends in ".csv", otherwise JSON
+  a folder of TFDS          the dataset of mellow_jax.reasonaqa.reasonaqa_dataset_builder
+  any other folder          a cache that mellow_jax.data.cache wrote
+"""
+
+import importlib.util
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+from mellow_jax.config import Config
+from mellow_jax.data import cache, clips, prompts, quarantine, records
+from mellow_jax.data.clips import Clips, FileClips, Store
+from mellow_jax.data.records import Rows
+from mellow_jax.errors import ConfigError, PipelineError
+
+
+class Opened:
+  """The sources of a run, each opened once.
+
+  Rows in the config's quarantine may be faulty: they are here still, for the caller to leave out.
+  """
+
+  def __init__(self, cfg: Config):
+    self._cfg = cfg
+    self.listed = quarantine.read(cfg.data.quarantine) if cfg.data.quarantine else {}
+    self._stores: dict[str, Store] = {}  # by path
+    self._roots: dict[str, FileClips] = {}  # of JSON and CSV, by root folder
+
+  def source(self, path: str, split: str) -> Rows:
+    """The rows of a path; of a TFDS dataset, those of the split.
+
+    Raises DataError where they cannot be read, ConfigError for want of what reads them.
+    """
+    data, model_audio = self._cfg.data, self._cfg.model.audio
+    preset, folder = prompts.PRESETS[data.preset], pathlib.Path(path)
+    if (folder / "dataset_info.json").is_file():
+      if not importlib.util.find_spec("tensorflow_datasets"):
+        raise ConfigError(f"{path}: is a TFDS dataset: pip install 'mellow_jax[tfds]' to read it")
+      from mellow_jax.data import tfds_reader  # needs that extra
+
+      if path not in self._stores:
+        of = tfds_reader.audio_of(folder)
+        self._stores[path] = tfds_reader.TfdsClips(of, model_audio, preset)
+      return tfds_reader.TfdsRows(path, split)
+    if folder.is_dir():
+      if path not in self._stores:
+        self._stores[path] = cache.CacheClips(cache.Cache(path), model_audio, preset)
+      return cache.CacheRows(self._stores[path].cache)
+    rows = records.read(path, self.listed)
+    root = data.audio_root or os.fspath(folder.parent)
+    files = self._roots.setdefault(root, FileClips(root, model_audio, preset))
+    self._stores[path] = files
+    return rows
+
+  def clips(self, sources: Sequence[Rows], say: Callable[[str], None]) -> Clips:
+    """The clips of the rows of sources; says how many of their files are absent.
+
+    Raises PipelineError if they are too many, DataError where two sources differ in a clip.
+    """
+    for rows in sources:
+      if isinstance(store := self._stores[rows.path], FileClips):
+        _check_audio(rows, store.root, self._cfg.data.max_bad_fraction, say)
+    if len({id(store) for store in self._stores.values()}) == 1:
+      return next(iter(self._stores.values()))
+    return clips.JoinedClips.of((self._stores[rows.path], rows.audio_paths()) for rows in sources)
+
+
+def _check_audio(
+  rows: Rows, root: str | os.PathLike, most: float, say: Callable[[str], None]
+) -> None:
+  """Says how many rows name a file that is not there. Raises PipelineError if they are too many."""
+  absent = set(missing := records.missing_audio(rows, root))
+  if not absent:
+    return
+  named = sum(row.filepath1 in absent or row.filepath2 in absent for row in rows)
+  found = (
+    f"{rows.path}: {len(missing)} of its audio files are not below {root}, first {missing[0]}; "
+    f"{named} of {len(rows)} rows name them"
+  )
+  if named > most * len(rows):
+    raise PipelineError(
+      f"{found}, more than config.data.max_bad_fraction {most:g} allows: check "
+      "--config.data.audio_root, remove the rows, or allow more"
+    )
+  say(f"{found}: they count as bad records")

@@ -1,0 +1,181 @@
+"""Predictions files, ours and other models', as answers to a benchmark's items."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mellow_jax.errors import PredictionsError
+from mellow_jax.evaluation.benchmarks.items import Item, Prediction
+
+# Where other models' files, MMAU's and MMAR's among them, keep the text.
+TEXT_KEYS = ("prediction", "model_output", "answer_prediction", "model_prediction")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+  """What one model said, heard and was shown in one run over a benchmark."""
+
+  path: Path
+  sha256: str  # of the file
+  benchmark: str
+  heard: str  # "clips", or what was played in their place
+  permuted: bool  # whether any options were shown in another order than the item's
+  unanswered: int | None  # items without an answer; None if nothing says how many there are
+  settings: dict[str, Any]  # what the file was made with, {} if it does not say
+  predictions: tuple[Prediction, ...]
+
+
+def read(
+  path: str | os.PathLike,
+  benchmark: str | None = None,
+  items: Sequence[Item] | None = None,
+  *,
+  need_answers: bool = True,
+) -> Answers:
+  """A predictions file: JSONL as `evaluate predict` writes it, or any model's JSON or JSONL.
+
+  A line of ours holds its item. A line of another's holds "id" and one of TEXT_KEYS, and finds its
+  item among those given. With items, each line must answer one of them. With need_answers each
+  item's right answer must be known.
+
+  Raises PredictionsError.
+  """
+  path = Path(path)
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise PredictionsError(f"{path}: cannot be read ({error.strerror})") from None
+  known = None if items is None else {item.id: item for item in items}
+  predictions, seen = [], {}
+  for number, row in _rows(path, content):
+    where = f"{path}, {number}"
+    prediction = _prediction(where, row, benchmark, known)
+    # An item of ours may come several times, with its options in several orders.
+    key = ("row", row["row"]) if "item" in row and "row" in row else ("id", prediction.item.id)
+    if key in seen:
+      raise PredictionsError(
+        f"{where}: {key[0]} {key[1]!r} is there already, in {seen[key]}: remove one of the two"
+      )
+    seen[key] = number
+    if need_answers and not prediction.item.answer:
+      raise PredictionsError(
+        f"{where}: the right answer to id {prediction.item.id!r} is not published: "
+        "`evaluate export` writes a file for whoever has it"
+      )
+    predictions.append(prediction)
+  if not predictions:
+    raise PredictionsError(f"{path}: holds no predictions")
+  for name in ("benchmark", "heard"):
+    values = {getattr(prediction, name) for prediction in predictions}
+    if len(values) > 1:
+      raise PredictionsError(
+        f"{path}: several values of {name} ({', '.join(sorted(values))}): split it"
+      )
+  answered, settings = {prediction.item.id for prediction in predictions}, _settings(path)
+  unanswered = settings["items"] - len(answered) if "items" in settings else None
+  if known is not None:
+    unanswered = len(known.keys() - answered)
+  return Answers(
+    path=path,
+    sha256=hashlib.sha256(content).hexdigest(),
+    benchmark=predictions[0].benchmark,
+    heard=predictions[0].heard,
+    permuted=any(list(p.order) != sorted(p.order) for p in predictions),
+    unanswered=unanswered,
+    settings=settings,
+    predictions=tuple(predictions),
+  )
+
+
+def _rows(path: Path, content: bytes) -> list[tuple[str, dict[str, Any]]]:
+  """(where, row) of each row of JSON or JSONL."""
+  try:
+    text = content.decode()
+  except ValueError as error:
+    raise PredictionsError(f"{path}: is not UTF-8 text ({error})") from None
+  if text.lstrip().startswith("["):
+    try:
+      rows = [(f"row {i} (from 0)", row) for i, row in enumerate(json.loads(text))]
+    except ValueError as error:
+      raise PredictionsError(f"{path}: is not JSON ({error})") from None
+  else:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+      if line.strip():
+        try:
+          rows.append((f"line {number}", json.loads(line)))
+        except ValueError as error:
+          raise PredictionsError(
+            f"{path}, line {number}: is not JSON ({error}): a line cut off by a kill is mended by "
+            "the same `evaluate predict` again"
+          ) from None
+  for where, row in rows:
+    if not isinstance(row, dict):
+      raise PredictionsError(f"{path}, {where}: is no JSON object")
+  return rows
+
+
+def _prediction(
+  where: str, row: dict[str, Any], benchmark: str | None, known: dict[str, Item] | None
+) -> Prediction:
+  if "item" in row:
+    if not isinstance(row.get("prediction"), str):
+      raise PredictionsError(f"{where}: prediction {row.get('prediction')!r} is no text")
+    names = {field.name for field in dataclasses.fields(Prediction)}
+    try:
+      item = row["item"]
+      tuples = {name: tuple(item.get(name, ())) for name in ("choices", "references")}
+      found = Prediction(
+        **{
+          **{name: value for name, value in row.items() if name in names},
+          "item": Item(**{**item, **tuples}),
+          "order": tuple(row.get("order") or range(len(item.get("choices", ())))),
+          "option_log_probs": tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ())),
+        }
+      )
+    except (TypeError, ValueError, AttributeError) as error:
+      raise PredictionsError(f"{where}: is no prediction of `evaluate predict` ({error})") from None
+    if benchmark and found.benchmark != benchmark:
+      raise PredictionsError(
+        f"{where}: answers benchmark {found.benchmark}, not {benchmark}: drop --benchmark"
+      )
+    if known is not None and known.get(found.item.id) != found.item:
+      raise PredictionsError(
+        f"{where}: id {found.item.id!r} is not the item that --data has: name the data it was made "
+        "from, or drop --data"
+      )
+    places = range(len(found.item.choices))
+    if found.order and sorted(found.order) != list(places):
+      raise PredictionsError(f"{where}: order {list(found.order)} is none of {len(places)} choices")
+    if found.option_log_probs and len(found.option_log_probs) != len(places):
+      raise PredictionsError(f"{where}: option_log_probs are not those of {len(places)} choices")
+    return found
+  if known is None or benchmark is None:
+    raise PredictionsError(
+      f"{where}: holds no item: name --benchmark and --data, where the questions are"
+    )
+  keys = [key for key in TEXT_KEYS if isinstance(row.get(key), str)]
+  if len(keys) != 1 or "id" not in row:
+    raise PredictionsError(f'{where}: needs "id" and one text among {", ".join(TEXT_KEYS)}')
+  if str(row["id"]) not in known:
+    raise PredictionsError(f"{where}: id {row['id']!r} is none of benchmark {benchmark}'s")
+  item = known[str(row["id"])]
+  return Prediction(
+    item=item,
+    benchmark=benchmark,
+    prompt="",  # it does not say
+    prediction=row[keys[0]],
+    order=tuple(range(len(item.choices))),
+  )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+  beside = path.with_name(path.name + ".settings.json")
+  try:
+    return json.loads(beside.read_text()) if beside.exists() else {}
+  except (OSError, ValueError) as error:
+    raise PredictionsError(f"{beside}: cannot be read ({error}): remove it") from None

@@ -1,0 +1,147 @@
+"""Rules by which one answer is right, wrong or unreadable, by name, for each kind of question."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mellow_jax.evaluation.benchmarks.items import Kind, Prediction
+from mellow_jax.evaluation.metrics import mmau, multiple_choice, yes_no
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+  """A rule: right, wrong, or None where it cannot read the answer, which then counts as wrong."""
+
+  name: str
+  says: str
+  judge: Callable[[Prediction], bool | None]
+  can_fail: bool = False  # to read an answer
+
+
+def shown(prediction: Prediction) -> list[str]:
+  """The options' texts in the order in which the model saw them."""
+  choices = prediction.item.choices
+  return [choices[place] for place in prediction.order] if prediction.order else list(choices)
+
+
+def gold_letter(prediction: Prediction) -> str:
+  """The letter of the right option as shown; of the first, where its text is offered twice."""
+  return multiple_choice.LETTERS[shown(prediction).index(prediction.item.answer)]
+
+
+def picked(prediction: Prediction) -> int | None:
+  """The place among the options shown that an answer picks: by text, or else by letter."""
+  offered = shown(prediction)
+  place = multiple_choice.option_text(prediction.prediction, offered)
+  return (
+    multiple_choice.letter_strict(prediction.prediction, len(offered)) if place is None else place
+  )
+
+
+def _at(prediction: Prediction, place: int | None) -> bool | None:
+  """Whether an option shown reads as the right one does: some are offered twice."""
+  return None if place is None else shown(prediction)[place] == prediction.item.answer
+
+
+def _letter_strict(p: Prediction) -> bool | None:
+  return _at(p, multiple_choice.letter_strict(p.prediction, len(p.item.choices)))
+
+
+def _loglik(prediction: Prediction, *, per_token: bool) -> bool:
+  place = multiple_choice.option_loglik(prediction.option_log_probs, per_token=per_token)
+  return prediction.item.choices[place] == prediction.item.answer
+
+
+def _mmau(text: str, prediction: Prediction) -> bool:
+  return mmau.is_right(text, prediction.item.answer, prediction.item.choices)
+
+
+def _first_word(prediction: Prediction) -> bool | None:
+  word = yes_no.first_word(prediction.prediction)
+  return None if word is None else word == prediction.item.answer.lower()
+
+
+PICKED = Rule(
+  name="option",
+  can_fail=True,
+  says="the option named, or else the one whose letter is given",
+  judge=lambda p: _at(p, picked(p)),
+)
+OFFICIAL = Rule(
+  name="mmau_official",
+  says='MMAU\'s own rule on sets of words, after a leading "b) " is stripped',
+  judge=lambda p: _mmau(multiple_choice.strip_letter(p.prediction), p),
+)
+REFERENCE = Rule(
+  name="letter_reference",
+  says='the letter before the first ")"; whatever cannot be read counts as "a"',
+  judge=lambda p: multiple_choice.letter_reference(p.prediction) == gold_letter(p),
+)
+REFERENCE_WHOLE = Rule(
+  name="letter_reference [whole]",
+  says='all before the first ")" is the right letter, as the reference scores MMAU',
+  judge=lambda p: multiple_choice.letter_whole(p.prediction) == gold_letter(p),
+)
+_CHOICE = (
+  Rule(
+    name="letter_strict",
+    can_fail=True,
+    says="the one letter given, in any usual form; none or several are wrong",
+    judge=_letter_strict,
+  ),
+  Rule(
+    name="option_text",
+    can_fail=True,
+    says="the one option whose text is named; a letter alone is wrong",
+    judge=lambda p: _at(p, multiple_choice.option_text(p.prediction, shown(p))),
+  ),
+)
+_OFFICIAL_AS_WRITTEN = Rule(
+  name="mmau_official [as written]",
+  says='MMAU\'s own rule with the letter left in: "a" may be a word of a wrong option',
+  judge=lambda p: _mmau(p.prediction, p),
+)
+_LOGLIK = tuple(
+  Rule(
+    name=f"option_loglik [{'per token' if per_token else 'sum'}]",
+    says=f"the most probable option, by {'mean' if per_token else 'summed'} log-likelihood",
+    judge=lambda p, per_token=per_token: _loglik(p, per_token=per_token),
+  )
+  for per_token in (False, True)
+)
+FIRST_WORD = Rule(
+  name="first_word", can_fail=True, says="the first word is yes or no", judge=_first_word
+)
+CONTAINS = Rule(
+  name="contains",
+  says='the right word\'s letters are anywhere in the text: "no" is in "another"',
+  judge=lambda p: yes_no.contains(p.prediction, p.item.answer),
+)
+# Whose own rule is MMAU's, and whose paper figures of Mellow come from whole letters.
+OFFICIAL_BENCHMARKS = ("mmau", "mmau-test", "mmar")
+
+
+def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[Rule]:
+  """The rules for questions of one kind, the one that stands for the rest first.
+
+  Free text has none: its metrics are not right or wrong.
+  """
+  if kind == "text":
+    return []
+  if kind == "binary":
+    return [FIRST_WORD, CONTAINS]
+  loglik = _LOGLIK if all(p.option_log_probs for p in predictions) else ()
+  if predictions[0].benchmark in OFFICIAL_BENCHMARKS:
+    return [OFFICIAL, _OFFICIAL_AS_WRITTEN, REFERENCE_WHOLE, PICKED, *_CHOICE, *loglik]
+  if kind == "entailment":
+    return [PICKED, REFERENCE, *_CHOICE, *loglik]
+  return [PICKED, REFERENCE, *_CHOICE, OFFICIAL, _OFFICIAL_AS_WRITTEN, *loglik]
+
+
+def judge(rule: Rule, predictions: Sequence[Prediction]) -> tuple[Float[np.ndarray, "N"], float]:
+  """1 where right and 0 elsewhere, and the share of answers that the rule cannot read."""
+  found = [rule.judge(prediction) for prediction in predictions]
+  unread = sum(one is None for one in found) / len(found)
+  return np.array([float(bool(one)) for one in found], float), unread

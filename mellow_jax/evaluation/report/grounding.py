@@ -1,0 +1,248 @@
+"""Does a model listen? Its answers with the clips beside those with something else in their place.
+
+Noise and silence are sounds no model was trained on, and may upset one that does not listen.
+Another item's clips are as natural as its own: where a run with shuffled clips is given, it
+decides. Options in another order say whether the model picks what it says or where it stands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mellow_jax.errors import PredictionsError
+from mellow_jax.evaluation.benchmarks.items import Prediction
+from mellow_jax.evaluation.benchmarks.prediction_files import Answers
+from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.report import sections
+
+# A model that loses nothing that can be seen, and surely less than this, does not listen: points of
+# right answers, and CIDEr-D, which is 10 for a text that is its reference.
+MARGIN = {"%": 10.0, "": 0.3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+  """What a probe costs on the items of a section, or of all right-or-wrong sections together."""
+
+  section: str
+  pooled: bool  # over all right-or-wrong sections
+  probe: str  # what was changed, in words
+  figure: str
+  unit: str
+  n: int  # items that both runs answer
+  clips: float
+  probed: float
+  low: float  # of the interval of clips - probed, paired by item
+  high: float
+  p: float  # of the paired test that it makes no difference
+  same_text: float  # percentage of answers that are, word for word, those with the clips
+  same_option: float | None  # percentage picking the same option as with the clips, by its text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounding:
+  """The probes of one run and what they come to."""
+
+  losses: tuple[Loss, ...]  # the first of each probe is over all right-or-wrong sections, if any
+  listens: bool | None  # None where the items are too few, or the probes disagree
+  sentences: tuple[str, ...]
+
+
+INSTEAD = {"shuffled": "other items' clips"}  # what was heard, in words where its name is none
+
+
+def label(run: Answers) -> str:
+  """What was changed in a run, "" if it heard its clips and saw its options in their order."""
+  changed = [] if run.heard == "clips" else [INSTEAD.get(run.heard, run.heard)]
+  if run.permuted:
+    changed.append("options in another order")
+  if (second := run.settings.get("audio2", "same")) != "same":
+    changed.append(f"the second clip {second}")
+  return ", ".join(changed)
+
+
+def _paired(
+  plain: Sequence[Prediction], probed: Sequence[Prediction]
+) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
+  """The predictions of both runs about items that both answer, in the same order of items."""
+  ids = {p.item.id for p in plain} & {p.item.id for p in probed}
+  places = {p.item.id: i for i, p in enumerate(plain)}
+  kept = sorted((p for p in probed if p.item.id in ids), key=lambda p: places[p.item.id])
+  return [p for p in plain if p.item.id in ids], kept
+
+
+def _texts_picked(predictions: Sequence[Prediction]) -> dict[str, list[str]]:
+  """The text of the option picked in each prediction of an item, "" for none."""
+  found: dict[str, list[str]] = {}
+  for p in predictions:
+    place = rules.picked(p)
+    text = "" if place is None else rules.shown(p)[place]
+    found.setdefault(p.item.id, []).append(text)
+  return found
+
+
+def _same_option(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> float:
+  """Percentage of the probe's answers that pick the option picked with the clips."""
+  first = {name: texts[0] for name, texts in _texts_picked(plain).items()}
+  pairs = [(first[name], text) for name, texts in _texts_picked(probed).items() for text in texts]
+  return 100 * float(np.mean([bool(a) and a == b for a, b in pairs]))
+
+
+def _same_text(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> float:
+  """Percentage of the probe's answers that are word for word those with the clips."""
+  first = {p.item.id: p.prediction.split() for p in reversed(plain)}
+  return 100 * float(np.mean([first[p.item.id] == p.prediction.split() for p in probed]))
+
+
+def _loss(
+  section: str,
+  pooled: bool,
+  probe: str,
+  figure: str,
+  unit: str,
+  clips: Float[np.ndarray, "N"],
+  probed: Float[np.ndarray, "N"],
+  same: tuple[float, float | None],
+  seed: int,
+) -> Loss:
+  differences = clips - probed
+  measure = intervals.difference_interval if unit == "%" else intervals.interval
+  low, high = measure(differences, seed)
+  return Loss(
+    section=section,
+    pooled=pooled,
+    probe=probe,
+    figure=figure,
+    unit=unit,
+    n=len(differences),
+    clips=float(clips.mean()),
+    probed=float(probed.mean()),
+    low=low,
+    high=high,
+    p=intervals.permutation(differences, seed),
+    same_text=same[0],
+    same_option=same[1],
+  )
+
+
+def _check_model(plain: Answers, probe: Answers) -> None:
+  """Raises PredictionsError if both files say how they were made, and say so differently."""
+  for name in ("checkpoint_sha256", "preset", "prompt_style", "window", "max_new_tokens"):
+    mine, theirs = (run.settings.get(name) for run in (plain, probe))
+    if mine is not None and theirs is not None and mine != theirs:
+      raise PredictionsError(
+        f"{probe.path}: was made with {name} {theirs}, {plain.path} with {mine}: probe the same "
+        "model in the same way"
+      )
+
+
+def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
+  probed = probe.predictions
+  if probe.permuted and probe.heard == "clips":  # the own order, of several, changes nothing
+    probed = [p for p in probed if list(p.order) != sorted(p.order)]
+  mine, theirs = _paired(plain.predictions, probed)
+  if not mine:
+    raise PredictionsError(f"{probe.path}: answers no item that {plain.path} answers")
+  items = {p.item.id: p.item for p in mine}
+  for p in theirs:
+    if items[p.item.id] != p.item:
+      raise PredictionsError(
+        f"{probe.path}: id {p.item.id!r} is another item than in {plain.path}: probe the same data"
+      )
+  found, right, kinds = [], [], []
+  others = {(s.kind, s.name): s for s in sections.split(theirs)}
+  for section in sections.split(mine):
+    other = others[section.kind, section.name]
+    a, b = sections.leading(section), sections.leading(other)
+    chosen = section.kind in ("choice", "entailment")
+    pair = section.predictions, other.predictions
+    same = _same_text(*pair), _same_option(*pair) if chosen else None
+    where = dict(zip(b.ids, b.values, strict=True))
+    values = np.array([where[one] for one in a.ids])
+    found.append(
+      _loss(section.name, False, label(probe), a.name, a.unit, a.values, values, same, seed)
+    )
+    if a.unit == "%":
+      right.append((a.values, values))
+      kinds.append(section.name)
+  if len(right) > 1:
+    clips, changed = (np.concatenate([pair[i] for pair in right]) for i in (0, 1))
+    name, right_ones = "all of " + ", ".join(kinds), [one for one in found if one.unit == "%"]
+    weights = [one.n for one in right_ones]
+    options = [one.same_option for one in right_ones]
+    same = (
+      float(np.average([one.same_text for one in right_ones], weights=weights)),
+      None if None in options else float(np.average(options, weights=weights)),
+    )
+    what = (label(probe), "right answers", "%")
+    found.insert(0, _loss(name, True, *what, clips, changed, same, seed))
+  return found
+
+
+def _sentence(loss: Loss) -> str:
+  """A loss in words."""
+  unit, digits = (" points", 1) if loss.unit else ("", 3)
+  sign = "%" if loss.unit else ""
+  return (
+    f"{loss.clips:.{digits}f}{sign} with the clips, {loss.probed:.{digits}f}{sign} with "
+    f"{loss.probe}: a difference of {loss.clips - loss.probed:.{digits}f}{unit} "
+    f"({100 * intervals.LEVEL:.0f}% interval {loss.low:.{digits}f} to {loss.high:.{digits}f}, "
+    f"{loss.n} items)"
+  )
+
+
+def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
+  """Whether the model listens, from each audio probe's first loss."""
+  shuffled = [loss for loss in losses if loss.probe.startswith(INSTEAD["shuffled"])]
+  deciding = shuffled or losses
+  told = "; ".join(_sentence(loss) for loss in deciding)
+  if all(loss.low > 0 for loss in deciding):
+    listens, verdict = True, f"The model listens: {told}."
+    if not shuffled:
+      verdict += " Unless such sounds merely upset it: a run with --audio=shuffled would tell."
+  elif all(loss.low <= 0 and loss.high < MARGIN[loss.unit] for loss in deciding):
+    listens, verdict = False, f"The model answers without listening: {told}."
+  else:
+    listens, verdict = None, f"Whether the model listens is not decided here: {told}."
+  sentences = [verdict]
+  if shuffled and (rest := [loss for loss in losses if loss not in shuffled]):
+    lead = "Beside that" if listens else "These sounds, unlike any it was trained on, only upset it"
+    if not listens and all(loss.low <= 0 for loss in rest):
+      lead = "Nor does it lose by other sounds"
+    sentences.append(f"{lead}: {'; '.join(_sentence(loss) for loss in rest)}.")
+  if not listens:
+    shares = ", ".join(f"{loss.same_text:.1f}% with {loss.probe}" for loss in losses)
+    sentences.append(f"Answers that stay the same, word for word: {shares}.")
+  return listens, sentences
+
+
+def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
+  """What each probe costs, and whether the model listens.
+
+  Raises PredictionsError if the first run did not hear its clips, a probe changes nothing, or their
+  items differ.
+  """
+  if label(plain):
+    raise PredictionsError(
+      f"{plain.path}: was made with {label(plain)}: give it as --probe, and the run with the clips "
+      "as --predictions"
+    )
+  losses, heard, orders = [], [], []
+  for probe in probes:
+    if not label(probe):
+      raise PredictionsError(
+        f"{probe.path}: heard the clips, with options in order: it probes nothing"
+      )
+    _check_model(plain, probe)
+    found = _losses(plain, probe, seed)
+    losses += found
+    (heard if probe.heard != "clips" else orders).append(found[0])
+  listens, sentences = _verdict(heard) if heard else (None, [])
+  for loss in orders:
+    told = _sentence(loss)
+    if loss.same_option is not None:
+      told += f"; {loss.same_option:.1f}% of answers pick the option picked before"
+    sentences.append(f"{told[0].upper()}{told[1:]}.")
+  return Grounding(losses=tuple(losses), listens=listens, sentences=tuple(sentences))

@@ -1,0 +1,253 @@
+"""A report on a predictions file: what was measured, how, and how sure; as JSON and Markdown."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mellow_jax
+from mellow_jax.evaluation.benchmarks import catalogue
+from mellow_jax.evaluation.benchmarks.prediction_files import Answers
+from mellow_jax.evaluation.metrics import intervals, multiple_choice
+from mellow_jax.evaluation.metrics.coco_java import Settings
+from mellow_jax.evaluation.report import grounding, sections, summary
+from mellow_jax.evaluation.report.grounding import Grounding
+from mellow_jax.evaluation.report.summary import Part
+
+TEXT = "closeness to the references, 0 to 10; words by regex"
+# What a predictions file says of how it was made, and how a report says it.
+SETTINGS = (
+  ("checkpoint_sha256", "checkpoint"),
+  ("preset", "preset"),
+  ("prompt_style", "prompts"),
+  ("window", "of long clips the window"),
+  ("max_new_tokens", "new tokens at most"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """Everything a report says, before it is written in some form."""
+
+  answers: Answers
+  parts: tuple[Part, ...]
+  grounding: Grounding | None  # None where no probe was given
+  seed: int
+
+
+def make(answers: Answers, probes: Sequence[Answers], settings: Settings, seed: int) -> Report:
+  """Scores a predictions file and its probes; raises PredictionsError where these do not fit."""
+  found = grounding.measure(answers, probes, seed) if probes else None
+  parts = [summary.summarise(one, settings, seed) for one in sections.split(answers.predictions)]
+  return Report(answers=answers, parts=tuple(parts), grounding=found, seed=seed)
+
+
+def title(report: Report) -> str:
+  """The benchmark's name and what it is."""
+  name = report.answers.benchmark
+  known = catalogue.BENCHMARKS.get(name)
+  return f"{name}: {known.about}" if known and name != "table" else name
+
+
+def number(value: float | None, unit: str) -> str:
+  """A figure as it is printed: percentages with one digit, others with four."""
+  if value is None:
+    return "n/a"
+  return f"{value:.1f}%" if unit == "%" else f"{value:.4f}"
+
+
+def span(low: float | None, high: float | None, unit: str) -> str:
+  """An interval as it is printed."""
+  if low is None or high is None:
+    return ""
+  digits = 1 if unit == "%" else 4
+  return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def opening(report: Report) -> list[tuple[str, str]]:
+  """What was measured, how, and how sure, each in a few sentences."""
+  run, parts = report.answers, report.parts
+  items, answers = sum(part.items for part in parts), sum(part.answers for part in parts)
+  kinds = ", ".join(f"{part.items} {part.name}" for part in parts)
+  what = [f"{items} items ({kinds}), answered in {run.path.name}."]
+  if answers > items:
+    what.append(
+      f"Options came in several orders: {answers} answers; an item's score is their mean."
+    )
+  if changed := grounding.label(run):
+    what.append(f"This run is a probe: {changed}.")
+  if run.unanswered is None:
+    what.append("Nothing says whether items are missing: --benchmark and --data would.")
+  elif run.unanswered:
+    what.append(f"{run.unanswered} items have no answer and are left out of every figure.")
+  else:
+    what.append("Every item has its answer.")
+  if missing := run.settings.get("missing_audio"):
+    what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
+  if told := [f"{said} {run.settings[n]!s:.12}" for n, said in SETTINGS if n in run.settings]:
+    what.append(f"Made with {', '.join(told)}.")
+  how, ruled = [], {}
+  for part in parts:
+    ruled.setdefault((part.lines[0].name, part.lines[0].says), []).append(part)
+  for (figure, says), mine in ruled.items():
+    names = ", ".join(part.name for part in mine)
+    how.append(f"{names[:1].upper()}{names[1:]} by {figure}: {says or TEXT}.")
+    unread = [f for part in mine for f in part.failures if f.reason in multiple_choice.UNPARSED]
+    if any(part.failures for part in mine):
+      share = 100 * sum(f.count for f in unread) / sum(part.answers for part in mine)
+      how.append(f"{share:.1f}% of these answers pick no option that any rule can read.")
+  sure = (
+    f"Intervals hold 95% of {intervals.RESAMPLES} bootstrap resamples of the items (seed "
+    f"{report.seed}): how far a figure would move with other items of this kind. They say nothing "
+    "of another training run, another prompt or another decoding. Where all answers are right, or "
+    "all wrong, the interval is the exact binomial one."
+  )
+  return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
+
+
+def glance(report: Report) -> list[list[str]]:
+  """One row a section: figure, interval, and the best that a blind guess scores."""
+  rows = [["", "items", "figure", "value", "95% interval", "best blind guess"]]
+  for part in report.parts:
+    line = part.lines[0]
+    guess = max(part.baselines.items(), key=lambda pair: pair[1], default=None)
+    rows.append(
+      [
+        part.name,
+        str(part.items),
+        line.name,
+        number(line.value, line.unit),
+        span(line.low, line.high, line.unit),
+        f"{number(guess[1], line.unit)} ({guess[0]})" if guess else "",
+      ]
+    )
+  return rows
+
+
+def probe_rows(found: Grounding) -> list[list[str]]:
+  """One row a probe and section."""
+  head = ["", "probe", "items", "with clips", "with probe", "difference", "95% interval", "p"]
+  rows = [[*head, "same words"]]
+  for loss in found.losses:
+    rows.append(
+      [
+        loss.section,
+        loss.probe,
+        str(loss.n),
+        number(loss.clips, loss.unit),
+        number(loss.probed, loss.unit),
+        number(loss.clips - loss.probed, loss.unit).rstrip("%"),
+        span(loss.low, loss.high, loss.unit),
+        "< 0.001" if loss.p < 0.001 else f"{loss.p:.3f}",
+        f"{loss.same_text:.1f}%",
+      ]
+    )
+  return rows
+
+
+def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
+  """(heading, what it says, rows) of a section's tables; the first row is the head."""
+  rows = [["figure", "value", "95% interval", "items", "unread", ""]]
+  absent: dict[str, list[str]] = {}
+  for line in part.lines:
+    if line.value is None:
+      absent.setdefault(line.reason, []).append(line.name)
+      continue
+    rows.append(
+      [
+        line.name,
+        number(line.value, line.unit),
+        span(line.low, line.high, line.unit),
+        str(line.n),
+        "" if line.unread is None else f"{line.unread:.1f}%",
+        line.says,
+      ]
+    )
+  rows += [[", ".join(names), "n/a", "", "", "", reason] for reason, names in absent.items()]
+  yield "Figures", "", rows
+  if part.baselines:
+    unit, name = part.lines[0].unit, part.lines[0].name
+    rows = [["blind guess", name], *([k, number(v, unit)] for k, v in part.baselines.items())]
+    yield "Baselines", "What answers score that hear nothing.", rows
+  if part.beside:
+    rows = [["figure", "of", "ours", "theirs", "model", "protocol", "source"]]
+    for p, ours in part.beside:
+      unit = "" if p.figure.startswith("SPICE") else "%"
+      values = [number(ours, unit), number(p.value, unit)]
+      rows.append([p.figure, p.group or "all", *values, p.model, p.note, p.source])
+    says = "Figures that others printed, only where the same rule scored the same benchmark."
+    yield "Beside published figures", says, rows
+  for one in part.groups:
+    unit, name = part.lines[0].unit, part.lines[0].name
+    guesses = list(one.lines[0].baselines)
+    rows = [[one.key, "items", name, "95% interval", one.other, *guesses]]
+    for line in one.lines:
+      rows.append(
+        [
+          line.name,
+          str(line.n),
+          number(line.value, unit),
+          span(line.low, line.high, unit),
+          number(line.other, unit),
+          *(number(line.baselines[guess], unit) for guess in guesses),
+        ]
+      )
+    yield f"By {one.key}", "", rows
+  if part.failures:
+    rows = [["reason", "answers", "share", "what it is", "an example"]]
+    for f in part.failures:
+      rows.append([f.reason, str(f.count), f"{f.share:.1f}%", f.says, f.example])
+    says = "Answers that do not plainly pick an option; H is the paper's Appendix H."
+    yield "Instruction following", says, rows
+  rows = [["question", "expected", "said", part.lines[0].name]]
+  for e in part.examples:
+    judged = {0.0: "wrong", 100.0: "right"} if part.lines[0].unit == "%" else {}
+    rows.append([e.question, e.expected, e.said, judged.get(e.score) or number(e.score, "")])
+  yield "Examples", "Drawn at random; the worst of them first.", rows
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+  """Rows as a table of Markdown; the first is its head."""
+  cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+  head, *body = [f"| {' | '.join(row)} |" for row in cells]
+  return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])
+
+
+def markdown(report: Report) -> str:
+  """The report as Markdown."""
+  blocks = [f"# {title(report)}"]
+  blocks += [f"**{name}.** {text}" for name, text in opening(report)]
+  blocks.append(markdown_table(glance(report)))
+  if report.grounding:
+    blocks += report.grounding.sentences
+    blocks += ["## Does it listen?", markdown_table(probe_rows(report.grounding))]
+  for part in report.parts:
+    blocks.append(f"## {part.name[:1].upper()}{part.name[1:]}")
+    for heading, says, rows in tables(part):
+      blocks += [f"### {heading}", says, markdown_table(rows)]
+  return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def to_json(report: Report) -> dict[str, Any]:
+  """The report as JSON: every figure unrounded."""
+  run = report.answers
+  return {
+    "mellow_jax": mellow_jax.__version__,
+    "benchmark": run.benchmark,
+    "predictions": {"file": run.path.name, "sha256": run.sha256, "settings": run.settings},
+    "unanswered": run.unanswered,
+    "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES, "seed": report.seed},
+    "sections": [
+      {
+        **dataclasses.asdict(part),
+        "beside": [{**dataclasses.asdict(p), "ours": ours} for p, ours in part.beside],
+      }
+      for part in report.parts
+    ],
+    "probes": dataclasses.asdict(report.grounding) if report.grounding else None,
+  }
+
+
+def json_text(report: Report) -> str:
+  """The report as the text of a JSON file; what is not a number there is an error here."""
+  return json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"

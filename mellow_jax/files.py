@@ -1,0 +1,124 @@
+"""Files that appear whole or not at all, and JSON lines that a killed process leaves usable."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mellow_jax.errors import DataError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+  """A file to write into; it takes the place of path once the block ends and its bytes are on disk.
+
+  Until then path stays as it was, and after an error nothing is left. Folders above it are made.
+  mode is "w" (UTF-8 with "\\n" as it stands) or "wb".
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + ".part")
+  text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+  try:
+    with part.open(mode, **text) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+  """An empty folder to write into; it takes the place of path once the block ends.
+
+  A folder that stood at path gives way only then. After an error nothing is left of the new one.
+  """
+  path = Path(path)
+  part, old = (path.with_name(path.name + ending) for ending in (".part", ".old"))
+  shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+  try:
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+      path.rename(old)
+    part.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+  except BaseException:
+    shutil.rmtree(part, ignore_errors=True)
+    raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a UTF-8 file, whole or not at all."""
+  with replacing(path) as file:
+    file.write(text)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+  """Writes a JSON file, whole or not at all; NaN is refused with ValueError."""
+  write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+  """The content of a JSON file; `what` names it in messages, such as "a run's settings".
+
+  Raises DataError naming the file where it is absent, unreadable or no JSON.
+  """
+  try:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise DataError(f"{path}: is not {what} ({error}): check the path, or make it anew") from None
+
+
+def append_lines(path: str | os.PathLike, lines: Iterable[dict[str, Any]], *, sync: bool) -> None:
+  """Adds objects to a file of JSON lines; with sync, returns once they are on disk."""
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  with Path(path).open("ab") as file:
+    file.write(text.encode())
+    if sync:
+      file.flush()
+      os.fsync(file.fileno())
+
+
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The objects of a file of JSON lines that this package appends to; none where it is absent.
+
+  A last line that a kill cut off is left out, and left in the file. Raises DataError naming the
+  line where another is no JSON.
+  """
+  path, found = Path(path), []
+  if not path.exists():
+    return found
+  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    try:
+      found.append(json.loads(line))
+    except ValueError as error:
+      raise DataError(
+        f"{path}, line {number}: is not JSON ({error}): the file was changed; remove that line"
+      ) from None
+  return found
+
+
+def cut_partial_line(path: str | os.PathLike) -> None:
+  """Cuts off a last line without its end, which a kill has left; the next append starts a line."""
+  path = Path(path)
+  if not path.exists():
+    return
+  with path.open("rb+") as file:
+    size = file.seek(0, os.SEEK_END)
+    while size:
+      start = max(0, size - 2**16)
+      file.seek(start)
+      block = file.read(size - start)
+      if b"\n" in block:
+        size = start + block.rindex(b"\n") + 1
+        break
+      size = start
+    file.truncate(size)

@@ -1,0 +1,247 @@
+"""Files of answers that a killed run leaves usable: one JSON object a line, one line a row.
+
+Beside each stand the settings it was made with, in FILE.settings.json. A rerun goes on where the
+last one stopped; with other settings it is refused.
+"""
+
+import fcntl
+import glob
+import json
+import os
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Bool
+
+from mellow_jax.errors import PredictionsError
+
+
+class _File:
+  """A file of predictions and the settings beside it."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+    self._settings = self.path.with_name(self.path.name + ".settings.json")
+
+  def _write_settings(self, settings: dict[str, Any]) -> None:
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    part = self._settings.with_name(self._settings.name + ".part")
+    part.write_text(json.dumps(settings, indent=1))
+    part.replace(self._settings)
+
+  def _check_settings(self, settings: dict[str, Any]) -> None:
+    try:
+      saved = json.loads(self._settings.read_text())
+    except (OSError, ValueError) as error:
+      raise PredictionsError(
+        f"{self.path}: exists, but {self._settings.name} does not say how it was made ({error}): "
+        "name another --output, or remove the file"
+      ) from None
+    for key in sorted(saved.keys() | settings.keys()):
+      if saved.get(key) != settings.get(key):
+        raise PredictionsError(
+          f"{self.path}: was made with {key} = {_short(saved.get(key))}, this run has "
+          f"{_short(settings.get(key))}: name another --output, or remove the file"
+        )
+
+  def _changed(self, path: Path, line: int, what: str) -> PredictionsError:
+    return PredictionsError(
+      f"{path}, line {line}: is not {what}: the file was changed; remove it, or everything from "
+      "this line on"
+    )
+
+  def _unwritable(self, error: OSError) -> PredictionsError:
+    return PredictionsError(
+      f"{self.path}: cannot be written ({error.strerror}): name another --output or make room"
+    )
+
+
+def _short(value: object) -> str:
+  """A value as a message shows it."""
+  shown = reprlib.Repr()
+  shown.maxstring = shown.maxother = 80
+  return shown.repr(value)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int | None, bytes]]:
+  """The row number of each whole line, None where it has none, and the line.
+
+  A last line that was cut off is cut off the file.
+  """
+  whole = 0
+  with path.open("rb+") as file:
+    for line in file:
+      if not line.endswith(b"\n"):
+        file.truncate(whole)
+        return
+      try:
+        row = json.loads(line)["row"]
+      except (ValueError, KeyError, TypeError):
+        row = None
+      yield row if isinstance(row, int) else None, line
+      whole += len(line)
+
+
+def _append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+  """Adds lines to a file and waits until they are on disk."""
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  with path.open("ab") as file:
+    file.write(text.encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class Predictions(_File):
+  """Predictions for rows 0, 1, 2 and so on, in this order, each under the key "row"."""
+
+  def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
+    """Opens the file or begins it.
+
+    Raises PredictionsError if it was made with other settings, is damaged other than by a cut-off
+    last line, or cannot be written.
+    """
+    super().__init__(path)
+    try:
+      if self.path.exists():
+        self._check_settings(settings)
+        self.done = self._repair()
+      else:
+        self.done = 0
+        self._write_settings(settings)  # first: no predictions ever stand without
+        self.path.touch()
+    except OSError as error:
+      raise self._unwritable(error) from None
+
+  def _repair(self) -> int:
+    """Cuts off a last line without its end; the number of whole lines."""
+    done = 0
+    for row, _ in _whole_lines(self.path):
+      if row != done:
+        raise self._changed(self.path, done + 1, f"the prediction of row {done}")
+      done += 1
+    return done
+
+  def append(self, lines: Iterable[dict[str, Any]]) -> None:
+    """Adds the next rows and waits until they are on disk; raises PredictionsError if it cannot."""
+    lines = [{"row": self.done + i, **line} for i, line in enumerate(lines)]
+    try:
+      _append(self.path, lines)
+    except OSError as error:
+      raise self._unwritable(error) from None
+    self.done += len(lines)
+
+  def read(self) -> list[dict[str, Any]]:
+    """All predictions so far."""
+    return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+
+
+class SharedPredictions(_File):
+  """Predictions for a number of rows that several processes make, each in a file of its own.
+
+  A process appends to FILE.part-I the rows that it answers, in any order. FILE itself appears when
+  every row is answered, whole and in order. One process begins and finishes; in between, each adds.
+  However many processes there were before, a rerun takes what any of them left.
+  """
+
+  def __init__(self, path: str | os.PathLike, rows: int, part: int = 0):
+    super().__init__(path)
+    self.rows, self._mine = rows, self.path.with_name(f"{self.path.name}.part-{part}")
+    self._held: BinaryIO | None = None
+
+  def _parts(self) -> list[Path]:
+    return sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.part-*"))
+
+  def begin(self, settings: dict[str, Any]) -> Bool[np.ndarray, "rows"]:
+    """Which rows are answered already; to be called by one process, before any of them adds.
+
+    Raises PredictionsError if the file was made with other settings, is damaged other than by a
+    cut-off last line, cannot be written, or is being written by a run that still goes on.
+    """
+    done = np.zeros(self.rows, bool)
+    try:
+      whole, parts = self.path.exists(), self._parts()
+      if whole or parts:
+        self._check_settings(settings)
+      else:
+        self._write_settings(settings)
+      for part in parts:
+        with part.open("rb") as file:
+          self._lock(file)
+          for number, (row, _) in enumerate(_whole_lines(part), 1):
+            if row is None or not 0 <= row < self.rows:
+              raise self._changed(part, number, f"the prediction of one of {self.rows} rows")
+            done[row] = True
+      if whole:
+        self._check_whole()
+        self._remove(parts)  # left over where the last run was killed just before it did this
+        done[:] = True
+    except OSError as error:
+      raise self._unwritable(error) from None
+    return done
+
+  def _check_whole(self) -> None:
+    rows = 0
+    for row, _ in _whole_lines(self.path):
+      if row != rows:
+        raise self._changed(self.path, rows + 1, f"the prediction of row {rows}")
+      rows += 1
+    if rows != self.rows:
+      raise PredictionsError(
+        f"{self.path}: holds {rows} predictions, not {self.rows}: the file was changed; remove it"
+      )
+
+  def append(self, lines: Iterable[dict[str, Any]]) -> None:
+    """Adds lines, each with its "row", and waits until they are on disk.
+
+    Raises PredictionsError if it cannot, or if another run writes the same file.
+    """
+    try:
+      if self._held is None:
+        self._held = self._mine.open("ab")
+        self._lock(self._held)
+      _append(self._mine, lines)
+    except OSError as error:
+      raise self._unwritable(error) from None
+
+  def finish(self) -> None:
+    """Puts all parts together; to be called by one process, once every row is answered.
+
+    Raises PredictionsError if rows are absent, or if the file cannot be written.
+    """
+    try:
+      found: dict[int, bytes] = {}
+      for part in self._parts():
+        for row, line in _whole_lines(part):
+          found.setdefault(row, line)
+      if absent := self.rows - len(found):
+        raise PredictionsError(
+          f"{self.path}: {absent} of {self.rows} rows have no prediction: do all processes see the "
+          "same files? Run it again"
+        )
+      whole = self.path.with_name(self.path.name + ".whole")
+      with whole.open("wb") as file:
+        file.writelines(found[row] for row in range(self.rows))
+        file.flush()
+        os.fsync(file.fileno())
+      whole.replace(self.path)
+      self._remove(self._parts())
+    except OSError as error:
+      raise self._unwritable(error) from None
+
+  def _remove(self, parts: Sequence[Path]) -> None:
+    for part in parts:
+      part.unlink(missing_ok=True)
+
+  def _lock(self, file: BinaryIO) -> None:
+    """Keeps other runs from the file while this process lives, where the file system has locks."""
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise PredictionsError(
+        f"{self.path}: another run is writing it: wait for its end, or name another --output"
+      ) from None
+    except OSError:
+      return  # it has none

@@ -1,0 +1,158 @@
+"""What can be wrong with a row's texts and with a clip's sound."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+
+from mellow_jax.data import audio, prompts
+from mellow_jax.data.records import FIELDS
+from mellow_jax.errors import AudioError
+
+# Kinds of faults, and what each says. Those of audio.REASONS are an audio file's own.
+OF_ROWS = {
+  "malformed": "no row of the schema",
+  "bad_path": "a path that is none below the audio root",
+  "empty_question": "an empty question",
+  "empty_answer": "an empty answer",
+  "answer_not_an_option": "an answer that is none of the question's options",
+  "question_over_tokens": "a question that is cut to fit the model",
+  "answer_over_tokens": "an answer that is cut to fit the model",
+  "duplicate_row": "says what an earlier row of its file says",
+  "row_in_later_file": "says what a row of a later file says",
+}
+OF_CLIPS = {
+  **dict.fromkeys(audio.REASONS, "an audio file that cannot be used"),
+  "peak_over_1": "samples beyond full scale, as lossy formats may decode to",
+  "peak_over_2": "samples far beyond full scale",
+  "silent": "no sound",
+  "too_short": "less sound than --min_seconds",
+  "duplicate_clip": "sounds as an earlier clip of its file does, to the last sample",
+  "clip_in_later_file": "is heard in a later file as well",
+}
+OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
+# Half the way between a clip's least and largest sample that still counts as silence: the smallest
+# step of 16 bits.
+SILENT_SWING = 2.0**-15
+
+_OPTION = re.compile(r"(?<!\S)([A-Ha-h])\)\s")
+_CHOSEN = re.compile(r"([A-Ha-h])(?:\)\s*(.*)|)\Z", re.DOTALL)
+_EMPTY = {"input": "empty_question", "answer": "empty_answer"}
+_PATHS = ("filepath1", "filepath2")
+_INPUT, _ANSWER, _CAPTION2 = (FIELDS.index(name) for name in ("input", "answer", "caption2"))
+
+
+class Fault(NamedTuple):
+  """A fault's kind, and its particulars in words."""
+
+  kind: str
+  message: str
+
+
+# --- Texts ---------------------------------------------------------------------------------------
+
+
+def of_schema(found: Sequence[tuple[str, str]]) -> Iterator[Fault]:
+  """The faults that `row_by_row.read` found, by kind."""
+  for name, message in found:
+    kind = "malformed"
+    if message.startswith("is empty") and name in _EMPTY:
+      kind = _EMPTY[name]
+    elif name in _PATHS and "characters" not in message and "surrogate" not in message:
+      kind = "bad_path"
+    yield Fault(kind, f"field {name!r} {message}" if name else message)
+
+
+def _plain(text: str) -> str:
+  return " ".join(text.split()).rstrip(" .").casefold()
+
+
+def of_options(question: str, answer: str) -> Iterator[Fault]:
+  """A fault where the question lists options, and the answer is none of them.
+
+  An answer may be an option with its letter, its text or its letter alone.
+  """
+  if ") " not in question:
+    return
+  parts = _OPTION.split(question)
+  letters, texts = [letter.lower() for letter in parts[1::2]], [_plain(t) for t in parts[2::2]]
+  if len(texts) < 2 or letters != [*"abcdefgh"[: len(texts)]]:
+    return
+  if chosen := _CHOSEN.match(answer.strip()):
+    letter, text = chosen[1].lower(), _plain(chosen[2] or "")
+    if letter in letters and text in ("", texts[letters.index(letter)]):
+      return
+  if _plain(answer) not in texts:
+    yield Fault("answer_not_an_option", f"answer {answer[:80]!r} is none of {len(texts)} options")
+
+
+class TokenLimits:
+  """Which texts have more tokens than the model has slots for, in batches."""
+
+  def __init__(self, path: str, preset: str, text_tokens: int, answer_tokens: int):
+    """path is a tokenizer.json or its folder. Raises OSError or ValueError where none is there."""
+    file = Path(path)
+    file = file / "tokenizer.json" if file.is_dir() else file
+    try:
+      self.tokenizer = tokenizers.Tokenizer.from_buffer(file.read_bytes())
+    except ValueError as error:
+      raise ValueError(f"{file}: no readable tokenizer ({error})") from None
+    self.preset = prompts.PRESETS[preset]
+    self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
+    self.waiting: list[tuple[Any, str, str]] = []
+
+  def add(self, row: Any, fields: Sequence[str]) -> None:
+    """Takes the texts of a row's fields; row is given back with its fault."""
+    preset = self.preset
+    question, answer, second = fields[_INPUT], fields[_ANSWER], fields[_CAPTION2]
+    # A token is a byte at least: short texts need no counting, with all that a preset adds.
+    if not question.isascii() or len(question) + 16 > self.slots["question_over_tokens"]:
+      text = prompts.question(question, preset)
+      self._add(row, "question_over_tokens", text, preset.question_end)
+    if not answer.isascii() or len(answer) + 64 > self.slots["answer_over_tokens"] - len(second):
+      task = prompts.task_of(question)
+      text = prompts.answer(answer, preset, task=task, training=True, second=second)
+      self._add(row, "answer_over_tokens", text, preset.answer_end)
+
+  def _add(self, row: Any, kind: str, text: str, end: prompts.End) -> None:
+    ends = {"none": "", "string": " <|endoftext|>", "token": "<|endoftext|>"}
+    self.waiting.append((row, kind, text + ends[end]))
+
+  def found(self) -> Iterator[tuple[Any, Fault]]:
+    """Those of the rows taken since the last call whose texts are too long, each with its fault."""
+    batch, self.waiting = self.waiting, []
+    encoded = self.tokenizer.encode_batch_fast(
+      [text for _, _, text in batch], add_special_tokens=False
+    )
+    for (row, kind, _), encoding in zip(batch, encoded, strict=True):
+      count, slots = len(encoding), self.slots[kind]
+      if count > slots:
+        yield row, Fault(kind, f"{count} tokens with its end, where {slots} fit")
+
+
+# --- Sound ---------------------------------------------------------------------------------------
+
+
+def of_clips(
+  root: str, paths: Sequence[str], min_seconds: float
+) -> list[tuple[list[Fault], bytes | None]]:
+  """The faults of audio files, and the digest of each that can be decoded."""
+  found = []
+  for path in paths:
+    try:
+      heard = audio.survey(Path(root) / path)
+    except AudioError as error:
+      found.append(([Fault(error.reason, str(error))], None))
+      continue
+    faults = []
+    if heard.peak > 1:
+      kind = "peak_over_2" if heard.peak > 2 else "peak_over_1"
+      faults.append(Fault(kind, f"peak {heard.peak:.4g}"))
+    if heard.swing <= SILENT_SWING:
+      faults.append(Fault("silent", f"peak {heard.peak:.2g}"))
+    if heard.seconds < min_seconds:
+      faults.append(Fault("too_short", f"{heard.seconds:.3g} s, less than {min_seconds:g}"))
+    found.append((faults, heard.digest))
+  return found

@@ -1,0 +1,166 @@
+"""Captions of clips, as their sources publish them: what synthetic questions are written about.
+
+Known are the tables of AudioCaps (train.csv, val.csv, test.csv) and Clotho
+(clotho_captions_development.csv and so on), a plain table with the columns file and caption,
+WavCaps' JSON (as_final.json, bbc_final.json, fsd_final.json, sb_final.json), and ReasonAQA's own
+JSON, whose captions are taken: those of the clips one has, if it was built so.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mellow_jax.data import prompts, records
+from mellow_jax.errors import DataError
+from mellow_jax.reasonaqa.official import files, sources
+
+# WavCaps' files, and the folders its archives unpack to.
+WAVCAPS = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
+# What WavCaps' lists of excluded clips call its sources.
+_LISTED_AS = {"AudioSet_SL": "AudioSet"}
+_CLOTHO = ("file_name", *(f"caption_{i}" for i in range(1, 6)))
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+  """What is heard in one clip, in one sentence."""
+
+  source: str  # "AudioCaps", "Clotho", "WavCaps", or the name of a table of one's own
+  file: str  # relative to the root folder of the audio, with forward slashes
+  text: str
+
+  @property
+  def taskname(self) -> str:
+    """The source as ReasonAQA's field of that name has it."""
+    return {"Clotho": "clothov21"}.get(self.source, self.source.lower())
+
+  @property
+  def key(self) -> str:
+    """16 hex digits that follow from the clip and the words."""
+    return hashlib.sha256(json.dumps([self.file, self.text]).encode()).hexdigest()[:16]
+
+
+def _part(path: Path, names: dict[str, str]) -> str:
+  """The split that a table holds, by one of the names in its own."""
+  found = [name for name in names if re.search(rf"(?<![a-z]){name}(?![a-z])", path.stem.lower())]
+  if len(found) != 1:
+    raise DataError(
+      f"{path}: its name does not say which part it is: name it after one of {', '.join(names)}"
+    )
+  return names[found[0]]
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
+  """(place, caption) for each row of a table, told apart by its header."""
+  rows = list(files.read(path, ()))
+  header = rows[0][1].keys() if rows else set()
+  if {"youtube_id", "caption"} <= header:
+    split = _part(path, {name: name for name in ("train", "val", "test")})
+    for line, row in rows:
+      file = sources.audiocaps_path(f"Y{row['youtube_id']}", split)
+      yield f"line {line}", Caption("AudioCaps", file, row["caption"])
+  elif set(_CLOTHO) <= header:
+    split = _part(path, {"development": "train", "validation": "val", "evaluation": "test"})
+    for line, row in rows:
+      for column in _CLOTHO[1:]:
+        file = sources.clotho_path(row["file_name"], split)
+        yield f"line {line}, {column}", Caption("Clotho", file, row[column])
+  elif {"file", "caption"} <= header:
+    for line, row in rows:
+      yield f"line {line}", Caption(path.stem, row["file"], row["caption"])
+  elif rows:
+    raise DataError(
+      f"{path}, line 1: these are the columns of no source that is known: {', '.join(header)}: a "
+      "table of your own has the columns file and caption"
+    )
+
+
+def _json(path: Path) -> Any:
+  try:
+    return json.loads(path.read_bytes())
+  except OSError as error:
+    raise DataError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+  except (ValueError, RecursionError) as error:
+    raise DataError(f"{path}: is not JSON ({error})") from None
+
+
+def _read_reasonaqa(path: Path) -> Iterator[tuple[str, Caption]]:
+  """(place, caption) for each row of ReasonAQA that asks to caption one clip."""
+  for row in records.read(path):
+    if not row.filepath2 and prompts.task_of(row.input) == "caption first":
+      yield f"row {row.row}", Caption(row.subtype.removesuffix(".json"), row.filepath1, row.answer)
+
+
+def _read_wavcaps(path: Path, data: Any, excluded: frozenset[str]) -> Iterator[tuple[str, Caption]]:
+  """(place, caption) for each clip of a file of WavCaps whose id is not excluded.
+
+  Source: huggingface.co/datasets/cvssp/WavCaps: {"num_captions_per_audio": 1, "data": [{"id": ...,
+  "caption": ..., "duration": ...}]}; clips are <id>.flac, without the .wav of AudioSet's ids.
+  """
+  source = WAVCAPS.get(path.stem.split("_")[0])
+  if not source:
+    names = ", ".join(f"{name}_final.json" for name in WAVCAPS)
+    raise DataError(f"{path}: its name is none of WavCaps' ({names}): rename it to what it is")
+  clips = data.get("data") if isinstance(data, dict) else None
+  if not isinstance(clips, list):
+    raise DataError(f"{path}: is not WavCaps' JSON: expected an object with the list 'data'")
+  for i, clip in enumerate(clips):
+    fields = clip if isinstance(clip, dict) else {}
+    name, text = fields.get("id"), fields.get("caption")
+    if not (isinstance(name, str) and isinstance(text, str)):
+      raise DataError(f"{path}, clip {i} (from 0): has no 'id' and 'caption' of text")
+    if name not in excluded:
+      file = f"WavCaps/{source}_flac/{name.removesuffix('.wav')}.flac"
+      yield f"clip {i} (from 0)", Caption("WavCaps", file, text)
+
+
+def _excluded(path: Path, captions: Path) -> frozenset[str]:
+  """The ids that one of WavCaps' lists names for the source of a file of captions."""
+  lists = _json(path)
+  source = WAVCAPS.get(captions.stem.split("_")[0], "")
+  listed = lists.get(_LISTED_AS.get(source, source), []) if isinstance(lists, dict) else None
+  if not isinstance(listed, list):
+    raise DataError(f"{path}: is no list of excluded clips: use one of WavCaps' blacklists")
+  return frozenset(map(str, listed))
+
+
+def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list[Caption], int]:
+  """The captions of a file in its order, each once, and how many were there before.
+
+  exclude is one of the lists that WavCaps publishes of its clips that other benchmarks test on.
+  Raises DataError if a file cannot be read, is of no known source, or has an empty caption, one
+  longer than a record may be, or a clip that could leave its root folder; DataError for rows of
+  ReasonAQA that are not sound.
+  """
+  path = Path(path)
+  is_json = path.suffix.lower() == ".json"
+  data = _json(path) if is_json else None
+  is_rows = isinstance(data, list)
+  if is_json and not is_rows:
+    found = _read_wavcaps(path, data, _excluded(Path(exclude), path) if exclude else frozenset())
+  elif exclude:
+    raise DataError(f"{path}: --exclude is for WavCaps' JSON: drop it")
+  else:
+    found = _read_reasonaqa(path) if is_rows else _read_table(path)
+  seen, captions, count = set(), [], 0
+  for place, caption in found:
+    count += 1
+    text = " ".join(caption.text.split())
+    try:
+      file = records.relative_path(caption.file)
+    except ValueError as error:
+      raise DataError(f"{path}, {place}: the clip's path {error}") from None
+    if not text or len(text) > prompts.MAX_CHARACTERS:
+      fault = f"has more than {prompts.MAX_CHARACTERS} characters" if text else "is empty"
+      raise DataError(f"{path}, {place}: the caption {fault}: correct or drop it")
+    if (file, text) not in seen:
+      seen.add((file, text))
+      captions.append(Caption(caption.source, file, text))
+  if not captions:
+    raise DataError(f"{path}: holds no captions")
+  return captions, count

@@ -1,0 +1,256 @@
+"""What a training run resumes from: its checkpoints, sound or refused.
+
+The folder `checkpoints/` of a run holds a folder for each saved step:
+
+  state/               the training state, an Orbax checkpoint with one entry a leaf
+  meta/                the run's settings, its counters, and the SHA-256 of every leaf
+  commit_success.txt   written last: without it the step does not count
+
+Orbax itself restores flipped bits without a word; the digests tell.
+"""
+
+import dataclasses
+import json
+import logging as python_logging
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jaxtyping import PyTree
+from orbax.checkpoint import options as ocp_options
+
+from mellow_jax import checkpoint, parallel
+from mellow_jax.config import Config
+from mellow_jax.errors import CheckpointError
+from mellow_jax.models import mellow
+
+COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
+IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
+
+Counters = dict[str, int | float]
+# Config fields that a run may change on its way: none changes what a step computes.
+FREE = (
+  *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
+  *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
+  "data.quarantine",
+  *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
+  *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
+)
+
+
+def settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
+  """What two runs must share for one to resume the other, by field.
+
+  rows and digest are those of the training rows: the same rows may come from another place.
+  """
+  plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
+  leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
+  named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+  same = {"rows": rows, "the digest of its rows": digest}
+  return {**same, **{name: x for name, x in named.items() if name not in FREE}}
+
+
+def hush() -> None:
+  """Leaves it to CheckpointError to tell of a failed save, for which Orbax takes 800 lines."""
+  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  # After the first array that fails, nobody asks about the others.
+  python_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.msg)
+  show = sys.unraisablehook
+
+  def show_others(unraisable: Any) -> None:
+    # TensorStore calls back, for each array, an event loop that the first failure has closed.
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      show(unraisable)
+
+  sys.unraisablehook = show_others
+
+
+class TrainCheckpoints:
+  """The checkpoints of one training run, of which the newest `keep` are kept.
+
+  A step counts only once its commit marker is written, and older ones go only after that: a kill at
+  any moment leaves the steps before it whole.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, *, keep: int):
+    self.folder = pathlib.Path(folder).absolute()
+    self._keep = keep
+    self._step = 0  # that was last begun to be saved
+    # Compression would need room for another copy of the state, to make the files 8% smaller.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    handlers = {"state": handler, "meta": ocp.JsonCheckpointHandler()}
+    self._writer = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(**handlers), atomicity_options=IN_PLACE
+    )
+    # Each process reads alone: one that fails must not let the others wait.
+    alone = checkpoint.this_process_alone()
+    handlers = {
+      "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+      "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    }
+    self._reader = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(**handlers),
+      multiprocessing_options=alone,
+      atomicity_options=IN_PLACE,
+    )
+    if parallel.is_first():
+      self.folder.mkdir(parents=True, exist_ok=True)
+      for part in self._unfinished():
+        logging.warning("%s was not finished: removed", part)
+    self._tidy()
+    parallel.from_first(0)  # the others look after that
+
+  def steps(self) -> list[int]:
+    """The finished steps, oldest first."""
+    return sorted(int(part.name) for part in self._folders() if (part / COMMITTED).exists())
+
+  def _folders(self) -> list[pathlib.Path]:
+    return [part for part in self.folder.glob("*") if part.name.isdigit()]
+
+  def _unfinished(self) -> list[pathlib.Path]:
+    return [part for part in self._folders() if not (part / COMMITTED).exists()]
+
+  def _tidy(self) -> None:
+    """Removes old steps, and what a kill or a failure left of a save: it takes the next one's room.
+
+    Only while nothing is being written.
+    """
+    if parallel.is_first():
+      old = [self.folder / str(step) for step in self.steps()[: -self._keep]]
+      for part in [*self._unfinished(), *old]:
+        shutil.rmtree(part, ignore_errors=True)
+
+  def save(self, step: int, state: PyTree, run: dict[str, Any], counters: Counters) -> None:
+    """Starts writing a step in the background, once the one before it is on disk.
+
+    run is what another run must share to go on from here, counters what the host counts. Raises
+    CheckpointError with path and free space where this save cannot start, and where the last one
+    failed, though this one is started.
+    """
+    try:
+      self.wait()
+    finally:
+      self._start(step, state, run, counters)
+
+  def _start(self, step: int, state: PyTree, run: dict[str, Any], counters: Counters) -> None:
+    flat, self._step = mellow.flatten(state), step
+    meta = {"run": run, "step": step, "counters": counters, "sha256": checkpoint.digest(flat)}
+    meta["check"] = checkpoint.digest_json(meta)
+    args = ocp.args.Composite(state=ocp.args.PyTreeSave(flat), meta=ocp.args.JsonSave(meta))
+    try:
+      # The first process decides: a save that only some begin would wait for the others for ever.
+      lack = checkpoint.lack_of_room(self.folder, flat)
+      if parallel.from_first(bool(lack)):
+        raise OSError(lack)
+      self._writer.save(self.folder / str(step), args=args)
+    except Exception as error:  # a full disk arrives as ValueError, OSError or plain Exception
+      raise self._failed(error) from error
+
+  def poll(self) -> None:
+    """Raises CheckpointError if the save in the background has failed; costs next to nothing."""
+    try:
+      self._writer.check_for_errors()
+    except Exception as error:  # as in save
+      raise self._failed(error) from error
+
+  def wait(self) -> None:
+    """Returns once the last save is on disk; raises CheckpointError where it failed."""
+    failure = None
+    try:
+      self._writer.wait_until_finished()
+    except Exception as error:  # as in save
+      failure = error
+    if parallel.any_process(failure is not None):
+      failure = failure or OSError("another process could not write its part")
+      raise self._failed(failure) from failure
+    self._tidy()
+
+  def _failed(self, error: Exception) -> CheckpointError:
+    what = f"step {self._step} could not be saved, steps {self.steps()} are kept"
+    failure = checkpoint.unwritten(self.folder, what, error)
+    if jax.process_count() == 1:  # of several, others may still be writing: the next wait tidies up
+      self._tidy()
+    return failure
+
+  def restore(self, like: PyTree, run: dict[str, Any]) -> tuple[PyTree, Counters] | None:
+    """State and counters of the newest sound step; None where no step was ever finished.
+
+    like holds ShapeDtypeStructs with their shardings. A step counts as sound if every process can
+    read it. Newer steps that are damaged get another name, so that the run can write them anew.
+    Raises CheckpointError where the run was started with other settings, and where steps exist and
+    none is sound: training never silently starts from zero.
+    """
+    failures: dict[int, str] = {}
+    steps = self.steps()[::-1]
+    # All processes go through the first one's list, and through the same points of agreement.
+    for i in range(parallel.from_first(len(steps))):
+      step = parallel.from_first(steps[i] if parallel.is_first() else 0)
+      try:
+        meta = self._together(self._read_meta, step)
+        if meta["run"] == run:
+          flat = self._together(self._read_state, step, like)
+          where = f"{self.folder}/{step}"
+          self._together(checkpoint.check_digest, where, flat, meta["sha256"])
+      except Exception as error:  # Orbax raises plain Exception and many others for damage
+        failures[step] = checkpoint.first_line(error)
+        logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)
+        continue
+      if meta["run"] != run:
+        saved = meta["run"]
+        key = min(key for key in saved.keys() | run.keys() if saved.get(key) != run.get(key))
+        raise CheckpointError(
+          f"{self.folder}/{step}: was saved with {key} = {saved.get(key)!r}, this run has "
+          f"{run.get(key)!r}; use another --workdir or the same settings"
+        )
+      self._set_aside(failures)
+      return mellow.unflatten(flat, like), meta["counters"]
+    if failures:
+      detail = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
+      raise CheckpointError(
+        f"{self.folder}: no usable checkpoint ({detail}). Restore one from a copy, or remove the "
+        "folder to start from the beginning"
+      )
+    return None
+
+  def _together(self, read: Any, *args: Any) -> Any:
+    """What read returns; raises in every process if it raised in one."""
+    found = failure = None
+    try:
+      found = read(*args)
+    except Exception as error:  # as in restore
+      failure = error
+    if parallel.any_process(failure is not None):
+      raise failure or ValueError("another process could not read it")
+    return found
+
+  def _set_aside(self, steps: Iterable[int]) -> None:
+    for step in steps:
+      if parallel.is_first():
+        damaged = self.folder / f"{step}.damaged"
+        shutil.rmtree(damaged, ignore_errors=True)
+        (self.folder / str(step)).rename(damaged)
+    parallel.from_first(0)  # the others look after that
+
+  def _read_meta(self, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    meta = self._reader.restore(self.folder / str(step), args=args)["meta"]
+    if meta.pop("check", None) != checkpoint.digest_json(meta):
+      raise ValueError("its meta data differ from their SHA-256")
+    return meta
+
+  def _read_state(self, step: int, like: PyTree) -> dict[str, jax.Array]:
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(mellow.flatten(like)))
+    return self._reader.restore(self.folder / str(step), args=args)["state"]
+
+  def close(self) -> None:
+    """Waits for the last save, as wait does, and lets go of Orbax's threads."""
+    try:
+      self.wait()
+    finally:
+      self._writer.close()
+      self._reader.close()

@@ -1,0 +1,218 @@
+"""What a training run was, on one page: curves, speed, where its time went, answers over time.
+
+  python -m mellow_jax.training.report --workdir=runs/demo
+
+Training writes the page at its end; the command writes it at any time, also of a run under way.
+`report.html` holds everything it shows and needs no network.
+"""
+
+import collections
+import html
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mellow_jax.errors import DataError
+
+POINTS = 400  # that a curve is drawn with: more would be one blur
+SHOWN_STEPS = 5  # validations whose answers are shown side by side
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1c2430; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% } th { text-align: left }
+td, th { padding: .3rem .6rem; border-bottom: 1px solid #dde2e8; vertical-align: top }
+td.right { background: #e4f4e4 } td.number { text-align: right; font-variant-numeric: tabular-nums }
+.bar { display: flex; height: 1.6rem; border-radius: 4px; overflow: hidden }
+svg { max-width: 100%; height: auto } details { margin-top: 2rem } pre { overflow-x: auto }
+"""
+COLOURS = {
+  "train": "#3a7d44",
+  "data": "#d98032",
+  "compile": "#7b6fb0",
+  "save": "#c0504d",
+  "evaluate": "#4f81bd",
+}
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a JSON file that a run appends to; one that a kill cut off is left out."""
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+  """(steps, values) of one kind of metric, means of equal stretches where there are many."""
+  found = np.array([(line["step"], line[name]) for line in lines if name in line]).reshape(-1, 2)
+  if len(found) > POINTS:
+    found = np.stack([part.mean(axis=0) for part in np.array_split(found, POINTS)])
+  return found[:, 0], found[:, 1]
+
+
+def _draw(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, str], title: str) -> None:
+  for name, label in names.items():
+    steps, values = _curve(lines, name)
+    if len(steps):
+      ax.plot(steps, values, ".-" if len(steps) < 40 else "-", label=label, linewidth=1.3)
+  ax.set_title(title, loc="left", fontsize=10)
+  ax.set_xlabel("step", fontsize=8)
+  ax.tick_params(labelsize=8)
+  ax.grid(alpha=0.25)
+  ax.spines[["top", "right"]].set_visible(False)
+  if len(names) > 1:
+    ax.legend(fontsize=8, frameon=False)
+
+
+def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
+  figure = Figure(figsize=(10, 5.6), layout="constrained")
+  axes = figure.subplots(2, 2)
+  loss = {"loss": "training", "val_loss": "validation"}
+  _draw(axes[0, 0], metrics, loss, "loss, nats an answer token")
+  if all(line[name] > 0 for line in metrics for name in loss if name in line):
+    axes[0, 0].set_yscale("log")
+  _draw(axes[0, 1], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
+  _draw(axes[1, 0], metrics, {"learning_rate": "learning rate"}, "learning rate")
+  _draw(
+    axes[1, 1], times, {"examples_per_s": "examples/s"}, "examples/s, waiting for data included"
+  )
+  axes[1, 1].set_ylim(bottom=0)
+  text = io.StringIO()
+  figure.savefig(text, format="svg")
+  return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _spent(times: list[dict[str, Any]]) -> dict[str, float]:
+  """Seconds by what they went into, over every start of the run."""
+  total: collections.Counter[str] = collections.Counter()
+  for line, after in zip(times, [*times[1:], None], strict=True):
+    # Each start counts from zero: the last line before another start has all of the one before.
+    if after is None or sum(after["seconds"].values()) < sum(line["seconds"].values()):
+      total.update(line["seconds"])
+  return dict(total)
+
+
+def _goodput(times: list[dict[str, Any]]) -> str:
+  seconds = _spent(times)
+  total = sum(seconds.values())
+  bar = "".join(
+    f'<div style="width:{100 * value / total:.2f}%;background:{COLOURS.get(name, "#999")}" '
+    f'title="{name}"></div>'
+    for name, value in seconds.items()
+  )
+  rows = "".join(
+    f'<tr><td><span style="color:{COLOURS.get(name, "#999")}">&#9632;</span> {html.escape(name)}'
+    f'</td><td class="number">{value:.1f} s</td>'
+    f'<td class="number">{100 * value / total:.1f}%</td></tr>'
+    for name, value in seconds.items()
+  )
+  return (
+    f"<h2>Where the time went</h2><p>{100 * seconds['train'] / total:.1f}% of "
+    f"{total:.0f} s trained (goodput). What was lost between a kill and the log line before it is "
+    f'not in the sum.</p><div class="bar">{bar}</div><table>{rows}</table>'
+  )
+
+
+def _answers(answers: list[dict[str, Any]]) -> str:
+  steps = sorted({line["step"] for line in answers})
+  if len(steps) > SHOWN_STEPS:
+    steps = [steps[i] for i in np.linspace(0, len(steps) - 1, SHOWN_STEPS).round().astype(int)]
+  table: dict[tuple[str, str], dict[int, str]] = {}
+  for line in answers:
+    table.setdefault((line["question"], line["expected"]), {})[line["step"]] = line["answer"]
+  head = "".join(f"<th>step {step}</th>" for step in steps)
+  rows = []
+  for (question, expected), given in table.items():
+    cells = "".join(
+      f'<td class="{"right" if given.get(step) == expected else ""}">'
+      f"{html.escape(given.get(step, ''))}</td>"
+      for step in steps
+    )
+    rows.append(f"<tr><td>{html.escape(question)}</td><td>{html.escape(expected)}</td>{cells}</tr>")
+  return (
+    "<h2>Answers over time</h2><p>Validation questions; green: word for word as expected.</p>"
+    f"<table><tr><th>question</th><th>expected</th>{head}</tr>{''.join(rows)}</table>"
+  )
+
+
+def _bad(workdir: pathlib.Path) -> str:
+  lines = [line for path in sorted(workdir.glob("bad_records*.jsonl")) for line in _read(path)]
+  if not lines:
+    return ""
+  counts = collections.Counter(line["reason"] for line in lines)
+  rows = "".join(
+    f'<tr><td>{html.escape(reason)}</td><td class="number">{count}</td></tr>'
+    for reason, count in counts.most_common()
+  )
+  return (
+    f"<h2>Clips that could not be used</h2><p>{len(lines)} files, each left out with its text; "
+    f"bad_records.jsonl names them.</p><table>{rows}</table>"
+  )
+
+
+def render(workdir: pathlib.Path) -> str:
+  """The page of a run's folder, as HTML.
+
+  Raises DataError where the folder holds no metrics.
+  """
+  metrics = _read(workdir / "metrics.jsonl")
+  if not metrics:
+    raise DataError(f"{workdir}/metrics.jsonl: no metrics: give the --workdir of a training run")
+  times, answers = _read(workdir / "times.jsonl"), _read(workdir / "answers.jsonl")
+  settings = (workdir / "run.json").read_text() if (workdir / "run.json").exists() else "{}"
+  losses = [line["loss"] for line in metrics if "loss" in line]
+  val = [(line["val_loss"], line["step"]) for line in metrics if "val_loss" in line]
+  facts = [f"{max(line['step'] for line in metrics)} steps", f"loss {losses[-1]:.4f}"]
+  if val:
+    facts.append(
+      f"validation loss {val[-1][0]:.4f}, lowest {min(val)[0]:.4f} at step {min(val)[1]}"
+    )
+  if times:
+    facts.append(f"{times[-1]['examples_per_s']:.1f} examples/s")
+  return "".join(
+    [
+      '<!doctype html><html lang="en"><meta charset="utf-8">',
+      f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
+      f"<h1>{html.escape(workdir.name)}</h1><p>{', '.join(facts)}</p>",
+      _curves(metrics, times),
+      _goodput(times) if times else "",
+      _answers(answers) if answers else "",
+      _bad(workdir),
+      "<details><summary>Every setting</summary>",
+      f"<pre>{html.escape(settings)}</pre></details></html>\n",
+    ]
+  )
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+  """Writes the page of a run's folder into it; raises DataError as render does."""
+  path = workdir / "report.html"
+  part = path.with_suffix(".part")
+  part.write_text(render(workdir), encoding="utf-8")
+  part.replace(path)
+  return path
+
+
+def main(argv: list[str]) -> None:
+  """Entry of the command."""
+  del argv
+  try:
+    print(write(pathlib.Path(flags.FLAGS.workdir)))
+  except (OSError, DataError) as error:
+    print(f"mellow_jax.training.report: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "Folder of a training run.")
+  flags.mark_flag_as_required("workdir")
+  app.run(main)

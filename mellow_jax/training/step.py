@@ -1,0 +1,276 @@
+"""What one step computes: loss, gradients, update. All the maths, no input or output."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mellow_jax import parallel
+from mellow_jax.config import Config, ModelConfig
+from mellow_jax.inference import decode
+from mellow_jax.models import example_rng, logmel, lora, mellow
+from mellow_jax.models.mellow import Mellow
+from mellow_jax.training import optim
+
+Flat = dict[str, Array]
+
+
+class Batch(NamedTuple):
+  """What a step reads."""
+
+  wav1: Float[Array, "B S"]
+  wav2: Float[Array, "B S"]
+  text_ids: Int[Array, "B L"]
+  text_lengths: Int[Array, "B"]
+  answer_ids: Int[Array, "B R"]
+  loss_mask: Bool[Array, "B R"]  # True at answer tokens that are learnt
+
+
+class TrainState(NamedTuple):
+  """Everything a run needs to go on, beside its configuration."""
+
+  step: Int[Array, ""]  # batches so far, those whose update was left out among them
+  trainable: Flat
+  frozen: Flat  # held parameters, and bn0's running statistics
+  opt_state: optax.OptState
+  ema: Flat  # running average of trainable; empty unless the config asks for it
+  skipped: Int[Array, ""]  # updates left out, since loss or gradient was no finite number
+  skipped_in_a_row: Int[Array, ""]  # of them the last ones, up to this step
+
+
+class Metrics(NamedTuple):
+  """What a step reports."""
+
+  loss: Float[Array, ""]
+  grad_norm: Float[Array, ""]
+  skipped: Int[Array, ""]
+  skipped_in_a_row: Int[Array, ""]
+
+
+def merge(cfg: ModelConfig, *parts: Flat) -> Mellow:
+  """The model over parameters by path; inside a jitted function this costs nothing."""
+  graphdef, abstract = mellow.abstract(cfg)
+  flat = {name: value for part in parts for name, value in part.items()}
+  return nnx.merge(graphdef, mellow.unflatten(flat, abstract))
+
+
+def encode_pair(
+  model: Mellow,
+  batch: Batch,
+  encoder_keys: Key[Array, "B"] | None,
+  mapper_keys: Key[Array, "B"] | None,
+) -> tuple[Float[Array, "B A D"], Float[Array, "B A D"]]:
+  """Audio tokens of both clips; keys, one an example, put their part in training mode."""
+
+  def keys(i: int) -> list[Key[Array, "B"] | None]:
+    return [k if k is None else example_rng.fold(k, i) for k in (encoder_keys, mapper_keys)]
+
+  if encoder_keys is not None:
+    # Two calls, as in the reference: batch statistics are those of the first, then of the second.
+    return model.encode(batch.wav1, *keys(0)), model.encode(batch.wav2, *keys(1))
+  # One call, an example's clips side by side.
+  clips = jnp.stack([batch.wav1, batch.wav2], axis=1)
+  if mapper_keys is not None:
+    mapper_keys = jnp.stack([keys(0)[1], keys(1)[1]], axis=1).reshape(-1)
+  heard = model.encode(clips.reshape(-1, clips.shape[-1]), None, mapper_keys)
+  heard = heard.reshape(len(clips), 2, *heard.shape[1:])
+  return heard[:, 0], heard[:, 1]
+
+
+def answer_nll(
+  model: Mellow,
+  batch: Batch,
+  encoder_keys: Key[Array, "B"] | None = None,
+  mapper_keys: Key[Array, "B"] | None = None,
+) -> Float[Array, "B R"]:
+  """Negative log-likelihood of each answer token, in nats."""
+  audio1, audio2 = encode_pair(model, batch, encoder_keys, mapper_keys)
+  prefix = model.prefix(audio1, audio2, batch.text_ids)
+  hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids)
+  return model.decoder.nll(hidden, batch.answer_ids)
+
+
+def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> TrainState:
+  """The state before step 0."""
+  lora_key = jax.random.fold_in(jax.random.key(cfg.seed), 2**31)  # no step has this number
+  factors = lora.init(flat, cfg.optim.lora, lora_key)
+  adapted = map(re.escape, lora.kernels(flat, cfg.optim.lora))
+  trainable, frozen = optim.split(flat, (*cfg.optim.freeze, *adapted), factors)
+  # Each an array of its own: a step overwrites what it is given.
+  ema = jax.tree.map(jnp.copy, trainable) if cfg.optim.ema else {}
+  step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+  return TrainState(step, trainable, frozen, tx.init(trainable), ema, *skipped)
+
+
+def gradient(
+  trainable: Flat,
+  frozen: Flat,
+  batch: Batch,
+  keys: Key[Array, "B"],
+  *,
+  cfg: Config,
+  axes: tuple[str, ...] = (),
+) -> tuple[tuple[Float[Array, ""], Float[Array, ""], Flat], Flat]:
+  """Loss, tokens and gradient, each summed over a batch's learnt tokens, and bn0's statistics.
+
+  Where a batch is divided over the devices along mesh axes, a device computes on its own examples
+  up to one sum at the end, which is all that the devices have to tell each other.
+  """
+
+  def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
+    model = merge(cfg.model, trainable, frozen, statistics)
+    model.encoder.bn0.axis_name = axes or None  # batch statistics are those of all devices
+    encoder_keys, mapper_keys, lora_keys = (example_rng.fold(keys, i) for i in range(3))
+    lora.attach(model, trainable, lora_keys, cfg.optim.lora)
+    nll = answer_nll(model, batch, encoder_keys if cfg.encoder_train_mode else None, mapper_keys)
+    bn0 = model.encoder.bn0
+    statistics = {"encoder/bn0/mean": bn0.mean[...], "encoder/bn0/var": bn0.var[...]}
+    return jnp.sum(nll * batch.loss_mask), statistics
+
+  def one(statistics: Flat, batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple, Flat]:
+    run = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, statistics), grads = run(trainable, statistics, batch, keys)
+    return (loss, jnp.sum(batch.loss_mask, dtype=jnp.float32), grads), statistics
+
+  def add(carry: tuple, part: tuple[Batch, Key[Array, "B"]]) -> tuple[tuple, None]:
+    sums, statistics = carry
+    more, statistics = one(statistics, *part)
+    return (jax.tree.map(jnp.add, sums, more), statistics), None
+
+  if cfg.accumulate == 1:
+    sums, statistics = one(optim.statistics(frozen), batch, keys)
+    return jax.lax.psum(sums, axes), statistics
+  # A part takes every accumulate-th row, so that it is the same on however many devices.
+  parts = jax.tree.map(
+    lambda x: x.reshape(-1, cfg.accumulate, *x.shape[1:]).swapaxes(0, 1), (batch, keys)
+  )
+  zero = jnp.zeros((), jnp.float32)
+  start = (zero, zero, jax.tree.map(jnp.zeros_like, trainable)), optim.statistics(frozen)
+  (sums, statistics), _ = jax.lax.scan(add, start, parts)
+  return jax.lax.psum(sums, axes), statistics
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  cfg: Config,
+  tx: optax.GradientTransformationExtraArgs,
+  mesh: Mesh | None = None,
+) -> tuple[TrainState, Metrics]:
+  """One optimiser step on one global batch; its randomness follows from seed and step alone.
+
+  Where loss or gradient is no finite number, the update is left out: only counters change.
+  """
+  rows = jnp.arange(len(batch.wav1))
+  key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+  total = functools.partial(gradient, cfg=cfg, axes=mesh.axis_names if mesh else ())
+  if mesh:
+    here, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
+    specs = (everywhere, everywhere, here, here)
+    total = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+  (loss, tokens, grads), statistics = total(state.trainable, state.frozen, batch, keys)
+  # The mean over the learnt tokens of the whole batch.
+  loss, grads = jax.tree.map(lambda x: x / jnp.maximum(tokens, 1), (loss, grads))
+  grad_norm = optax.tree.norm(grads)
+
+  updates, opt_state = tx.update(grads, state.opt_state, state.trainable, step=state.step)
+  trainable = optax.apply_updates(state.trainable, updates)
+  ema = optim.average(state.ema, trainable, cfg.optim.ema, state.step - state.skipped)
+  is_good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  trainable, statistics, opt_state, ema = jax.tree.map(
+    lambda new, old: jnp.where(is_good, new, old),
+    (trainable, statistics, opt_state, ema),
+    (state.trainable, optim.statistics(state.frozen), state.opt_state, state.ema),
+  )
+  frozen = {**state.frozen, **statistics}
+  skipped = state.skipped + ~is_good
+  in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+  state = TrainState(state.step + 1, trainable, frozen, opt_state, ema, skipped, in_a_row)
+  return state, Metrics(loss, grad_norm, skipped, in_a_row)
+
+
+def answering(state: TrainState, cfg: Config) -> Flat:
+  """The parameters that answer, those of a plain model: low-rank parts are in their kernels.
+
+  Of what is trained they are the running average, where the run keeps one.
+  """
+  flat = {**(state.ema or state.trainable), **state.frozen}
+  return lora.merge(flat, lora.scale(cfg.optim.lora))
+
+
+def adapter(state: TrainState, cfg: Config) -> Flat:
+  """What a run has changed, for `init_from` beside what it began with; A B is what kernels gain."""
+  flat = {**(state.ema or state.trainable), **optim.statistics(state.frozen)}
+  return lora.scaled(flat, lora.scale(cfg.optim.lora))
+
+
+def on_state(function: Callable, state: TrainState, batch: Batch, *, cfg: Config) -> Any:
+  """`eval_step` or `answer` with the parameters that answer."""
+  return function(answering(state, cfg), {}, batch, cfg=cfg.model)
+
+
+def eval_step(
+  trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+  """Summed loss and number of answer tokens of a batch, nothing random."""
+  nll = answer_nll(merge(cfg, trainable, frozen), batch)
+  return jnp.sum(nll * batch.loss_mask), jnp.sum(batch.loss_mask)
+
+
+def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Answers:
+  """Greedy answers to a batch."""
+  model = merge(cfg, trainable, frozen)
+  prefix = model.prefix(*encode_pair(model, batch, None, None), batch.text_ids)
+  keys = jax.random.split(jax.random.key(0), len(batch.text_ids))  # greedy draws nothing
+  sampling = decode.Sampling(max_new_tokens=cfg.answer_tokens)
+  return decode.generate(model, prefix, batch.text_lengths, keys, sampling)
+
+
+def mel_moments(
+  wav: Float[Array, "B S"], *, cfg: ModelConfig
+) -> tuple[Float[Array, "F"], Float[Array, "F"]]:
+  """Mean and mean square of each mel bin in dB, to calibrate bn0 on the training clips."""
+  db = logmel.log_mel(wav, cfg.audio)
+  return db.mean(axis=(0, 1)), jnp.square(db).mean(axis=(0, 1))
+
+
+def jit_train_step(
+  cfg: Config,
+  tx: optax.GradientTransformation,
+  state_sharding: Any,
+  batch_sharding: NamedSharding,
+  metrics_sharding: Any,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The compiled step: state in place, shardings given, old state donated."""
+  mesh = batch_sharding.mesh
+  return jax.jit(
+    functools.partial(train_step, cfg=cfg, tx=tx, mesh=mesh),
+    compiler_options=parallel.one_all_reduce(mesh),
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, metrics_sharding),
+    donate_argnums=0,
+  )
+
+
+def jit_on_state(
+  function: Callable,
+  cfg: Config,
+  state_sharding: Any,
+  batch_sharding: NamedSharding,
+  result_sharding: Any,
+) -> Callable[[TrainState, Batch], Any]:
+  """`eval_step` or `answer`, compiled; as in training, examples are computed where they lie."""
+  return jax.jit(
+    functools.partial(on_state, function, cfg=cfg),
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=result_sharding,
+  )

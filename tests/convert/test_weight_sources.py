@@ -1,0 +1,199 @@
+"""Weights come from files, folders and the hub, and arrive as one flat state_dict."""
+
+import json
+
+import huggingface_hub
+import ml_dtypes
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from safetensors.numpy import save_file
+
+from mellow_jax.convert import ptzip, sources, stored_zip
+from mellow_jax.errors import CheckpointError
+
+STATE = {
+  "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+  "a.bias": np.ones(2, ml_dtypes.bfloat16),
+  "b.steps": np.array(3),
+}
+
+
+def wrapped(path, keys: tuple[str, ...]) -> None:
+  """Writes STATE as the only item of a dictionary, or of dictionaries inside each other."""
+  opened = "".join(f"}}X{chr(len(key))}\0\0\0{key}" for key in keys)
+  ptzip.write(path, STATE)
+  with path.open("rb") as file:
+    members = {
+      name: stored_zip.read(file, member) for name, member in stored_zip.directory(file).items()
+    }
+  data_pkl = members["archive/data.pkl"].tobytes()
+  nested = data_pkl[:2] + opened.encode() + data_pkl[2:-1] + b"s" * len(keys) + b"."
+  members["archive/data.pkl"] = np.frombuffer(nested, np.uint8)
+  with path.open("wb") as file:
+    stored_zip.write(file, members.items(), 64)
+
+
+def assert_state(source, path) -> None:
+  held, origin = sources.load_state_dict(str(source))
+  assert origin == path and type(held) is dict and set(held) == set(STATE)
+  for key, value in STATE.items():
+    assert (held[key].dtype, held[key].shape) == (value.dtype, value.shape)
+    assert held[key].tobytes() == value.tobytes()
+
+
+def refusal(source) -> str:
+  with pytest.raises(CheckpointError) as caught:
+    sources.load_state_dict(str(source))
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+def write_shards(folder) -> None:
+  names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+  save_file({"a.weight": STATE["a.weight"]}, folder / names[0])
+  save_file({"a.bias": STATE["a.bias"], "b.steps": STATE["b.steps"]}, folder / names[1])
+  places = {"a.weight": names[0], "a.bias": names[1], "b.steps": names[1]}
+  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+@pytest.mark.parametrize("name", ["v0.ckpt", "x.pt", "x.pth", "model.safetensors"])
+def test_a_file_and_the_folder_that_holds_it_are_the_same(name, tmp_path):
+  save = (lambda path, state: save_file(state, path)) if "safe" in name else ptzip.write
+  save(tmp_path / name, STATE)
+  (tmp_path / "config.json").write_text("{}")
+  assert_state(tmp_path / name, tmp_path / name)
+  assert_state(tmp_path, tmp_path / name)
+
+
+def test_shards_are_joined(tmp_path):
+  write_shards(tmp_path)
+  index = tmp_path / "model.safetensors.index.json"
+  assert_state(tmp_path, index)
+  assert_state(index, index)
+
+
+def test_shards_must_be_as_their_index_says(tmp_path):
+  write_shards(tmp_path)
+  index, shard = tmp_path / "model.safetensors.index.json", "model-00002-of-00002.safetensors"
+  save_file({"b.steps": STATE["b.steps"], "c": STATE["b.steps"]}, tmp_path / shard)
+  assert f"{shard}: {index.name} disagrees with it about a.bias, c" in refusal(tmp_path)
+  (tmp_path / shard).unlink()
+  assert f"{shard}: missing" in refusal(tmp_path)
+  for text in ("", "[" * 100_000, "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'):
+    index.write_text(text)
+    assert "not an index" in refusal(tmp_path)
+  outside = tmp_path.parent / "model-00001-of-00001.safetensors"
+  index.write_text(json.dumps({"weight_map": {"a": f"../{outside.name}"}}))
+  assert "not an index" in refusal(tmp_path)
+  index.unlink()
+  assert "no model.safetensors.index.json" in refusal(tmp_path)
+
+
+def test_several_candidates_are_listed(tmp_path):
+  ptzip.write(tmp_path / "v0.ckpt", STATE)
+  ptzip.write(tmp_path / "v0_s.ckpt", STATE)
+  assert "name one of them: v0.ckpt, v0_s.ckpt" in refusal(tmp_path)
+  write_shards(tmp_path)
+  listed = refusal(tmp_path)
+  assert listed.endswith("name one of them: model.safetensors.index.json, v0.ckpt, v0_s.ckpt")
+
+
+def test_places_without_a_checkpoint_are_named(tmp_path):
+  assert "holds no checkpoint" in refusal(tmp_path)
+  assert "no such file or folder" in refusal(tmp_path / "absent.pt")
+  (tmp_path / "x.txt").write_text("")
+  assert "x.txt: unknown kind of file" in refusal(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("keys", [("state_dict",), ("model",), ("model", "state_dict")])
+def test_wrappers_are_taken_off(keys, tmp_path):
+  wrapped(tmp_path / "x.ckpt", keys)
+  assert_state(tmp_path / "x.ckpt", tmp_path / "x.ckpt")
+
+
+def test_what_is_not_a_state_dict_is_named(tmp_path):
+  wrapped(tmp_path / "x.ckpt", ("weights",))
+  message = refusal(tmp_path / "x.ckpt")
+  assert "'weights' is a OrderedDict, not a tensor" in message and "state_dict, model" in message
+  ptzip.write(tmp_path / "x.ckpt", {})
+  assert "holds no tensors" in refusal(tmp_path / "x.ckpt")
+
+
+def test_the_prefix_of_distributed_training_is_taken_off_if_all_keys_have_it(tmp_path):
+  path = tmp_path / "x.ckpt"
+  ptzip.write(path, {f"module.{key}": value for key, value in STATE.items()})
+  assert_state(path, path)
+  ptzip.write(path, {f"module.{key}": value for key, value in STATE.items()} | {"odd": np.ones(1)})
+  assert "some do not, such as odd;" in refusal(path)
+
+
+def test_damaged_safetensors_are_refused(tmp_path):
+  path = tmp_path / "model.safetensors"
+  save_file(STATE, path)
+  whole = path.read_bytes()
+  unknown = whole.replace(b'"BF16"', b'"BF61"')
+  float8 = whole.replace(b'"BF16"', b'"F4"  ')
+  for damaged in (b"", whole[:50], whole[:-1], b"\xff" * 8 + whole[8:], unknown, float8):
+    path.write_bytes(damaged)
+    assert "no readable safetensors file" in refusal(path)
+
+
+@pytest.fixture
+def cached_repo(tmp_path, monkeypatch):
+  """The folder of owner/repo in a cache laid out as the hub's library does, with no network."""
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+  monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+  repo, commit = tmp_path / "models--owner--repo", "0123456789" * 4
+  (repo / "refs").mkdir(parents=True)
+  (repo / "refs" / "main").write_text(commit)
+  folder = repo / "snapshots" / commit
+  folder.mkdir(parents=True)
+  return folder
+
+
+def test_the_hub_is_read_from_its_cache_when_offline(cached_repo):
+  ptzip.write(cached_repo / "v0.ckpt", STATE)
+  assert_state("hf://owner/repo/v0.ckpt", cached_repo / "v0.ckpt")
+  assert_state("hf://owner/repo", cached_repo / "v0.ckpt")
+  assert_state(f"hf://owner/repo/v0.ckpt@{cached_repo.name}", cached_repo / "v0.ckpt")
+  assert_state(f"hf://owner/repo@{cached_repo.name}", cached_repo / "v0.ckpt")
+  assert "cannot be fetched" in refusal("hf://owner/repo/v1.ckpt")
+  assert "cannot be fetched" in refusal("hf://owner/other")
+  assert "cannot be fetched" in refusal("hf://owner/repo/v0.ckpt@other")
+
+
+def test_shards_come_from_the_hub_too(cached_repo):
+  write_shards(cached_repo)
+  index = cached_repo / "model.safetensors.index.json"
+  assert_state("hf://owner/repo", index)
+  assert_state("hf://owner/repo/model.safetensors.index.json", index)
+  (cached_repo / "model-00001-of-00002.safetensors").unlink()
+  assert "cannot be fetched" in refusal("hf://owner/repo/model.safetensors.index.json")
+
+
+def test_a_repository_is_asked_for_the_one_checkpoint_at_its_top(tmp_path, monkeypatch):
+  ptzip.write(tmp_path / "v0.ckpt", STATE)
+  listed, asked = ["README.md", "v0.ckpt", "onnx/model.safetensors"], []
+
+  def list_repo_files(self, repo, revision):
+    asked.append((repo, revision))
+    return listed
+
+  def download(repo, file, revision):
+    asked.append((repo, file, revision))
+    return str(tmp_path / file)
+
+  monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_repo_files)
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+  assert_state("hf://owner/repo@v1", tmp_path / "v0.ckpt")
+  assert asked == [("owner/repo", "v1"), ("owner/repo", "v0.ckpt", "v1")]
+  listed.append("v0_s.ckpt")
+  assert refusal("hf://owner/repo").endswith("name one of them: v0.ckpt, v0_s.ckpt")
+
+
+@pytest.mark.parametrize(
+  "source", ["hf://", "hf://owner", "hf://owner//x.pt", "hf://a/b/../c.pt", "hf://a/b@c@d"]
+)
+def test_malformed_addresses_are_refused(source):
+  assert "not of the form hf://owner/repo[/file][@revision]" in refusal(source)

@@ -1,0 +1,369 @@
+"""Scoring, probing and comparing files of answers, as the commands do it."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import answered
+import numpy as np
+import pytest
+
+from mellow_jax import evaluate
+from mellow_jax.evaluation.benchmarks import prediction_files
+from mellow_jax.evaluation.benchmarks.items import Item, Prediction
+from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.metrics.coco_java import Settings
+from mellow_jax.evaluation.report import sections, summary
+
+NO_JAVA = ("--java=/nowhere/java",)  # METEOR alone would start for ten seconds
+
+
+def run(*arguments):
+  return evaluate.main(["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """What one model says to all kinds of questions, with the clips and with probes; another's."""
+  folder, asked = tmp_path_factory.mktemp("answers"), answered.items(400)
+  made = {"checkpoint_sha256": "a1", "preset": "clean"}
+  return {
+    name: answered.write(folder / f"{name}.jsonl", asked, skill, seed=seed, **fields)
+    for seed, (name, skill, fields) in enumerate(
+      [
+        ("hears", 0.8, {"items": 400, **made}),
+        ("noise", 0.1, {"heard": "noise", **made}),
+        ("shuffled", 0.1, {"heard": "shuffled", **made}),
+        ("permuted", 0.8, {"orders": 3, **made}),
+        ("other", 0.3, {}),
+      ]
+    )
+  }
+
+
+def test_a_report_says_what_was_measured_how_and_how_sure(files, tmp_path, capsys):
+  probes = [f"--probe={files[name]}" for name in ("noise", "shuffled", "permuted")]
+  out = tmp_path / "report"
+  assert run("score", f"--predictions={files['hears']}", *probes, f"--output={out}", *NO_JAVA) == 0
+  shown = capsys.readouterr().out
+  assert "The model listens" in shown and str(out / "report.html") in shown
+  found = json.loads((out / "report.json").read_text())
+  assert found["unanswered"] == 0 and found["predictions"]["settings"]["preset"] == "clean"
+  parts = {part["kind"]: part for part in found["sections"]}
+  assert set(parts) == {"choice", "binary", "entailment", "text"}
+  choice = parts["choice"]["lines"][0]
+  assert choice["low"] < choice["value"] < choice["high"] and choice["n"] == 100
+  assert choice["value"] == pytest.approx(85, abs=10)  # 80% known and a quarter of the rest
+  assert parts["choice"]["baselines"]["random"] == 25
+  assert {one["key"] for one in parts["choice"]["groups"]} == {"difficulty"}  # one subtype is none
+  lines = {line["name"]: line for line in parts["text"]["lines"]}
+  assert (
+    lines["CIDEr-D [regex]"]["value"]
+    > 3 * parts["text"]["baselines"]["the same texts dealt to other items"]
+  )
+  for name in ("CIDEr-D [ptb]", "METEOR [ptb]", "SPICE [ptb]", "SPIDEr [ptb]"):
+    assert lines[name]["value"] is None and "--java" in lines[name]["reason"]
+  html = (out / "report.html").read_text()
+  assert html.count("<svg") >= 7 and not re.search(r'(src|href)="http', html)
+  for text in ("How sure", "400 items", "n/a", "The model listens", "By difficulty"):
+    assert text in html
+  markdown = (out / "report.md").read_text()
+  assert "**How sure.**" in markdown and "## Does it listen?" in markdown
+  assert re.search(r"METEOR \[ptb\], SPICE \[ptb\], SPIDEr \[ptb\] \| n/a \|.*--java", markdown)
+  assert not list(out.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+  ("skills", "said"),
+  [
+    # With its clips, with noise, with other items' clips.
+    ((0.8, 0.1, 0.1), "The model listens: "),
+    # Noise upsets a deaf model, too: that another item's clips cost it nothing gives it away.
+    ((0.3, 0.0, 0.3), "The model answers without listening: "),
+    ((0.3, 0.3, 0.3), "The model answers without listening: "),
+  ],
+)
+def test_the_report_tells_a_model_that_listens_from_one_that_does_not(
+  tmp_path, capsys, skills, said
+):
+  asked = answered.items(900, kinds=("choice", "binary"))
+  paths = [
+    answered.write(tmp_path / f"{heard}.jsonl", asked, skill, heard=heard, seed=i)
+    for i, (heard, skill) in enumerate(zip(("clips", "noise", "shuffled"), skills, strict=True))
+  ]
+  probes = [f"--probe={path}" for path in paths[1:]]
+  assert run("score", f"--predictions={paths[0]}", *probes) == 0
+  shown = capsys.readouterr().out
+  assert re.search(f"^{said}.*other items' clips.*$", shown, re.M)
+  assert shown.count("The model ") == 1
+
+
+def test_few_items_decide_nothing(files, tmp_path, capsys):
+  asked = answered.items(16, kinds=("binary",))
+  clips = answered.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)
+  noise = answered.write(tmp_path / "noise.jsonl", asked, 0.3, heard="noise", seed=2)
+  assert run("score", f"--predictions={clips}", f"--probe={noise}") == 0
+  assert "Whether the model listens is not decided" in capsys.readouterr().out
+
+
+def test_the_permuted_options_of_an_item_are_one_trial(files):
+  many = prediction_files.read(files["permuted"])
+  assert many.permuted and len(many.predictions) == 800
+  for section in sections.split(many.predictions):
+    if section.kind == "choice":
+      part = summary.summarise(section, Settings(), seed=0)
+      assert (part.items, part.answers) == (100, 300)
+      assert part.lines[0].n == 100
+
+
+def test_other_models_files_are_joined_to_the_questions(tmp_path, reference_data, capsys):
+  """MMAU's own form: a list, the texts as model_output."""
+  data = reference_data / "meta/mmau"
+  rows = json.loads((data / "mmau-test-mini.json").read_text())
+  said = [{"id": row["id"], "model_output": row["answer"]} for row in rows[:-10]]
+  path = tmp_path / "others.json"
+  path.write_text(json.dumps(said))
+  flags = (f"--predictions={path}", "--benchmark=mmau", f"--data={data}", *NO_JAVA)
+  assert run("score", *flags, f"--output={tmp_path}/out") == 0
+  found = json.loads((tmp_path / "out/report.json").read_text())
+  (part,) = found["sections"]
+  lines = {line["name"]: line["value"] for line in part["lines"]}
+  assert lines["mmau_official"] == lines["mmau_official [as written]"] == 100
+  assert lines["letter_reference [whole]"] < 1 and lines["option_text"] == 100
+  assert found["unanswered"] == 10
+  paper = [one for one in part["beside"] if one["value"] == 61.26]
+  assert [(one["group"], one["ours"]) for one in paper] == [("sound", pytest.approx(0, abs=1))]
+  assert "10 items have no answer" in (tmp_path / "out/report.md").read_text()
+
+
+def test_contradicting_annotators_are_scored_by_majority_and_where_they_agree():
+  votes = {"is it rain?": ["yes", "yes", "no"], "is it wind?": ["no", "no", "no"]}
+  predictions = [
+    Prediction(
+      item=Item(id=f"{question}{i}", kind="binary", audio1="a.wav", question=question, answer=one),
+      benchmark="clothoaqa",
+      prompt=question,
+      prediction="yes" if "rain" in question else "another",
+    )
+    for question, given in votes.items()
+    for i, one in enumerate(given)
+  ]
+  (section,) = sections.split(predictions)
+  lines = {one.name: one for one in summary.summarise(section, Settings(), seed=0).lines}
+  assert lines["first_word"].value == pytest.approx(100 / 3) and lines["first_word"].unread == 50
+  assert lines["contains"].value == pytest.approx(500 / 6)  # "no" is in "another"
+  assert (lines["first_word [majority]"].value, lines["first_word [majority]"].n) == (50, 2)
+  assert (lines["first_word [unanimous]"].value, lines["first_word [unanimous]"].n) == (0, 1)
+
+
+def test_entailment_by_text_and_by_the_references_labels():
+  asked = answered.items(60, kinds=("entailment",))
+  predictions = [
+    Prediction(
+      item=item,
+      benchmark="cle",
+      prompt="?",
+      # Every "plausible" is taken for "definitely false"; the last answer is no option.
+      prediction="who knows?"
+      if item is asked[-1]
+      else "b) It is definitely false"
+      if "plausible" in item.answer
+      else f"{'abcd'[item.choices.index(item.answer)]}) {item.answer}",
+    )
+    for item in asked
+  ]
+  (section,) = sections.split(predictions)
+  part = summary.summarise(section, Settings(), seed=0)
+  lines = {one.name: one.value for one in part.lines}
+  assert lines["option neutral"] == 0 and lines["letter_reference contradiction"] == 0  # swapped
+  assert part.confusion["neutral"].keys() <= {"contradiction", "no option"}
+  paper = {one.figure: ours for one, ours in part.beside}
+  assert paper["letter_reference accuracy"] == lines["letter_reference accuracy"]
+  assert [one.reason for one in part.failures] == ["no option named"]
+
+
+@pytest.mark.parametrize("write", ["{letter}", "{letter}) {text}", "{text}"])
+def test_letters_are_those_of_the_order_in_which_options_were_shown(write):
+  for item in answered.items(8, kinds=("choice",)):
+    order = (2, 0, 3, 1)
+    shown = [item.choices[i] for i in order]
+    said = Prediction(
+      item=item,
+      benchmark="scenes",
+      prompt="?",
+      prediction=write.format(letter="abcd"[shown.index(item.answer)], text=item.answer),
+      order=order,
+    )
+    judged = {rule.name: rule.judge(said) for rule in rules.of_kind("choice", [said])}
+    letter, text = "{letter}" in write, "{text}" in write
+    assert judged["option"] is True
+    assert judged["letter_strict"] is (True if letter else None)
+    assert judged["option_text"] is (True if text else None)
+    assert judged["mmau_official"] is text
+    # Whatever holds no letter counts as "a".
+    assert judged["letter_reference"] is (letter or shown[0] == item.answer)
+
+
+def test_option_log_likelihoods_are_scored_where_they_are_given():
+  (item,) = answered.items(1, kinds=("choice",))
+  right = item.choices.index(item.answer)
+  scores = tuple((-1.0 if i == right else -9.0, 2) for i in range(4))
+  said = Prediction(
+    item=item,
+    benchmark="scenes",
+    prompt="?",
+    prediction="",
+    order=(3, 2, 1, 0),
+    option_log_probs=scores,
+  )
+  names = {rule.name: rules.judge(rule, [said])[0][0] for rule in rules.of_kind("choice", [said])}
+  assert names["option_loglik [sum]"] == names["option_loglik [per token]"] == 1
+  assert names["option"] == 0
+  without = dataclasses.replace(said, option_log_probs=())
+  assert not any("loglik" in rule.name for rule in rules.of_kind("choice", [without]))
+
+
+def test_two_models_are_compared_on_the_same_items(files, tmp_path, capsys):
+  out = tmp_path / "compare.json"
+  assert run("compare", files["hears"], files["other"], f"--output={out}") == 0
+  shown = capsys.readouterr().out
+  assert "multiple choice: A is better" in shown and "McNemar, exact" in shown
+  found = {(d["section"], d["figure"]): d for d in json.loads(out.read_text())["differences"]}
+  d = found["yes or no", "first_word"]
+  assert d["only_first"] - d["only_second"] == pytest.approx(
+    (d["first"] - d["second"]) * d["n"] / 100
+  )
+  assert d["low"] < d["first"] - d["second"] < d["high"] and d["p"] < 0.01
+  assert found["text rows", "CIDEr-D [regex]"]["test"] == "permutation"
+  assert run("compare", files["hears"], files["hears"]) == 0
+  assert "no difference beyond chance" in capsys.readouterr().out
+
+
+def test_files_that_answer_other_items_are_not_compared(files, tmp_path, capsys):
+  lines = files["other"].read_text().splitlines()
+  short, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
+  short.write_text("\n".join(lines[:-3]))
+  other.write_text("\n".join([lines[0].replace("what is heard?", "what?"), *lines[1:]]))
+  for path, said in (
+    (short, "answers 3 items that .*short.jsonl does not"),
+    (other, "'q0' is another item"),
+    (files["noise"], "--probe"),
+    (files["permuted"], "--probe"),
+  ):
+    assert run("compare", files["hears"], path) == 1
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1
+
+
+ROW = json.dumps(
+  {
+    "row": 0,
+    **dataclasses.asdict(
+      Prediction(item=answered.items(1)[0], benchmark="scenes", prompt="?", prediction="a) x")
+    ),
+  }
+)
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("", "holds no predictions"),
+    (ROW[:-20], "line 1: is not JSON"),
+    (ROW + "\n" + ROW, "line 2: row 0 is there already, in line 1"),
+    ('{"id": "q0", "prediction": "a"}', "--benchmark and --data"),
+    ("[1]", "row 0 .from 0.: is no JSON object"),
+    (ROW.replace('"a) x"', "7"), "prediction 7 is no text"),
+    (ROW.replace('"choice"', '"choice", "colour": 1'), "is no prediction"),
+    (ROW.replace('"order": []', '"order": [0, 0, 1, 2]'), r"order \[0, 0, 1, 2\]"),
+    (re.sub(r'"answer": "[^"]*"', '"answer": ""', ROW), "not published"),
+    (
+      ROW + "\n" + ROW.replace('"row": 0', '"row": 1').replace('"clips"', '"noise"'),
+      "several values of heard",
+    ),
+  ],
+)
+def test_a_file_that_cannot_be_scored_is_refused_in_one_line(tmp_path, capsys, text, said):
+  path = tmp_path / "bad.jsonl"
+  path.write_text(text)
+  assert run("score", f"--predictions={path}") == 1
+  error = capsys.readouterr().err
+  assert re.search(said, error) and "bad.jsonl" in error and error.count("\n") == 1
+
+
+def test_probes_that_do_not_fit_are_refused(files, tmp_path, capsys):
+  other = answered.write(
+    tmp_path / "n.jsonl", answered.items(8), 0.5, heard="noise", checkpoint_sha256="b2"
+  )
+  for plain, probe, said in (
+    ("hears", other, "checkpoint_sha256"),
+    ("hears", files["other"], "it probes nothing"),
+    ("noise", files["shuffled"], "--predictions"),
+  ):
+    assert run("score", f"--predictions={files[plain]}", f"--probe={probe}") == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    ((), "a command is missing"),
+    (("judge",), "'judge' is none"),
+    (("score",), "--predictions is missing"),
+    (("score", "x.jsonl"), "is no flag"),
+    (("score", "--predictions=/nowhere.jsonl"), "cannot be read"),
+    (("score", "--predictions=a", "--data=b"), "--benchmark is missing"),
+    (("compare", "a.jsonl"), "1 files are named"),
+    (("doctor", "--dta=x"), "dta"),
+  ],
+)
+def test_wrong_flags_are_said_in_one_line(capsys, arguments, said):
+  assert run(*arguments) == 1
+  error = capsys.readouterr().err
+  assert said in error and error.count("\n") == 1
+
+
+def test_scoring_starts_without_jax(files):
+  code = (
+    "import sys; from mellow_jax import evaluate; "
+    f"status = evaluate.main(['evaluate', 'compare', {str(files['hears'])!r}, "
+    f"{str(files['other'])!r}]); "
+    "from mellow_jax.evaluation import doctor, score; "
+    "sys.exit(status or any(m.split('.')[0] in ('jax', 'flax', 'torch') for m in sys.modules))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_mcnemar_is_the_binomial_test():
+  assert intervals.mcnemar(0, 0) == 1
+  assert intervals.mcnemar(3, 3) == 1
+  assert intervals.mcnemar(0, 6) == pytest.approx(2 / 64)
+  assert intervals.mcnemar(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+
+
+def test_intervals_hold_what_they_promise():
+  """Of 200 samples of a known mean some 95% of intervals hold it; the same seed, the same ends."""
+  rng = np.random.default_rng(0)
+  held = 0
+  for _ in range(200):
+    low, high = intervals.interval((rng.random(60) < 0.3).astype(float), seed=1)
+    held += low <= 0.3 <= high
+  assert 180 <= held <= 199
+  values = rng.standard_normal(50)
+  assert intervals.interval(values, seed=3) == intervals.interval(values, seed=3)
+  rows = np.stack([values, np.ones(50)], axis=1)
+  assert intervals.interval_of(rows, lambda s: s[:, 0] / s[:, 1], seed=3) == pytest.approx(
+    intervals.interval(values, seed=3)
+  )
+
+
+def test_the_permutation_test_finds_a_difference_and_none():
+  rng = np.random.default_rng(0)
+  assert intervals.permutation(rng.standard_normal(100) + 1, seed=0) < 0.01
+  assert intervals.permutation(np.tile([1.0, -1.0], 50), seed=0) > 0.9

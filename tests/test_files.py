@@ -1,0 +1,69 @@
+"""Files appear whole or not at all; lines cut off by a kill are cut off the file."""
+
+import json
+
+import pytest
+
+from mellow_jax import files
+from mellow_jax.errors import DataError
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+  path = tmp_path / "new" / "a.txt"
+  files.write_text(path, "one\n")
+  with pytest.raises(RuntimeError), files.replacing(path) as file:
+    file.write("half")
+    raise RuntimeError
+  assert path.read_text() == "one\n"
+  assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
+  path = tmp_path / "folder"
+  with files.replacing_folder(path) as part:
+    (part / "a").write_text("1")
+  with files.replacing_folder(path) as part:
+    (part / "b").write_text("2")
+  assert [p.name for p in path.iterdir()] == ["b"]
+  with pytest.raises(RuntimeError), files.replacing_folder(path) as part:
+    (part / "c").write_text("3")
+    raise RuntimeError
+  assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+  assert [p.name for p in path.iterdir()] == ["b"]
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path):
+  with pytest.raises(ValueError):
+    files.write_json(tmp_path / "a.json", {"x": float("nan")})
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [10, 2**16 - 4, 2**17])
+def test_a_line_cut_off_by_a_kill_is_cut_off_the_file(tmp_path, size):
+  path = tmp_path / "lines.jsonl"
+  files.append_lines(path, [{"i": 0}, {"i": 1}], sync=True)
+  whole = path.read_bytes()
+  path.write_bytes(whole + b'{"i": "' + b"x" * size)
+  assert files.read_lines(path) == [{"i": 0}, {"i": 1}]
+  files.cut_partial_line(path)
+  assert path.read_bytes() == whole
+  files.append_lines(path, [{"i": 2}], sync=False)
+  assert [line["i"] for line in files.read_lines(path)] == [0, 1, 2]
+
+
+def test_a_changed_line_is_named(tmp_path):
+  path = tmp_path / "lines.jsonl"
+  path.write_text(json.dumps({"i": 0}) + "\nno json\n")
+  with pytest.raises(DataError, match=r"lines\.jsonl, line 2"):
+    files.read_lines(path)
+  assert files.read_lines(tmp_path / "absent") == []
+  with pytest.raises(DataError, match="absent"):
+    files.read_json(tmp_path / "absent", "a run's settings")
+
+
+def test_a_line_that_never_ended_leaves_an_empty_file(tmp_path):
+  path = tmp_path / "lines.jsonl"
+  path.write_text("cut")
+  files.cut_partial_line(path)
+  files.cut_partial_line(tmp_path / "absent")
+  assert path.read_bytes() == b""
