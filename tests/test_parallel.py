@@ -132,6 +132,7 @@ def test_a_mesh_that_does_not_fit_is_refused():
 DETERMINISTIC = """
 import os, sys, jax
 from mellow_jax import parallel
+from mellow_jax.errors import ConfigError
 os.environ["XLA_FLAGS"] += f" --xla_dump_to={sys.argv[1]} --xla_dump_hlo_as_text"
 parallel.make_deterministic()
 jax.jit(lambda x: x + 1)(1.0)

@@ -23,7 +23,9 @@ from mellow_jax.evaluation.commands import predict
 from mellow_jax.inference import api
 from mellow_jax.inference.decode import Sampling
 
-MAIN = "import sys; from mellow_jax.evaluation import predict; sys.exit(predict.main(sys.argv))"
+MAIN = (
+  "import sys; from mellow_jax.evaluation.commands import predict; sys.exit(predict.main(sys.argv))"
+)
 NAMES = "abcdef"
 WORDS = ("one", "two", "three", "four")
 
@@ -432,7 +434,7 @@ def test_clips_are_read_ahead_but_not_all_at_once(model, data, monkeypatch):
   read = []
   monkeypatch.setattr(runner, "READ_AHEAD", 3)
   monkeypatch.setattr(runner, "_read", lambda path, model, asking: read.append(path) or path)
-  item = predict.readers.read("table", data / "table.jsonl")[0]
+  item = predict.catalogue.read("table", data / "table.jsonl")[0]
   items = [dataclasses.replace(item, id=str(i), audio1=f"{i}.wav") for i in range(20)]
   asking = runner.Asking(
     benchmark="table",

@@ -331,7 +331,7 @@ def test_scoring_starts_without_jax(files):
     "import sys; from mellow_jax import evaluate; "
     f"status = evaluate.main(['evaluate', 'compare', {str(files['hears'])!r}, "
     f"{str(files['other'])!r}]); "
-    "from mellow_jax.evaluation import doctor, score; "
+    "from mellow_jax.evaluation.commands import doctor, score; "
     "sys.exit(status or any(m.split('.')[0] in ('jax', 'flax', 'torch') for m in sys.modules))"
   )
   done = subprocess.run(

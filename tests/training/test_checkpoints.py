@@ -128,7 +128,8 @@ def test_a_save_holds_the_state_as_it_was_though_its_memory_is_used_again(tmp_pa
 
 SETUP = """
 import sys, jax, jax.numpy as jnp
-from mellow_jax import parallel, resume
+from mellow_jax import parallel
+from mellow_jax.training import checkpoints as resume
 run = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
 
 def like(mesh):

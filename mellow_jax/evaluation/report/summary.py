@@ -45,7 +45,7 @@ class Groups:
 
   key: str
   other: str
-  figures_lib: tuple[GroupLine, ...]
+  lines: tuple[GroupLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Spread:
   """How many texts have which value of the leading figure, and were they dealt to other items."""
 
   edges: tuple[float, ...]
-  free_text: tuple[int, ...]
+  texts: tuple[int, ...]
   dealt: tuple[int, ...]
 
 
@@ -86,7 +86,7 @@ class Part:
   kind: str
   items: int
   answers: int  # more than items where options were shown in several orders
-  figures_lib: tuple[Line, ...]
+  lines: tuple[Line, ...]
   baselines: dict[str, float]  # of the leading figure
   groups: tuple[Groups, ...]
   failures: tuple[Failure, ...]
@@ -209,7 +209,7 @@ def _examples(section: Section, values: Float[np.ndarray, "N"], seed: int) -> li
 class _Scored:
   """What kinds of questions are scored differently for, and reported alike."""
 
-  figures_lib: list[Line]
+  lines: list[Line]
   values: Float[np.ndarray, "N"]  # of the leading figure
   other: tuple[str, Float[np.ndarray, "N"]]  # a second figure for the groups
   guesses: dict[str, Float[np.ndarray, "N"]]

@@ -18,7 +18,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from mellow_jax.errors import EndpointError
+from mellow_jax.errors import EndpointError, UserError
 
 LONGEST_PAUSE_S = 60.0  # of our own; the server may ask for longer ones
 LONGEST_WAIT_S = 900.0  # a server that asks for more is left for a later run
@@ -27,7 +27,7 @@ _TRY_AGAIN = {408, 409, 425, 429}
 _HOPELESS = {401, 403, 404, 405}
 
 
-class Unanswered(RuntimeError):
+class Unanswered(UserError):
   """A request that got no answer; the message says why."""
 
 
