@@ -1,4 +1,4 @@
-"""Model folders; this file and resume.py are the only ones that know Orbax.
+"""Model folders; this file and training/checkpoints.py are the only ones that know Orbax.
 
 A model folder is what the converter writes and what generate, evaluate and train read:
 

@@ -143,7 +143,9 @@ def test_a_real_engine_writes_rows_and_a_kill_changes_none(engine, tmp_path):
   assert len(rows) == 20 and report["completions"] == {"cut off": 0, "with 5 rows": 4}
   assert report["spent"]["tokens_in"] > 0 and report["spent"]["tokens_out"] > 0
 
-  code = "import sys; from mellow_jax.reasonaqa.commands import synthesize; synthesize.main(sys.argv)"
+  code = (
+    "import sys; from mellow_jax.reasonaqa.commands import synthesize; synthesize.main(sys.argv)"
+  )
   again = arguments(engine, tmp_path / "again")
   process = subprocess.Popen([sys.executable, "-c", code, *again])
   journal = tmp_path / "again/completions.jsonl"

@@ -24,7 +24,8 @@ TESTS = Path(__file__).parents[1]
 CAPTIONS, CONCURRENCY, KILLS = 120, 4, 10
 RESULTS = ("rows.json", "rejects.jsonl", "report.json")
 COMMAND = (
-  "import sys; from mellow_jax.reasonaqa.commands import synthesize; sys.exit(synthesize.main(sys.argv))"
+  "import sys; from mellow_jax.reasonaqa.commands import synthesize; "
+  "sys.exit(synthesize.main(sys.argv))"
 )
 
 
