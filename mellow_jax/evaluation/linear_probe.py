@@ -59,7 +59,7 @@ class Embedded:
 
 
 def entailment_items(path: str) -> list[Item]:
-  """The entailment rows of a file; raises DataError, and DataError where there are none."""
+  """The entailment rows of a file; raises DataError, also where there are none."""
   found = records.read(path)
   items = [item for item in map(rows.from_record, found) if item.kind == "entailment"]
   if not items:

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from mellow_jax import cli
-from mellow_jax.errors import DataError, FlagsError, PredictionsError
+from mellow_jax.errors import FlagsError, PredictionsError, UserError
 from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.prediction_files import Answers
 from mellow_jax.evaluation.commands import score
@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
     if len(paths) != 2:
       raise FlagsError(f"{len(paths)} files are named: name two files of predictions")
     _run(f, paths)
-  except (flags.Error, FlagsError, PredictionsError, DataError, OSError) as error:
+  except (flags.Error, UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   return 0
