@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from mellow_jax import checkpoint, files
 from mellow_jax.config import ModelConfig
-from mellow_jax.convert import convert, ptzip, sources
+from mellow_jax.convert import convert, sources, torch_files
 from mellow_jax.data import prompts
 from mellow_jax.errors import CheckpointError, UserError
 
@@ -97,7 +97,7 @@ def backward(args: argparse.Namespace) -> None:
     return
   output = pathlib.Path(args.output)
   if output.suffix == ".pt":
-    ptzip.write(output, state_dict)
+    torch_files.write(output, state_dict)
   elif output.suffix == ".safetensors":
     try:
       with files.replacing(output, "wb") as file:

@@ -26,6 +26,8 @@ _EMPTIES = {pickle.EMPTY_DICT: dict, pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE
 _OPCODE_NAMES = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
 # Old PyTorch Lightning keys the state of callbacks by their class.
 _KEY_CLASSES = "pytorch_lightning.callbacks."
+# What NumPy's objects are pickled with; a checkpoint may hold the state of a data sampler.
+_FOREIGN = ("numpy.", "_codecs.encode")
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,37 @@ class Name:
   dotted: str
 
 
-def loads(
+@dataclass(frozen=True)
+class Foreign:
+  """Stands for an object of NumPy, of which only the name is kept; nothing is made or called."""
+
+  dotted: str
+
+
+def refused_name(dotted: str) -> CheckpointError:
+  """The error for a global that no checkpoint of plain tensors needs."""
+  return CheckpointError(
+    f"data.pkl asks for {dotted[:100]!r}, which no checkpoint of plain tensors needs; nothing "
+    "was run. If you trust the file, load it where it was made and save model.state_dict() alone"
+  )
+
+
+def load(
   data: bytes,
+  start: int,
   functions: Mapping[str, Callable],
   classes: Collection[str],
   load_persistent: Callable[[object], object],
-) -> object:
-  """What the pickle holds, of dict, OrderedDict, list, tuple, str, int, float, bool and None.
+) -> tuple[object, int]:
+  """What the pickle at byte `start` holds, and the byte after it.
 
-  `functions` are what the pickle may call, by dotted name; `classes` are names it may only
-  mention; `load_persistent` answers a persistent id. Raises CheckpointError.
+  It is made of dict, OrderedDict, list, tuple, str, int, float, bool, None, and of Foreign where
+  an object of NumPy stood. `functions` are what the pickle may call, by dotted name; `classes` are
+  names it may only mention; `load_persistent` answers a persistent id. Raises CheckpointError.
   """
-  machine = _Machine(data, functions, classes, load_persistent)
+  machine = _Machine(data, start, functions, classes, load_persistent)
   try:
-    return machine.run()
+    return machine.run(), machine.at
   except CheckpointError:
     raise
   except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
@@ -63,11 +82,12 @@ class _Machine:
   def __init__(
     self,
     data: bytes,
+    start: int,
     functions: Mapping[str, Callable],
     classes: Collection[str],
     load_persistent: Callable[[object], object],
   ):
-    self.data, self.at = data, 0
+    self.data, self.at = data, start
     self.functions, self.classes, self.load_persistent = functions, classes, load_persistent
     self.stack: list = []
     self.marks: list[int] = []
@@ -83,8 +103,6 @@ class _Machine:
       op = self.take(1)
       if op == pickle.STOP:
         (value,) = self.stack
-        if self.at != len(self.data):
-          raise CheckpointError(f"data.pkl goes on after its end at byte {self.at}")
         return value
       self.step(op)
     raise CheckpointError(f"data.pkl is longer than the {MAX_OPCODES} opcodes allowed")
@@ -122,9 +140,14 @@ class _Machine:
         stack.append(self.load_persistent(stack.pop()))
       case pickle.REDUCE:
         arguments, function = stack.pop(), stack.pop()
+        if isinstance(function, Foreign):
+          stack.append(function)
+          return
         if not isinstance(function, Name) or type(arguments) is not tuple:
           raise CheckpointError("data.pkl calls what is not a function; nothing was run")
         stack.append(self.functions[function.dotted](*arguments))
+      case pickle.NEWOBJ if len(stack) > 1 and isinstance(stack[-2], Foreign):
+        stack.pop()
       case pickle.SETITEM:
         value, key = stack.pop(), stack.pop()
         self.fill([key, value])
@@ -138,6 +161,8 @@ class _Machine:
       case pickle.BUILD:
         # A module's state_dict carries its layers' versions as an attribute; they are of no use.
         state = stack.pop()
+        if isinstance(stack[-1], Foreign):
+          return
         if (
           type(stack[-1]) is not OrderedDict
           or type(state) is not dict
@@ -167,7 +192,7 @@ class _Machine:
     del self.stack[mark:]
     return items
 
-  def name(self) -> Name:
+  def name(self) -> Name | Foreign:
     module_end = self.data.index(b"\n", self.at)
     end = self.data.index(b"\n", module_end + 1)
     module, name = (part.decode() for part in self.data[self.at : end].split(b"\n"))
@@ -175,10 +200,9 @@ class _Machine:
     dotted = f"{module}.{name}"
     if dotted in self.functions or dotted in self.classes or dotted.startswith(_KEY_CLASSES):
       return Name(dotted)
-    raise CheckpointError(
-      f"data.pkl asks for {dotted[:100]!r}, which no checkpoint of plain tensors needs; nothing "
-      "was run. If you trust the file, load it where it was made and save model.state_dict() alone"
-    )
+    if dotted.startswith(_FOREIGN):
+      return Foreign(dotted)
+    raise refused_name(dotted)
 
   def fill(self, items: list) -> None:
     target = self.stack[-1]

@@ -12,7 +12,7 @@ import ml_dtypes  # noqa: F401  Importing it teaches numpy, and thereby safetens
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mellow_jax.convert import ptzip
+from mellow_jax.convert import torch_files
 from mellow_jax.errors import CheckpointError
 
 _TORCH = (".ckpt", ".pt", ".pth")
@@ -37,7 +37,7 @@ def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
   if not path.is_file():
     raise CheckpointError(f"{path}: no such file or folder; give a checkpoint or {_HUB_SYNTAX}")
   if path.suffix in _TORCH:
-    tensors = _unwrap(ptzip.read(path), path)
+    tensors = _unwrap(torch_files.read(path), path)
   elif path.suffix == ".safetensors":
     tensors = _read_safetensors(path)
   elif path.name.endswith(".index.json"):

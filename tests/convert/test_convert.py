@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from mellow_jax import checkpoint
 from mellow_jax.config import ModelConfig
-from mellow_jax.convert import convert, ptzip, rules
+from mellow_jax.convert import convert, rules, torch_files
 from mellow_jax.errors import CheckpointError
 from mellow_jax.models import mellow
 from tools.convert_weights import __main__ as command
@@ -100,7 +100,7 @@ def test_command_converts_and_reverses(
 ):
   source = tmp_path / ("v0.safetensors" if "safetensors" in form else "v0.ckpt")
   if form == "ckpt with module.":
-    ptzip.write(source, {f"module.{key}": array for key, array in state_dict.items()})
+    torch_files.write(source, {f"module.{key}": array for key, array in state_dict.items()})
   else:
     save_file({k: np.asarray(v, order="C") for k, v in convert.reverse(flat, CFG).items()}, source)
   output = tmp_path / "folder"
@@ -117,7 +117,7 @@ def test_command_converts_and_reverses(
     assert "relative_position_index" in capsys.readouterr().out  # dropped by name
     back = tmp_path / "back.pt"
     command.main(["--reverse", f"--input={output}", f"--output={back}"])
-    again = ptzip.read(back)
+    again = torch_files.read(back)
   assert {k: list(v.shape) for k, v in again.items()} == manifest
   assert all(same_bits(again[key], array) for key, array in state_dict.items())
 
@@ -126,7 +126,7 @@ def test_command_converts_and_reverses(
 def test_torch_loads_the_reversed_file(flat, state_dict, manifest, tmp_path):
   torch = pytest.importorskip("torch")
   path = tmp_path / "v0.pt"
-  ptzip.write(path, convert.reverse(flat, CFG))
+  torch_files.write(path, convert.reverse(flat, CFG))
   loaded = torch.load(path, weights_only=True)
   assert {k: list(v.shape) for k, v in loaded.items()} == manifest
   assert all(same_bits(loaded[key].numpy(), array) for key, array in state_dict.items())
@@ -205,7 +205,7 @@ def run_refused(capsys, tmp_path, source, *words):
 
 def test_a_truncated_file_is_named(capsys, tmp_path):
   path = tmp_path / "v0.ckpt"
-  ptzip.write(path, {"a": np.arange(10_000, dtype=np.float32)})
+  torch_files.write(path, {"a": np.arange(10_000, dtype=np.float32)})
   path.write_bytes(path.read_bytes()[:-300])
   run_refused(capsys, tmp_path, path, "v0.ckpt")
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from mellow_jax.convert import ptzip, sources, stored_zip
+from mellow_jax.convert import sources, stored_zip, torch_files
 from mellow_jax.errors import CheckpointError
 
 STATE = {
@@ -22,7 +22,7 @@ STATE = {
 def wrapped(path, keys: tuple[str, ...]) -> None:
   """Writes STATE as the only item of a dictionary, or of dictionaries inside each other."""
   opened = "".join(f"}}X{chr(len(key))}\0\0\0{key}" for key in keys)
-  ptzip.write(path, STATE)
+  torch_files.write(path, STATE)
   with path.open("rb") as file:
     members = {
       name: stored_zip.read(file, member) for name, member in stored_zip.directory(file).items()
@@ -59,7 +59,7 @@ def write_shards(folder) -> None:
 
 @pytest.mark.parametrize("name", ["v0.ckpt", "x.pt", "x.pth", "model.safetensors"])
 def test_a_file_and_the_folder_that_holds_it_are_the_same(name, tmp_path):
-  save = (lambda path, state: save_file(state, path)) if "safe" in name else ptzip.write
+  save = (lambda path, state: save_file(state, path)) if "safe" in name else torch_files.write
   save(tmp_path / name, STATE)
   (tmp_path / "config.json").write_text("{}")
   assert_state(tmp_path / name, tmp_path / name)
@@ -91,8 +91,8 @@ def test_shards_must_be_as_their_index_says(tmp_path):
 
 
 def test_several_candidates_are_listed(tmp_path):
-  ptzip.write(tmp_path / "v0.ckpt", STATE)
-  ptzip.write(tmp_path / "v0_s.ckpt", STATE)
+  torch_files.write(tmp_path / "v0.ckpt", STATE)
+  torch_files.write(tmp_path / "v0_s.ckpt", STATE)
   assert "name one of them: v0.ckpt, v0_s.ckpt" in refusal(tmp_path)
   write_shards(tmp_path)
   listed = refusal(tmp_path)
@@ -116,15 +116,17 @@ def test_what_is_not_a_state_dict_is_named(tmp_path):
   wrapped(tmp_path / "x.ckpt", ("weights",))
   message = refusal(tmp_path / "x.ckpt")
   assert "'weights' is a OrderedDict, not a tensor" in message and "state_dict, model" in message
-  ptzip.write(tmp_path / "x.ckpt", {})
+  torch_files.write(tmp_path / "x.ckpt", {})
   assert "holds no tensors" in refusal(tmp_path / "x.ckpt")
 
 
 def test_the_prefix_of_distributed_training_is_taken_off_if_all_keys_have_it(tmp_path):
   path = tmp_path / "x.ckpt"
-  ptzip.write(path, {f"module.{key}": value for key, value in STATE.items()})
+  torch_files.write(path, {f"module.{key}": value for key, value in STATE.items()})
   assert_state(path, path)
-  ptzip.write(path, {f"module.{key}": value for key, value in STATE.items()} | {"odd": np.ones(1)})
+  torch_files.write(
+    path, {f"module.{key}": value for key, value in STATE.items()} | {"odd": np.ones(1)}
+  )
   assert "some do not, such as odd;" in refusal(path)
 
 
@@ -153,7 +155,7 @@ def cached_repo(tmp_path, monkeypatch):
 
 
 def test_the_hub_is_read_from_its_cache_when_offline(cached_repo):
-  ptzip.write(cached_repo / "v0.ckpt", STATE)
+  torch_files.write(cached_repo / "v0.ckpt", STATE)
   assert_state("hf://owner/repo/v0.ckpt", cached_repo / "v0.ckpt")
   assert_state("hf://owner/repo", cached_repo / "v0.ckpt")
   assert_state(f"hf://owner/repo/v0.ckpt@{cached_repo.name}", cached_repo / "v0.ckpt")
@@ -173,7 +175,7 @@ def test_shards_come_from_the_hub_too(cached_repo):
 
 
 def test_a_repository_is_asked_for_the_one_checkpoint_at_its_top(tmp_path, monkeypatch):
-  ptzip.write(tmp_path / "v0.ckpt", STATE)
+  torch_files.write(tmp_path / "v0.ckpt", STATE)
   listed, asked = ["README.md", "v0.ckpt", "onnx/model.safetensors"], []
 
   def list_repo_files(self, repo, revision):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mellow_jax.convert import ptzip
+from mellow_jax.convert import torch_files, torch_tensors
 from mellow_jax.errors import CheckpointError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "saved_by_torch.pt"  # PyTorch 2.13
@@ -78,7 +78,7 @@ def fuzz(count: int, path: Path) -> dict[str, float]:
     mutant(whole, members, path, rng)
     start = time.monotonic()
     try:
-      assert copied_bytes(ptzip.read(path)) <= ptzip.SMALL_BYTES
+      assert copied_bytes(torch_files.read(path)) <= torch_tensors.SMALL_BYTES
       accepted += 1
     except CheckpointError:
       pass

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mellow_jax.convert import ptzip
+from mellow_jax.convert import torch_files
 from mellow_jax.convert.sources import load_state_dict
 from mellow_jax.errors import CheckpointError
 
@@ -62,12 +62,16 @@ def everything(torch):
   }
 
 
-def test_what_pytorch_saves_is_read_equal(tmp_path):
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_pytorch_saves_is_read_equal(is_zip, tmp_path):
   torch = pytest.importorskip("torch")
   held = everything(torch)
-  torch.save(held, tmp_path / "x.pt")
-  assert_equal(ptzip.read(tmp_path / "x.pt"), held)
-  torch.save(held["state_dict"], tmp_path / "y.pt")
+  torch.save(held, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+  assert_equal(torch_files.read(tmp_path / "x.pt"), held)
+  sampler = {"indexes": np.arange(9), "random_state": np.random.RandomState(1)}
+  torch.save({**held, "sampler": sampler}, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+  assert_equal(torch_files.read(tmp_path / "x.pt"), held)
+  torch.save(held["state_dict"], tmp_path / "y.pt", _use_new_zipfile_serialization=is_zip)
   assert_equal(load_state_dict(str(tmp_path / "y.pt"))[0], dict(held["state_dict"]))
 
 
@@ -77,13 +81,10 @@ def test_what_pytorch_saves_otherwise_is_refused_by_name(tmp_path):
   layer, path = torch.nn.Linear(2, 2), tmp_path / "x.pt"
   torch.save(layer, path)
   with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear"):
-    ptzip.read(path)
-  torch.save(layer.state_dict(), path, _use_new_zipfile_serialization=False)
-  with pytest.raises(CheckpointError, match=r"before 1\.6"):
-    ptzip.read(path)
+    torch_files.read(path)
   torch.jit.save(torch.jit.script(layer), path)
   with pytest.raises(CheckpointError, match="TorchScript"):
-    ptzip.read(path)
+    torch_files.read(path)
 
 
 @pytest.mark.parametrize("mmap", [False, True])
@@ -98,7 +99,7 @@ def test_what_we_write_is_loaded_by_pytorch(mmap, tmp_path):
       f"{dtype} empty": np.zeros((0, 3), dtype),
     }
     state |= {f"{dtype} scalar": np.ones((), dtype), f"{dtype} tied": state[f"{dtype}"]}
-  ptzip.write(tmp_path / "x.pt", state)
+  torch_files.write(tmp_path / "x.pt", state)
   loaded = torch.load(tmp_path / "x.pt", weights_only=True, mmap=mmap)
   assert type(loaded) is collections.OrderedDict
   assert_equal(state, dict(loaded))
