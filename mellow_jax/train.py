@@ -33,7 +33,7 @@ from ml_collections import config_flags
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, prompts
+from mellow_jax.data import bad_records, presets
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
 from mellow_jax.models import mellow
 from mellow_jax.parallel import say
@@ -54,8 +54,8 @@ def check(cfg: Config) -> None:
   optim.check(cfg.optim)
   if not 0 <= cfg.seed < 2**31:
     raise ConfigError(f"config.seed {cfg.seed} must be from 0 to 2**31 - 1")
-  if cfg.data.preset not in prompts.PRESETS:
-    raise ConfigError(f"config.data.preset {cfg.data.preset!r}: use {', '.join(prompts.PRESETS)}")
+  if cfg.data.preset not in presets.PRESETS:
+    raise ConfigError(f"config.data.preset {cfg.data.preset!r}: use {', '.join(presets.PRESETS)}")
   if cfg.batch_size % (jax.device_count() * max(cfg.accumulate, 1)):
     raise ConfigError(
       f"config.batch_size {cfg.batch_size} does not divide over {jax.device_count()} devices in "

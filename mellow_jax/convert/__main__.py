@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from mellow_jax import checkpoint, files
 from mellow_jax.config import ModelConfig
 from mellow_jax.convert import convert, sources, torch_files
-from mellow_jax.data import prompts
+from mellow_jax.data import presets
 from mellow_jax.errors import CheckpointError, UserError
 
 SMOLLM2 = "hf://HuggingFaceTB/SmolLM2-135M"  # whose tokenizer the released Mellow uses
@@ -32,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   )
   parser.add_argument("--output", help="model folder to write; with --reverse a file")
   parser.add_argument("--tokenizer", help=f"folder or hf://OWNER/REPO; default {SMOLLM2}")
-  parser.add_argument("--preset", default="release", choices=sorted(prompts.PRESETS))
+  parser.add_argument("--preset", default="release", choices=sorted(presets.PRESETS))
   parser.add_argument(
     "--reverse", action="store_true", help="write a .safetensors or .pt file for the PyTorch code"
   )

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import resampling
-from mellow_jax.data.prompts import Preset
+from mellow_jax.data.presets import Preset
 from mellow_jax.errors import AudioError
 
 # Limits on what a header may claim. Without them a rate of 1 Hz asks for gigabytes of output, and

@@ -36,7 +36,7 @@ from jaxtyping import Float32
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, bad_records, records
 from mellow_jax.data.bad_records import BadRecord
-from mellow_jax.data.prompts import Preset
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import Record, Rows
 from mellow_jax.errors import AudioError, DataError, PipelineError
 

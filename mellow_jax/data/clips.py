@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Reason
-from mellow_jax.data.prompts import Preset
+from mellow_jax.data.presets import Preset
 from mellow_jax.errors import AudioError, DataError
 
 

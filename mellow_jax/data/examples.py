@@ -14,7 +14,7 @@ import tokenizers
 from jaxtyping import Float32
 
 from mellow_jax.config import DataConfig, ModelConfig
-from mellow_jax.data import augment, bad_records, prompts
+from mellow_jax.data import augment, bad_records, presets, prompts
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import Clips
 from mellow_jax.data.records import Record
@@ -94,7 +94,7 @@ class Encoder:
   def _encode(
     self, row: Record, rng: np.random.Generator | None, met: list[BadRecord]
   ) -> dict[str, np.ndarray]:
-    preset, model = prompts.PRESETS[self.data.preset], self.model
+    preset, model = presets.PRESETS[self.data.preset], self.model
     if rng is not None and self.data.augment:
       # Another caption of the row's own clips would be right as well.
       own = {row.filepath1, row.filepath2}

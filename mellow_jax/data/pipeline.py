@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, examples, prompts, scenes, selection, workers
+from mellow_jax.data import bad_records, examples, presets, scenes, selection, workers
 from mellow_jax.data import sources as sources_lib
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
@@ -57,7 +57,7 @@ def sources(
       "config.data.val is empty: give --config.data.val=PATH, or --config.data.val_share=0.1 to "
       "hold out that share of the training clips"
     )
-  preset = prompts.PRESETS[data.preset]
+  preset = presets.PRESETS[data.preset]
   if data.cache_clips and preset.long == "random":
     raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
   opened = sources_lib.Opened(cfg)

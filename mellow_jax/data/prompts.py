@@ -1,7 +1,4 @@
-"""What the model is asked and what it should answer: presets, prompt keys and their paraphrases.
-
-A preset gathers every choice of preprocessing in which the public inference code ("release") and
-the public training code ("training") differ, and a third set without their quirks ("clean").
+"""Questions and answers as the model gets them: prompt keys, paraphrases, token ids.
 
 ReasonAQA writes captions and differences with short prompt keys, such as "explain the difference in
 few words". In training, a key gives way to one of its paraphrases, drawn at random; in evaluation,
@@ -15,68 +12,12 @@ import numpy as np
 from jaxtyping import Int32
 from tokenizers import Tokenizer
 
+from mellow_jax.data.presets import End, Preset
+
 # A tokenizer takes 2 s for a megabyte, and no more than the first few hundred tokens are kept.
 MAX_CHARACTERS = 10_000
 
 Task = Literal["difference", "caption first", "caption second", "caption both", "other"]
-End = Literal["none", "string", "token"]
-
-
-@dataclass(frozen=True)
-class Preset:
-  """How waveforms and text are made ready for the model."""
-
-  name: str
-  mono: Literal["concatenate", "first two", "all"]  # channels end to end, or the mean of some
-  short: Literal["repeat", "zeros"]  # what fills a clip shorter than the model hears
-  long: Literal["random", "first"]  # which window of a longer clip is heard
-  tidy: bool  # runs of white space become one space
-  lower_case: bool
-  paraphrase: bool  # prompt keys give way to sentences
-  caption_sentence: bool  # captions become "The audio 1 is <caption>."
-  question_end: End  # how the end token is put after a question ...
-  answer_end: End  # ... and after an answer
-
-
-PRESETS = {
-  "release": Preset(
-    name="release",
-    mono="concatenate",
-    short="repeat",
-    long="random",
-    tidy=False,
-    lower_case=False,
-    paraphrase=False,
-    caption_sentence=False,
-    question_end="none",
-    # The released code never trains; answers end as in the code that trained its weights.
-    answer_end="string",
-  ),
-  "training": Preset(
-    name="training",
-    mono="first two",
-    short="zeros",
-    long="random",
-    tidy=False,
-    lower_case=True,
-    paraphrase=True,
-    caption_sentence=True,
-    question_end="string",
-    answer_end="string",
-  ),
-  "clean": Preset(
-    name="clean",
-    mono="all",
-    short="zeros",
-    long="first",
-    tidy=True,
-    lower_case=False,
-    paraphrase=False,
-    caption_sentence=False,
-    question_end="token",
-    answer_end="token",
-  ),
-}
 
 
 @dataclass(frozen=True)

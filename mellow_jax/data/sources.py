@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from mellow_jax.config import Config
-from mellow_jax.data import cache, clips, prompts, quarantine, records
+from mellow_jax.data import cache, clips, presets, quarantine, records
 from mellow_jax.data.clips import Clips, FileClips, Store
 from mellow_jax.data.records import Rows
 from mellow_jax.errors import ConfigError, PipelineError
@@ -37,7 +37,7 @@ class Opened:
     Raises DataError where they cannot be read, ConfigError for want of what reads them.
     """
     data, model_audio = self._cfg.data, self._cfg.model.audio
-    preset, folder = prompts.PRESETS[data.preset], pathlib.Path(path)
+    preset, folder = presets.PRESETS[data.preset], pathlib.Path(path)
     if (folder / "dataset_info.json").is_file():
       if not importlib.util.find_spec("tensorflow_datasets"):
         raise ConfigError(f"{path}: is a TFDS dataset: pip install 'mellow_jax[tfds]' to read it")

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio
-from mellow_jax.data.prompts import Preset
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import FIELDS, Record, Rows
 from mellow_jax.errors import AudioError, DataError
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.checkpoint import LoadedModel
-from mellow_jax.data import audio, prompts
+from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import QuestionError
 from mellow_jax.inference import decode
@@ -88,9 +88,9 @@ class Mellow:
     say: Callable[[str], None] = logging.info,
   ):
     name = loaded.preset if preset is None else preset
-    if name not in prompts.PRESETS:
-      raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(prompts.PRESETS)}")
-    self.preset, self.cfg, self.say = prompts.PRESETS[name], loaded.config, say
+    if name not in presets.PRESETS:
+      raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
+    self.preset, self.cfg, self.say = presets.PRESETS[name], loaded.config, say
     self.tokenizer, self._compiled = loaded.tokenizer, set()
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])

@@ -11,11 +11,11 @@ import recipe
 import soundfile
 
 from mellow_jax.config import AudioConfig
-from mellow_jax.data import audio, clips, prompts, resampling
+from mellow_jax.data import audio, clips, presets, resampling
 from mellow_jax.errors import AudioError
 
 GOLDEN = Path(__file__).parents[1] / "golden/resample.npz"
-RELEASE, TRAINING, CLEAN = (prompts.PRESETS[name] for name in ("release", "training", "clean"))
+RELEASE, TRAINING, CLEAN = (presets.PRESETS[name] for name in ("release", "training", "clean"))
 CFG = AudioConfig()
 SMALL = AudioConfig(clip_seconds=1.0)
 FORMATS = {

@@ -18,7 +18,7 @@ import soundfile
 import tiny
 
 from mellow_jax.config import DataConfig
-from mellow_jax.data import bad_records, clips, pipeline, prompts, tokenizer
+from mellow_jax.data import bad_records, clips, pipeline, presets, tokenizer
 from mellow_jax.data.audio import REASONS
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.records import FIELDS
@@ -191,7 +191,7 @@ def test_damage_counts_where_it_is_heard(tmp_path):
   wav = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
   whole = encoded(wav, format="FLAC")
   (tmp_path / "half.flac").write_bytes(whole[: len(whole) // 2])
-  reader = clips.FileClips(tmp_path, tiny.config().audio, prompts.PRESETS["training"])
+  reader = clips.FileClips(tmp_path, tiny.config().audio, presets.PRESETS["training"])
 
   def outcome(seed):
     try:

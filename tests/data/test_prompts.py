@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mellow_jax.data import prompts
+from mellow_jax.data import presets, prompts
 
-RELEASE, TRAINING, CLEAN = (prompts.PRESETS[name] for name in ("release", "training", "clean"))
+RELEASE, TRAINING, CLEAN = (presets.PRESETS[name] for name in ("release", "training", "clean"))
 IN_FEW_WORDS = "explain the difference in few words"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mellow_jax import checkpoint
-from mellow_jax.data import prompts, records, scenes
+from mellow_jax.data import presets, prompts, records, scenes
 from mellow_jax.evaluation.benchmarks import catalogue, prompt_styles, rows
 from mellow_jax.evaluation.benchmarks.items import Item
 
@@ -26,7 +26,7 @@ def mmau(reference_data) -> list[Item]:
   return catalogue.read("mmau", reference_data / "meta/mmau")
 
 
-def digest(reference_data: Path, preset: prompts.Preset, asked: list[str]) -> str:
+def digest(reference_data: Path, preset: presets.Preset, asked: list[str]) -> str:
   tokenizer = checkpoint.load_tokenizer(reference_data / "tokenizers/smollm2")
   texts = [prompts.question(text, preset) for text in asked]
   ids = [prompts.encode_question(tokenizer, text, preset, 129, 17, 0)[0] for text in texts]
@@ -37,7 +37,7 @@ def digest(reference_data: Path, preset: prompts.Preset, asked: list[str]) -> st
 def test_mmau_is_asked_as_the_reference_asks_it(reference_data, mmau, preset):
   asked = [prompt_styles.prompt(prompt_styles.STYLES["reference"], "mmau", item) for item in mmau]
   assert len(asked) == 1000
-  found = digest(reference_data, prompts.PRESETS[preset], asked)
+  found = digest(reference_data, presets.PRESETS[preset], asked)
   assert found == GOLDEN[f"{preset}, mmau test-mini"]
 
 
@@ -56,7 +56,7 @@ def test_rows_are_asked_as_the_reference_asks_them(reference_data):
   asked = [
     prompt_styles.prompt(style, "reasonaqa", catalogue.from_record(record)) for record in read
   ]
-  found = digest(reference_data, prompts.PRESETS["training"], asked)
+  found = digest(reference_data, presets.PRESETS["training"], asked)
   assert found == GOLDEN["training, esc10 val and the keys of three tasks"]
 
 
@@ -70,7 +70,7 @@ def test_the_plain_style_asks_as_models_of_it_were_trained(reference_data):
       expected += f" {chr(code)}) {choice}"
     asked = prompt_styles.prompt(prompt_styles.STYLES["plain"], "mmau", item)
     assert asked == " ".join(expected.split())
-    assert asked == prompts.question(asked, prompts.PRESETS["clean"])
+    assert asked == prompts.question(asked, presets.PRESETS["clean"])
   everything = dict.fromkeys(scenes.QUESTIONS, 1.0)
   for record in [
     *records.read(reference_data / "esc10/val.json"),

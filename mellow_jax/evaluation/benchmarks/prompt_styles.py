@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mellow_jax.data import prompts
+from mellow_jax.data import presets, prompts
 from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.rows import LETTERS
@@ -48,7 +48,7 @@ def style_for(preset: str) -> Style:
 
 def options(style: Style, item: Item, order: Sequence[int]) -> list[str]:
   """The item's choices with their letters, as a prompt shows them in an order."""
-  preset = prompts.PRESETS[style.preset]
+  preset = presets.PRESETS[style.preset]
   shown = zip(LETTERS, order, strict=False)
   return [prompts.question(f"{letter}) {item.choices[i]}", preset) for letter, i in shown]
 
@@ -65,5 +65,5 @@ def prompt(style: Style, benchmark: str, item: Item, order: Sequence[int] = ()) 
       question = question[:-1] + "?"
     elif style.ending == "punctuation":
       question = question.rstrip(" ?.:") + "?"
-  question = prompts.question(question, prompts.PRESETS[style.preset])
+  question = prompts.question(question, presets.PRESETS[style.preset])
   return " ".join([question, *options(style, item, order or range(len(item.choices)))])

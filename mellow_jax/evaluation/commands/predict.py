@@ -22,7 +22,7 @@ import tqdm
 from absl import flags
 
 from mellow_jax import checkpoint, cli, parallel
-from mellow_jax.data import prompts, quarantine, scenes
+from mellow_jax.data import presets, prompts, quarantine, scenes
 from mellow_jax.errors import (
   FlagsError,
   QuestionError,
@@ -91,7 +91,7 @@ def _questions(
   f: flags.FlagValues, items: Sequence[Item], style: Style, preset: str
 ) -> list[Question]:
   """Each item in each of its orders, one after the other."""
-  known, found = prompts.PRESETS[preset], []
+  known, found = presets.PRESETS[preset], []
   for item in items:
     for order in probes.orders(item, f.permute_options, f.seed):
       shown = prompt_styles.options(style, item, order)
@@ -106,9 +106,9 @@ def _show_prompts(f: flags.FlagValues) -> None:
   """Prints the first prompts, word for word."""
   items = _read_items(f)[: f.limit or SHOWN]
   preset = f.preset or (checkpoint.load_model(f.checkpoint).preset if f.checkpoint else "release")
-  if preset not in prompts.PRESETS:
-    raise FlagsError(f"--preset={preset} is unknown: one of {', '.join(prompts.PRESETS)}")
-  style, end = _style(f, preset), prompts.PRESETS[preset].question_end
+  if preset not in presets.PRESETS:
+    raise FlagsError(f"--preset={preset} is unknown: one of {', '.join(presets.PRESETS)}")
+  style, end = _style(f, preset), presets.PRESETS[preset].question_end
   follows = {"none": "nothing", "string": "a space and the end token", "token": "the end token"}
   print(f"benchmark {f.benchmark}, prompt style {style}, preset {preset}")
   print(f"after each prompt follows {follows[end]}")

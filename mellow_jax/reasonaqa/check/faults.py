@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from mellow_jax.data import audio, prompts
+from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import AudioError
 
@@ -99,7 +99,7 @@ class TokenLimits:
       self.tokenizer = tokenizers.Tokenizer.from_buffer(file.read_bytes())
     except ValueError as error:
       raise ValueError(f"{file}: no readable tokenizer ({error})") from None
-    self.preset = prompts.PRESETS[preset]
+    self.preset = presets.PRESETS[preset]
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
     self.waiting: list[tuple[Any, str, str]] = []
 
@@ -116,7 +116,7 @@ class TokenLimits:
       text = prompts.answer(answer, preset, task=task, training=True, second=second)
       self._add(row, "answer_over_tokens", text, preset.answer_end)
 
-  def _add(self, row: Any, kind: str, text: str, end: prompts.End) -> None:
+  def _add(self, row: Any, kind: str, text: str, end: presets.End) -> None:
     ends = {"none": "", "string": " <|endoftext|>", "token": "<|endoftext|>"}
     self.waiting.append((row, kind, text + ends[end]))
 

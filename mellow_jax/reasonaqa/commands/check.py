@@ -29,7 +29,7 @@ from absl import flags
 
 from mellow_jax import cli
 from mellow_jax.config import ModelConfig
-from mellow_jax.data import audio, prompts, row_by_row
+from mellow_jax.data import audio, presets, row_by_row
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.check import faults
@@ -49,8 +49,8 @@ def _flags() -> flags.FlagValues:
   text("tokenizer", help="tokenizer.json or its folder; without it token limits are not checked.")
   text("output", help="JSON file for the whole report.")
   text("quarantine", help="JSON file for the rows not to use.")
-  presets = [*prompts.PRESETS]
-  flags.DEFINE_enum("preset", "training", presets, "How texts end and read.", flag_values=f)
+  known = [*presets.PRESETS]
+  flags.DEFINE_enum("preset", "training", known, "How texts end and read.", flag_values=f)
   number = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=f)
   number("text_tokens", model.text_tokens, "Slots for a question.")
   number("answer_tokens", model.answer_tokens, "Slots for an answer.")
