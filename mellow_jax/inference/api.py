@@ -20,7 +20,7 @@ from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import QuestionError
 from mellow_jax.inference import decode
-from mellow_jax.inference.decode import Answers, Sampling
+from mellow_jax.inference.decode import Generation, Sampling
 from mellow_jax.models import mellow
 
 GREEDY = Sampling()
@@ -105,7 +105,7 @@ class Mellow:
     @functools.partial(jax.jit, static_argnums=4)
     def generate(
       params: PyTree, batch: _Batch, key: Key[Array, ""], rows: Int[Array, "B"], sampling: Sampling
-    ) -> Answers:
+    ) -> Generation:
       model = nnx.merge(graphdef, params)
       prefix = model.prefix(batch.audio1, batch.audio2, batch.text_ids)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mellow_jax.models import mellow
-from mellow_jax.models.mellow import Mellow
+from mellow_jax.models.mellow import MellowModel
 from mellow_jax.models.smollm2 import Cache
 
 
@@ -63,7 +63,7 @@ class Sampling:
       )
 
 
-class Answers(NamedTuple):
+class Generation(NamedTuple):
   """n answers to each question, from beams the most probable first."""
 
   tokens: Int[Array, "B n R"]  # padded with the end token
@@ -140,7 +140,7 @@ def _take(
 
 
 def _prefill(
-  model: Mellow,
+  model: MellowModel,
   prefix: Float[Array, "B P D"],
   text_lengths: Int[Array, "B"],
   copies: int,
@@ -158,7 +158,7 @@ def _prefill(
 
 
 def _read(
-  model: Mellow,
+  model: MellowModel,
   tokens: Int[Array, "rows"],
   i: Int[Array, ""],
   heard: Bool[Array, "rows P"],
@@ -178,12 +178,12 @@ def _read(
 
 
 def generate(
-  model: Mellow,
+  model: MellowModel,
   prefix: Float[Array, "B P D"],
   text_lengths: Int[Array, "B"],
   keys: Key[Array, "B"],
   sampling: Sampling,
-) -> Answers:
+) -> Generation:
   """Answers to a batch of questions.
 
   Each question has its own key, so what is drawn for it does not depend on the rest of the batch.
@@ -205,12 +205,12 @@ class _Drawn(NamedTuple):
 
 
 def _draw(
-  model: Mellow,
+  model: MellowModel,
   prefix: Float[Array, "B P D"],
   text_lengths: Int[Array, "B"],
   keys: Key[Array, "B"],
   sampling: Sampling,
-) -> Answers:
+) -> Generation:
   batch, n, most, end_id = len(prefix), sampling.samples, sampling.max_new_tokens, model.cfg.end_id
   rows = batch * n
   logits, cache, heard = _prefill(model, prefix, text_lengths, n, most)
@@ -245,7 +245,7 @@ def _draw(
   )
   state = append(state, jnp.repeat(logits, n, axis=0), cache)
   state = jax.lax.while_loop(lambda s: (s.i < most - 1) & ~jnp.all(s.has_ended), step, state)
-  return Answers(
+  return Generation(
     tokens=state.tokens.reshape(batch, n, most),
     lengths=state.lengths.reshape(batch, n),
     log_probs=state.log_probs.reshape(batch, n),
@@ -280,8 +280,11 @@ class _Searched(NamedTuple):
 
 
 def _search(
-  model: Mellow, prefix: Float[Array, "B P D"], text_lengths: Int[Array, "B"], sampling: Sampling
-) -> Answers:
+  model: MellowModel,
+  prefix: Float[Array, "B P D"],
+  text_lengths: Int[Array, "B"],
+  sampling: Sampling,
+) -> Generation:
   """Beam search for the answers of the largest plain sum of log-probabilities.
 
   Without a bonus for length the sum can only fall as an answer grows. So the search stops, and has
@@ -333,14 +336,14 @@ def _search(
   state = jax.lax.while_loop(goes_on, step, _Searched(jnp.int32(0), growing, ended, cache))
   # At max_new_tokens an answer is cut off where it stands.
   answers, _ = state.ended.join(state.growing).best(sampling.samples)
-  return Answers(*answers, steps=state.i + 1)
+  return Generation(*answers, steps=state.i + 1)
 
 
 # --- Scoring -------------------------------------------------------------------------------------
 
 
 def score(
-  model: Mellow,
+  model: MellowModel,
   prefix: Float[Array, "B P D"],
   text_lengths: Int[Array, "B"],
   options: Int[Array, "B O R"],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from mellow_jax import config as config_lib
+from mellow_jax import config
 from mellow_jax.config import ModelConfig
 from mellow_jax.models import smollm2
 from mellow_jax.models.htsat import HTSAT
@@ -18,7 +18,7 @@ from mellow_jax.models.mapper import Mapper
 from mellow_jax.models.smollm2 import Cache, SmolLM2
 
 
-class Mellow(nnx.Module):
+class MellowModel(nnx.Module):
   """HTSAT, the mapper and SmolLM2.
 
   The sequence, with the default sizes:
@@ -28,7 +28,7 @@ class Mellow(nnx.Module):
   """
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False):
-    config_lib.validate(cfg)
+    config.validate(cfg)
     cfg = dataclasses.replace(cfg, dtype=resolve_dtype(cfg))
     self.cfg = cfg
     self.encoder = HTSAT(cfg, rngs=rngs)
@@ -128,8 +128,10 @@ def abstract(cfg: ModelConfig, *, fused: bool = False) -> tuple[nnx.GraphDef, di
 def _abstract(content: str, fused: bool) -> tuple[nnx.GraphDef, dict]:
   # Kept, since tracing the constructors of 30 layers takes seconds, and by content, since configs
   # can change.
-  cfg = config_lib.from_dict(ModelConfig, json.loads(content))
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: Mellow(cfg, rngs=nnx.Rngs(0), fused=fused)))
+  cfg = config.from_dict(ModelConfig, json.loads(content))
+  graphdef, state = nnx.split(
+    nnx.eval_shape(lambda: MellowModel(cfg, rngs=nnx.Rngs(0), fused=fused))
+  )
   return graphdef, nnx.to_pure_dict(state)
 
 
@@ -146,7 +148,7 @@ def fuse(cfg: ModelConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
 
 def init_params(cfg: ModelConfig, seed: int) -> dict:
   """Fresh parameters (and bn0's running statistics) as a nested dict of arrays."""
-  make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(Mellow(cfg, rngs=nnx.Rngs(seed)))))
+  make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(MellowModel(cfg, rngs=nnx.Rngs(seed)))))
   return make()
 
 

@@ -16,7 +16,7 @@ from mellow_jax import parallel
 from mellow_jax.config import Config, ModelConfig
 from mellow_jax.inference import decode
 from mellow_jax.models import example_rng, logmel, lora, mellow
-from mellow_jax.models.mellow import Mellow
+from mellow_jax.models.mellow import MellowModel
 from mellow_jax.training import optim
 
 Flat = dict[str, Array]
@@ -54,7 +54,7 @@ class Metrics(NamedTuple):
   skipped_in_a_row: Int[Array, ""]
 
 
-def merge(cfg: ModelConfig, *parts: Flat) -> Mellow:
+def merge(cfg: ModelConfig, *parts: Flat) -> MellowModel:
   """The model over parameters by path; inside a jitted function this costs nothing."""
   graphdef, abstract = mellow.abstract(cfg)
   flat = {name: value for part in parts for name, value in part.items()}
@@ -62,7 +62,7 @@ def merge(cfg: ModelConfig, *parts: Flat) -> Mellow:
 
 
 def encode_pair(
-  model: Mellow,
+  model: MellowModel,
   batch: Batch,
   encoder_keys: Key[Array, "B"] | None,
   mapper_keys: Key[Array, "B"] | None,
@@ -85,7 +85,7 @@ def encode_pair(
 
 
 def answer_nll(
-  model: Mellow,
+  model: MellowModel,
   batch: Batch,
   encoder_keys: Key[Array, "B"] | None = None,
   mapper_keys: Key[Array, "B"] | None = None,
@@ -226,7 +226,7 @@ def eval_step(
   return jnp.sum(nll * batch.loss_mask), jnp.sum(batch.loss_mask)
 
 
-def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Answers:
+def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Generation:
   """Greedy answers to a batch."""
   model = merge(cfg, trainable, frozen)
   prefix = model.prefix(*encode_pair(model, batch, None, None), batch.text_ids)
