@@ -4,7 +4,7 @@ A model folder is what the converter writes and what generate, evaluate and trai
 
   config.json      model configuration, preset of preprocessing and prompts, digests
   params/          parameters, an Orbax checkpoint with one entry a leaf
-  tokenizer.json   of the `tokenizers` library
+  tokenizer.json   of the `tokenizers` library, which data/tokenizer.py loads
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ from orbax.checkpoint import options as ocp_options
 from mellow_jax import config as config_lib
 from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
-from mellow_jax.errors import CheckpointError
+from mellow_jax.data.tokenizer import load_tokenizer
+from mellow_jax.errors import CheckpointError, first_line
 from mellow_jax.models import lora, mellow
 
 FORMAT = 1
@@ -54,11 +55,6 @@ def digest(flat: dict[str, Any]) -> dict[str, str]:
 def digest_json(values: dict[str, Any]) -> str:
   """SHA-256 of plain values."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def first_line(error: Exception) -> str:
-  """What an error says, in one line."""
-  return (str(error).splitlines() or [repr(error)])[0][:300]
 
 
 def _free_bytes(path: pathlib.Path) -> int:
@@ -186,25 +182,6 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   return flat, config, preset
 
 
-def load_tokenizer(path: str | pathlib.Path) -> tokenizers.Tokenizer:
-  """The tokenizer of a tokenizer.json or of the folder that holds one.
-
-  A "!" that it knows is always a token by itself, as in the reference, which pads with it: without,
-  "!)" would be one token.
-
-  Raises CheckpointError naming the file.
-  """
-  path = pathlib.Path(path)
-  path = path / "tokenizer.json" if path.is_dir() else path
-  try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # tokenizers raises plain Exception
-    raise CheckpointError(f"{path}: no readable tokenizer: {first_line(error)}") from error
-  if tokenizer.token_to_id("!") is not None:
-    tokenizer.add_tokens([tokenizers.AddedToken("!", normalized=False)])
-  return tokenizer
-
-
 def load_model(folder: str | pathlib.Path) -> LoadedModel:
   """A whole model folder.
 
@@ -218,8 +195,7 @@ def load_model(folder: str | pathlib.Path) -> LoadedModel:
       f"{folder} holds a part of the model: {len(missing)} parameters are missing, first "
       f"{missing[0]}; train from it with --config.init_from"
     )
-  tokenizer = load_tokenizer(folder)
-  return LoadedModel(mellow.unflatten(flat, abstract), config, preset, tokenizer)
+  return LoadedModel(mellow.unflatten(flat, abstract), config, preset, load_tokenizer(folder))
 
 
 def check_digest(where: str, flat: dict[str, Any], expected: dict[str, str]) -> None:

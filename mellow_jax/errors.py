@@ -9,6 +9,11 @@ class UserError(ValueError):
   """A fault of input, configuration or environment that the caller can mend."""
 
 
+def first_line(error: Exception) -> str:
+  """The first line of a library's error, for a message of one line."""
+  return (str(error).splitlines() or [repr(error)])[0][:300]
+
+
 class ConfigError(UserError):
   """A choice of a run that cannot be carried out; the message names the field."""
 

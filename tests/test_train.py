@@ -216,7 +216,7 @@ def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp
   rows = json.loads((tmp_path / "data/train.json").read_text())
   texts = [row[field] for row in rows for field in ("input", "answer")]
   vocabulary = tokenizer.build_tokenizer(texts).get_vocab()
-  assert checkpoint.load_tokenizer(tmp_path / "run/model").get_vocab() == vocabulary
+  assert tokenizer.load_tokenizer(tmp_path / "run/model").get_vocab() == vocabulary
   kept = set(vocabulary) & set(scenes.build_tokenizer().get_vocab())
   assert f"{len(kept)} of {len(vocabulary)} tokens keep their embedding" in out
   val = json.loads((tmp_path / "data/val.json").read_text())

@@ -13,6 +13,7 @@ from mellow_jax import checkpoint, files
 from mellow_jax.config import ModelConfig
 from mellow_jax.convert import convert, sources, torch_files
 from mellow_jax.data import presets
+from mellow_jax.data.tokenizer import load_tokenizer
 from mellow_jax.errors import CheckpointError, UserError
 
 SMOLLM2 = "hf://HuggingFaceTB/SmolLM2-135M"  # whose tokenizer the released Mellow uses
@@ -43,13 +44,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   return args
 
 
-def load_tokenizer(source: str) -> tokenizers.Tokenizer:
+def find_tokenizer(source: str) -> tokenizers.Tokenizer:
   """The tokenizer of a folder or of a hub repository.
 
   Raises CheckpointError saying what to give instead.
   """
   if not source.startswith("hf://") and pathlib.Path(source, "tokenizer.json").exists():
-    return checkpoint.load_tokenizer(source)
+    return load_tokenizer(source)
   try:
     return AutoTokenizer.from_pretrained(source.removeprefix("hf://")).backend_tokenizer
   except (OSError, ValueError) as error:
@@ -79,7 +80,7 @@ def forward(args: argparse.Namespace) -> None:
   tokenizer = None
   if kind != "htsat":
     beside = path.parent if (path.parent / "tokenizer.json").exists() else None
-    tokenizer = load_tokenizer(args.tokenizer or str(beside or SMOLLM2))
+    tokenizer = find_tokenizer(args.tokenizer or str(beside or SMOLLM2))
   checkpoint.save_model(args.output, flat, cfg, args.preset, tokenizer)
   dropped = sorted(line.key for line in lines if line.path is None)
   print(f"{path} ({kind}) -> {args.output}: {len(flat)} arrays")

@@ -1,10 +1,14 @@
-"""A word-level tokenizer made from a dataset's own text, for models too small for SmolLM2's."""
+"""Tokenizers: the one loader, and word-level ones for models too small for SmolLM2's vocabulary."""
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
+
+from mellow_jax.errors import CheckpointError, first_line
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<pad>", "<unk>")  # ids 0, 1 and 2
 # "a)" is one token, so that the letter of an option differs from the article "a".
@@ -36,4 +40,23 @@ def build_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
       *(decoders.Replace(f" {mark}", mark) for mark in CLINGING),
     ]
   )
+  return tokenizer
+
+
+def load_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:
+  """The tokenizer in a tokenizer.json, or in the model folder that holds one.
+
+  Everything that counts or encodes tokens loads it here. Where the vocabulary has "!", each "!" is
+  a token by itself, as in the reference, which pads with it: without, "!)" would be one token.
+
+  Raises CheckpointError naming the file.
+  """
+  path = Path(path)
+  path = path / "tokenizer.json" if path.is_dir() else path
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # tokenizers raises plain Exception
+    raise CheckpointError(f"{path}: no readable tokenizer: {first_line(error)}") from error
+  if tokenizer.token_to_id("!") is not None:
+    tokenizer.add_tokens([tokenizers.AddedToken("!", normalized=False)])
   return tokenizer

@@ -26,7 +26,7 @@ from orbax.checkpoint import options as ocp_options
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.config import Config
-from mellow_jax.errors import CheckpointError
+from mellow_jax.errors import CheckpointError, first_line
 from mellow_jax.models import mellow
 
 COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
@@ -197,7 +197,7 @@ class TrainCheckpoints:
           where = f"{self.folder}/{step}"
           self._together(checkpoint.check_digest, where, flat, meta["sha256"])
       except Exception as error:  # Orbax raises plain Exception and many others for damage
-        failures[step] = checkpoint.first_line(error)
+        failures[step] = first_line(error)
         logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)
         continue
       if meta["run"] != run:

@@ -37,7 +37,7 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
     folders = [cfg.data.tokenizer] if cfg.data.tokenizer else list(cfg.init_from)[::-1]
     if not folders:
       raise ConfigError("no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from")
-    found, source = checkpoint.load_tokenizer(folders[0]), folders[0]
+    found, source = tokenizer_lib.load_tokenizer(folders[0]), folders[0]
   if found.get_vocab_size() > cfg.model.decoder.vocab:
     raise ConfigError(
       f"config.model.decoder.vocab {cfg.model.decoder.vocab} has no room for the "
@@ -58,7 +58,7 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
   flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
   for folder, loaded in found.items():
     if EMBEDDING in loaded:
-      old = checkpoint.load_tokenizer(folder).get_vocab()
+      old = tokenizer_lib.load_tokenizer(folder).get_vocab()
       loaded[EMBEDDING] = move_embeddings(
         loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
       )

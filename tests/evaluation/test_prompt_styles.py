@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mellow_jax import checkpoint
 from mellow_jax.data import presets, prompts, records, scenes
+from mellow_jax.data.tokenizer import load_tokenizer
 from mellow_jax.evaluation.benchmarks import catalogue, prompt_styles, rows
 from mellow_jax.evaluation.benchmarks.items import Item
 
@@ -27,7 +27,7 @@ def mmau(reference_data) -> list[Item]:
 
 
 def digest(reference_data: Path, preset: presets.Preset, asked: list[str]) -> str:
-  tokenizer = checkpoint.load_tokenizer(reference_data / "tokenizers/smollm2")
+  tokenizer = load_tokenizer(reference_data / "tokenizers/smollm2")
   texts = [prompts.question(text, preset) for text in asked]
   ids = [prompts.encode_question(tokenizer, text, preset, 129, 17, 0)[0] for text in texts]
   return hashlib.sha256(np.stack(ids).astype("<i4").tobytes()).hexdigest()
@@ -43,7 +43,7 @@ def test_mmau_is_asked_as_the_reference_asks_it(reference_data, mmau, preset):
 
 def test_an_exclamation_mark_is_a_token_of_its_own(reference_data):
   """The reference pads with "!" and so makes it a token that nothing merges with."""
-  tokenizer = checkpoint.load_tokenizer(reference_data / "tokenizers/smollm2")
+  tokenizer = load_tokenizer(reference_data / "tokenizers/smollm2")
   ids = tokenizer.encode("arnold!) oh!!", add_special_tokens=False).ids
   assert ids.count(17) == 3
   assert tokenizer.decode(ids) == "arnold!) oh!!"

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tokenizers
-
-from mellow_jax.data import audio, presets, prompts
+from mellow_jax.data import audio, presets, prompts, tokenizer
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import AudioError
 
@@ -92,13 +90,8 @@ class TokenLimits:
   """Which texts have more tokens than the model has slots for, in batches."""
 
   def __init__(self, path: str, preset: str, text_tokens: int, answer_tokens: int):
-    """path is a tokenizer.json or its folder. Raises OSError or ValueError where none is there."""
-    file = Path(path)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    try:
-      self.tokenizer = tokenizers.Tokenizer.from_buffer(file.read_bytes())
-    except ValueError as error:
-      raise ValueError(f"{file}: no readable tokenizer ({error})") from None
+    """path is a tokenizer.json or its folder. Raises CheckpointError where none is there."""
+    self.tokenizer = tokenizer.load_tokenizer(path)
     self.preset = presets.PRESETS[preset]
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
     self.waiting: list[tuple[Any, str, str]] = []
