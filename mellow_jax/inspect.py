@@ -1,4 +1,4 @@
-"""Shows what a model hears beside what it says: a picture and a JSON file.
+"""Draws the sound events a model's encoder detects under its answer: pictures and a JSON file.
 
   python -m mellow_jax.inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
 
@@ -6,14 +6,14 @@ For each clip: its log-mel spectrogram, and over the same time axis the probabil
 events that the model's own audio encoder finds most likely; above them the answer. Words of the
 answer that no event supports are named, by the rule stated in evaluation/hallucination.py.
 
-A clip longer than the model hears is cut into consecutive windows; each is asked about. Of two
-clips the model hears the first window of each. Pictures hold six windows; more get more pictures.
+A clip longer than the model's input is cut into consecutive windows, each with an answer of its
+own. Of two clips the first window of each is used. A picture holds six windows; more windows make
+more pictures.
 
 Source: the paper's appendix I and figure 10.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, files
 from mellow_jax.data import audio, audioset
 from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.inspection import events, hallucination, picture
@@ -78,7 +78,7 @@ def report_clip(timeline: Timeline, top: int, threshold: float) -> dict:
 def report_answer(
   answer: Answer, window: int, timelines: Sequence[Timeline], threshold: float
 ) -> dict:
-  """An answer as JSON holds it, with the check of its words against what was heard for it."""
+  """An answer as JSON holds it, with the check of its words against the events of its window."""
   peaks = np.max([timeline.peaks(window, window + 1) for timeline in timelines], axis=0)
   checked = None
   if hallucination.applies(len(peaks)):
@@ -115,21 +115,20 @@ def inspect(
   else:
     rows = [(clips[0][0], clips[1][0], prompt)]
   found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
-  hear, encoder = events.make_hearing(model.cfg), model.params["encoder"]
+  detect, encoder = events.make_detector(model.cfg), model.params["encoder"]
   timelines = [
-    events.listen(path, windows, model.cfg, hear, encoder)
+    events.detect_events(path, windows, model.cfg, detect, encoder)
     for path, windows in zip(paths, clips, strict=True)
   ]
   answers = [report_answer(answer, i, timelines, threshold) for i, answer in enumerate(found)]
   rule = report_rule(model.cfg.encoder.classes)
-  output.mkdir(parents=True, exist_ok=True)
   name, drawn = "+".join(Path(path).stem for path in paths), []
   for number, page in enumerate(pictures(timelines), start=1):
     drawn.append(f"{name}.png" if number == 1 else f"{name}-{number}.png")
-    said = answers[page.start : page.stop]
-    part = output / f"{name}.part.png"
-    picture.draw(part, prompt, said, timelines, page, rule, model.cfg.audio, top, threshold)
-    part.replace(output / drawn[-1])
+    own = answers[page.start : page.stop]
+    figure = picture.draw(prompt, own, timelines, page, rule, model.cfg.audio, top, threshold)
+    with files.replacing(output / drawn[-1], "wb") as file:
+      figure.savefig(file, dpi=100)
   content = {
     "prompt": prompt,
     "preset": model.preset.name,
@@ -138,9 +137,7 @@ def inspect(
     "clips": [report_clip(timeline, top, threshold) for timeline in timelines],
     "pictures": drawn,
   }
-  part = output / f"{name}.json.part"
-  part.write_text(json.dumps(content, indent=1))
-  part.replace(output / f"{name}.json")
+  files.write_json(output / f"{name}.json", content)
   return content
 
 

@@ -117,8 +117,8 @@ def test_two_clips_and_classes_without_names(clips, tiny_model_folder, tmp_path,
 def test_the_spectrogram_has_the_time_axis_of_the_clip(clips, tiny_config, tiny_model_folder):
   model = Mellow.load(tiny_model_folder)
   windows = inspect.audio.load_windows(clips / "long.wav", tiny_config.audio, model.preset)
-  hear = events.make_hearing(tiny_config)
-  timeline = events.listen("long", windows, tiny_config, hear, model.params["encoder"])
+  detect = events.make_detector(tiny_config)
+  timeline = events.detect_events("long", windows, tiny_config, detect, model.params["encoder"])
   assert timeline.db.shape == (2 * 50, 16)  # two windows of 1 s, a frame every 20 ms
   expected = logmel.log_mel(jnp.asarray(windows[1].wav[None]), tiny_config.audio)[0]
   np.testing.assert_allclose(timeline.db[50:], expected[:50], atol=1e-3)

@@ -16,7 +16,6 @@ and how strongly the classifier is regularised is not said there; here it is sci
 """
 
 import functools
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,11 +33,11 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mellow_jax import checkpoint, cli, parallel
+from mellow_jax import checkpoint, cli, files, parallel
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, presets, prompts, records
-from mellow_jax.errors import DataError
+from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import rows
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics import entailment
@@ -106,12 +105,12 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
         f"row {item.id}: answer {item.answer!r} about {item.audio1} {item.audio2}: one clip and a "
         "hypothesis that is true, false or plausible are needed"
       )
-  hear = jax.jit(functools.partial(embed_clips, cfg=cfg))
+  encode = jax.jit(functools.partial(embed_clips, cfg=cfg))
   read = jax.jit(functools.partial(embed_texts, cfg=cfg))
 
   def of_clips(paths: list[str]) -> Array:
     clips = [audio.load(root / path, cfg.audio, preset, window="first").wav for path in paths]
-    return hear(flat, np.stack(clips))
+    return encode(flat, np.stack(clips))
 
   def of_texts(texts: list[str]) -> Array:
     ids, lengths = zip(
@@ -205,9 +204,8 @@ def _flags() -> flags.FlagValues:
 def _probe(f: flags.FlagValues) -> None:
   for name in ("checkpoint", "train", "test"):
     if not f[name].value:
-      raise DataError(f"--{name} is missing: --help says what it is")
+      raise FlagsError(f"--{name} is missing: --help says what it is")
   parallel.use_compilation_cache()
-  """Embeds both files, prints the table and writes the scores."""
   root = Path(f.audio_root or Path(f.train).parent)
   both = [entailment_items(path) for path in (f.train, f.test)]
   model = checkpoint.load_model(f.checkpoint)
@@ -217,9 +215,7 @@ def _probe(f: flags.FlagValues) -> None:
   print(table(found))
   if f.output:
     content = {"train": f.train, "test": f.test, "rows": len(test.classes), "scores": found}
-    part = Path(f.output + ".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(f.output)
+    files.write_json(f.output, content)
 
 
 def main(argv: Sequence[str]) -> int:

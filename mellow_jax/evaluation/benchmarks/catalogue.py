@@ -17,7 +17,7 @@ from mellow_jax.reasonaqa.official.files import MissingSource
 
 __all__ = ["BENCHMARKS", "Benchmark", "audio_root", "from_record", "read", "table_path"]
 
-SCENES = 1000  # generated scenes asked about
+SCENES = 4000  # generated scenes asked about
 
 REASONAQA = "ReasonAQA, zenodo.org/records/15036628"
 AUDIOCAPS = (

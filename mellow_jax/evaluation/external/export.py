@@ -22,8 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from mellow_jax import cli
-from mellow_jax.errors import DataError
+from mellow_jax import cli, files
+from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import prediction_files, question_files
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.metrics import multiple_choice
@@ -120,11 +120,11 @@ def _flags() -> flags.FlagValues:
 def _export(f: flags.FlagValues) -> None:
   for name in ("predictions", "format", "output"):
     if not f[name].value:
-      raise DataError(f"--{name} is missing: --help says what it is")
+      raise FlagsError(f"--{name} is missing: --help says what it is")
   found = prediction_files.read(f.predictions, need_answers=False)
   if f.format == "aura":
     if f.data:
-      raise DataError("--data is for --format=mmau and mmar: drop it")
+      raise FlagsError("--data is for --format=mmau and mmar: drop it")
     rows = aura(found.predictions)
   else:
     rows = published(found.predictions, f.format, Path(f.data) if f.data else None)
@@ -132,12 +132,9 @@ def _export(f: flags.FlagValues) -> None:
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
   else:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  output = Path(f.output)
-  part = output.with_name(output.name + ".part")
-  part.write_text(text, encoding="utf-8")
-  part.replace(output)
+  files.write_text(f.output, text)
   heard = "" if found.heard == "clips" else f", of a probe that heard {found.heard}"
-  print(f"{output}: {len(rows)} rows{heard}", file=sys.stderr)
+  print(f"{f.output}: {len(rows)} rows{heard}", file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,12 +21,13 @@ from mellow_jax.models import logmel, mellow
 from mellow_jax.models.htsat import HTSAT
 
 BATCH = 8  # windows encoded together
-Hear = Callable[[PyTree, Float[np.ndarray, "B S"]], tuple[Array, Array]]
+# Encoder parameters and waveforms [B, S] -> log-mel in dB, framewise probabilities.
+Detector = Callable[[PyTree, Float[np.ndarray, "B S"]], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
 class Timeline:
-  """What the encoder makes of a clip, window after window, without what filled the last one up.
+  """Log-mel and event probabilities of a clip's windows, without the padding of the last one.
 
   Step k begins k * step_seconds after the clip's beginning, frame t at t * hop_seconds.
   """
@@ -58,7 +59,7 @@ def ceil(x: float) -> int:
   return int(np.ceil(x - 1e-6))
 
 
-def make_hearing(cfg: ModelConfig) -> Hear:
+def make_detector(cfg: ModelConfig) -> Detector:
   """A compiled function of the encoder's parameters and waveforms [B, S]: dB and probabilities.
 
   The probabilities are the framewise output of the token-semantic head, a sigmoid of its scores.
@@ -67,22 +68,22 @@ def make_hearing(cfg: ModelConfig) -> Hear:
   graphdef, _ = nnx.split(nnx.eval_shape(lambda: HTSAT(cfg, rngs=nnx.Rngs(0))))
 
   @jax.jit
-  def hear(
+  def detect(
     params: PyTree, wav: Float[Array, "B S"]
   ) -> tuple[Float[Array, "B T F"], Float[Array, "B Z E"]]:
     encoder, db = nnx.merge(graphdef, params), logmel.log_mel(wav, cfg.audio)
     return db, encoder.classify(encoder.stage_outputs(db)[-1]).framewise
 
-  return hear
+  return detect
 
 
-def listen(
-  name: str, clips: Sequence[Clip], cfg: ModelConfig, hear: Hear, params: PyTree
+def detect_events(
+  name: str, clips: Sequence[Clip], cfg: ModelConfig, detect: Detector, params: PyTree
 ) -> Timeline:
-  """The timeline of a clip's consecutive windows; hear is of `make_hearing`."""
+  """The timeline of a clip's consecutive windows; detect is of `make_detector`."""
   size, wavs = min(len(clips), BATCH), [clip.wav for clip in clips]
   wavs += wavs[-1:] * (-len(wavs) % size)  # another size would compile again
-  found = [hear(params, np.stack(wavs[i : i + size])) for i in range(0, len(wavs), size)]
+  found = [detect(params, np.stack(wavs[i : i + size])) for i in range(0, len(wavs), size)]
   db, probabilities = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
   hop, step = cfg.audio.hop_samples / cfg.audio.sample_rate, cfg.audio.clip_seconds / cfg.steps
   whole = round(cfg.audio.clip_seconds / hop)  # one frame more stands on a window's end

@@ -1,18 +1,16 @@
-"""The picture of `mellow_jax.inspect`: what was asked and answered above what was heard."""
+"""The picture of `mellow_jax.inspect`: question and answer above spectrogram and sound events."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import librosa
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.evaluation.inspection.events import Timeline, ceil, event_name, top_events
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 RANGE_DB = 80.0  # shown below the loudest cell
 WIDTH = 13.0  # inches
@@ -21,12 +19,12 @@ LABEL = 24  # characters of an event's name on a line
 
 
 def _lines(
-  prompt: str, answers: Sequence[dict], rule: dict, say_heard: bool
+  prompt: str, answers: Sequence[dict], rule: dict, several_windows: bool
 ) -> list[tuple[str, str, str]]:
   """(text, colour, weight) of each line above the clips."""
   found = [(f"Q  {prompt}", "black", "normal")]
   for answer in answers:
-    where = f"[{' | '.join(answer['heard'])}]  " if say_heard else ""
+    where = f"[{' | '.join(answer['heard'])}]  " if several_windows else ""
     found.append((f"A  {where}{answer['answer'] or '(an empty answer)'}", "black", "bold"))
     checked = answer["check"]
     if checked is None:
@@ -52,8 +50,8 @@ def _lines(
 
 
 def _draw_clip(
-  spectrum: plt.Axes,
-  curves: plt.Axes,
+  spectrum: Axes,
+  curves: Axes,
   timeline: Timeline,
   page: range,
   cfg: AudioConfig,
@@ -102,7 +100,6 @@ def _draw_clip(
 
 
 def draw(
-  path: Path,
   prompt: str,
   answers: Sequence[dict],
   timelines: Sequence[Timeline],
@@ -111,12 +108,12 @@ def draw(
   cfg: AudioConfig,
   top: int,
   threshold: float,
-) -> None:
+) -> Figure:
   """One picture: question and answers, then each clip that has windows on this page."""
   shown = [timeline for timeline in timelines if len(timeline.clips) > page.start]
   lines = _lines(prompt, answers, rule, any(len(t.clips) > 1 for t in timelines))
   heights = [LINE * len(lines) + 0.1] + [1.7, 1.5] * len(shown)
-  figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.5 * len(shown)), layout="constrained")
+  figure = Figure(figsize=(WIDTH, sum(heights) + 0.5 * len(shown)), layout="constrained")
   grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
   words = figure.add_subplot(grid[0])
   words.axis("off")
@@ -134,5 +131,4 @@ def draw(
     spectrum, curves = (figure.add_subplot(grid[1 + 2 * i + k]) for k in range(2))
     line = threshold if rule["applies"] else None
     _draw_clip(spectrum, curves, timeline, page, cfg, top, line)
-  figure.savefig(path, dpi=100)
-  plt.close(figure)
+  return figure
