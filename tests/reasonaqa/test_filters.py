@@ -3,7 +3,7 @@
 import pytest
 
 from mellow_jax.reasonaqa.llm import filters
-from mellow_jax.reasonaqa.llm.completions import Question
+from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 
 KEPT = [
   ("What sound event is heard in the clip?", "A dog barks twice, and a door is shut after that."),
@@ -53,14 +53,14 @@ OPTIONS = ("A dog", "A cat", "A fox", "A seal")
 
 @pytest.mark.parametrize(("text", "answer"), KEPT)
 def test_a_question_about_the_clip_is_kept(text, answer):
-  assert filters.fault(Question(text, (), answer)) == ""
-  assert filters.fault(Question(text, OPTIONS, "A fox")) == ""
+  assert filters.reject_reason(QAPair(text, (), answer)) == ""
+  assert filters.reject_reason(QAPair(text, OPTIONS, "A fox")) == ""
 
 
 @pytest.mark.parametrize("reason", FAULTY)
 def test_what_fails_is_rejected_for_its_reason(reason):
   for text, answer in FAULTY[reason]:
-    assert filters.fault(Question(text, (), answer)) == reason, (text, answer)
+    assert filters.reject_reason(QAPair(text, (), answer)) == reason, (text, answer)
 
 
 @pytest.mark.parametrize(
@@ -76,22 +76,25 @@ def test_what_fails_is_rejected_for_its_reason(reason):
   ],
 )
 def test_an_option_that_says_nothing_is_no_answer(answer, reason):
-  assert filters.fault(Question("Who barks in the clip?", (*OPTIONS[1:], answer), answer)) == reason
+  assert (
+    filters.reject_reason(QAPair("Who barks in the clip?", (*OPTIONS[1:], answer), answer))
+    == reason
+  )
 
 
 def test_the_same_answer_is_kept_for_the_first_clips_only():
-  repetition = filters.Repetition(2)
+  repetition = filters.RepetitionFilter(2)
   calm = "Does the clip convey urgency?"
   no = "No, the clip does not convey any urgency, as it is only the sound of {}."
   found = [
-    repetition.fault(Question(calm, (), no.format(what)), f"{i}.wav")
+    repetition.reject_reason(QAPair(calm, (), no.format(what)), f"{i}.wav")
     for i, what in enumerate(("rain", "wind", "a fan", "surf"))
   ]
   assert found == ["", "", filters.REPEATED, filters.REPEATED]
   # A clip that has it already may have it again: it has five captions.
-  assert repetition.fault(Question(calm, (), no.format("drizzle")), "0.wav") == ""
+  assert repetition.reject_reason(QAPair(calm, (), no.format("drizzle")), "0.wav") == ""
   # The same question with answers of its own is no repetition.
   asked = "What sound event is present in the clip?"
   for i, what in enumerate(("a dog", "a train", "rain on a roof", "two men")):
     answer = f"The sound event that is present in the clip is {what}."
-    assert repetition.fault(Question(asked, (), answer), f"{i}.wav") == ""
+    assert repetition.reject_reason(QAPair(asked, (), answer), f"{i}.wav") == ""

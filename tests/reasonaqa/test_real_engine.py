@@ -21,7 +21,7 @@ import completion_styles
 import pytest
 
 from mellow_jax.reasonaqa.commands import synthesize
-from mellow_jax.reasonaqa.llm import caption_files, instructions
+from mellow_jax.reasonaqa.llm import caption_files, prompt
 
 pytestmark = pytest.mark.torch
 # So that every request ends with the turn of the model.
@@ -97,7 +97,7 @@ def engine(tmp_path_factory):
   folder = tmp_path_factory.mktemp("engine")
   table = chat_server.write_captions(folder / "sounds.csv", 4)
   texts = [caption.text for caption in caption_files.read(table)[0]]
-  build_model(folder / "model", [instructions.request(text, 1, "mcq") for text in texts])
+  build_model(folder / "model", [prompt.build(text, 1, "mcq") for text in texts])
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -148,8 +148,8 @@ def test_a_real_engine_writes_rows_and_a_kill_changes_none(engine, tmp_path):
   )
   again = arguments(engine, tmp_path / "again")
   process = subprocess.Popen([sys.executable, "-c", code, *again])
-  journal = tmp_path / "again/completions.jsonl"
-  while not journal.exists() or '"answered"' not in journal.read_text():
+  log = tmp_path / "again/completions.jsonl"
+  while not log.exists() or '"answered"' not in log.read_text():
     assert process.poll() is None
     time.sleep(0.05)
   process.send_signal(signal.SIGKILL)

@@ -18,7 +18,7 @@ from mellow_jax.errors import DataError, EndpointError
 from mellow_jax.reasonaqa.commands import synthesize
 from mellow_jax.reasonaqa.llm import endpoint, filters
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
-from mellow_jax.reasonaqa.llm.journal import Journal
+from mellow_jax.reasonaqa.llm.reply_log import ReplyLog
 
 TESTS = Path(__file__).parents[1]
 CAPTIONS, CONCURRENCY, KILLS = 120, 4, 10
@@ -69,8 +69,8 @@ def results(folder):
   return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
-def journal(folder):
-  """The whole lines of a journal."""
+def logged(folder):
+  """The complete lines of a log."""
   lines = (folder / "completions.jsonl").read_text().splitlines(keepends=True)
   return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -97,7 +97,7 @@ def test_each_caption_is_asked_until_it_is_answered_and_no_longer(undisturbed, k
   faults = [e["outcome"] for e in server.log if e["outcome"] != "answered"]
   assert set(faults) == {*chat_server.FAULTS, "slow"}
   assert len(server.log) == CAPTIONS + len(faults)
-  attempts = {e["answered"]: e["attempts"] for e in journal(folder) if "answered" in e}
+  attempts = {e["answered"]: e["attempts"] for e in logged(folder) if "answered" in e}
   assert sorted(attempts.values()) == sorted(server.attempts.values())
 
 
@@ -147,7 +147,7 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
       assert finish(process)[0] == -signal.SIGKILL
       with server.lock:
         server.life = life + 1
-      known.append({e["answered"] for e in journal(out) if "answered" in e})
+      known.append({e["answered"] for e in logged(out) if "answered" in e})
     status, err = finish(start(flags(server, captions, out)))
     assert status == 0, err
     asked_again = CAPTIONS - len(known[-1])
@@ -159,11 +159,11 @@ def test_ten_kills_change_nothing_and_nothing_written_down_is_asked_again(undist
   # The only captions answered twice are those that were under way at a kill.
   twice = sum(server.answered().values()) - CAPTIONS
   assert 0 <= twice <= KILLS * CONCURRENCY and asked_again > 0
-  # And the journal says so: every request it sent stands there first.
-  events = journal(out)
+  # And the log agrees: every request is logged before it is sent.
+  events = logged(out)
   asked, answered = (sum(name in e for e in events) for name in ("asked", "answered"))
   assert answered == CAPTIONS and twice <= asked - answered <= KILLS * CONCURRENCY
-  assert f"{asked - answered} requests were under way" in err
+  assert f"{asked - answered} requests were in flight" in err
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_run_that_is_told_to_stop_asks_nothing_twice(undisturbed, tmp_path):
     assert run(*flags(server, captions, tmp_path / "out", concurrency=16)) == 0
   assert server.answered() == dict.fromkeys(range(CAPTIONS), 1)
   assert results(tmp_path / "out") == results(folder)
-  assert not any("failed" in e and e["reason"] != "stopped" for e in journal(tmp_path / "out"))
+  assert not any("failed" in e and e["reason"] != "stopped" for e in logged(tmp_path / "out"))
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path, monkeypatch, capsys):
@@ -283,22 +283,22 @@ def test_a_folder_of_other_settings_is_refused(undisturbed, capsys):
     assert results(folder) == before
 
 
-def test_a_journal_is_held_by_one_run_and_damage_is_named(tmp_path):
+def test_a_log_is_held_by_one_run_and_damage_is_named(tmp_path):
   path = tmp_path / "completions.jsonl"
-  with Journal(path) as first:
-    first.ask("a")
+  with ReplyLog(path) as first:
+    first.asked("a")
     with pytest.raises(DataError, match="another run writes to it"):
-      Journal(path)
+      ReplyLog(path)
   path.write_text(path.read_text() + '{"answered": "b", "compl')
-  with Journal(path) as again:
+  with ReplyLog(path) as again:
     assert again.lost == 1 and "b" not in again
-    again.answer("b", endpoint.Answer("Rain?", "stop", 3, None, 1, 0.5))
+    again.answered("b", endpoint.Reply("Rain?", "stop", 3, None, 1, 0.5))
     assert again.read("b").completion == "Rain?"
-  with Journal(path) as again:
+  with ReplyLog(path) as again:
     assert "b" in again and (again.prompt_tokens, again.uncounted) == (3, 1)
   path.write_text("nonsense\n" + path.read_text())
   with pytest.raises(DataError, match=r"completions.jsonl, line 1: was changed"):
-    Journal(path)
+    ReplyLog(path)
 
 
 @pytest.mark.parametrize("limit", [None, 2])

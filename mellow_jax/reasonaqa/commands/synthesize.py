@@ -1,4 +1,4 @@
-"""Has a language model write ReasonAQA's synthetic questions about captions.
+"""Writes ReasonAQA's generated questions: a language model writes them about captions.
 
   python -m mellow_jax.reasonaqa synthesize --captions=clotho_captions_development.csv \
     --endpoint=http://localhost:8000/v1 --model=meta-llama/Meta-Llama-3-8B-Instruct \
@@ -6,36 +6,32 @@
   python -m mellow_jax.reasonaqa synthesize --type=4 --kind=mcq --output=synthetic/mcq-4 \
     --part=synthetic/mcq-1 --part=synthetic/mcq-2 --part=synthetic/mcq-3
 
-Any OpenAI-compatible server will do. Its key, if it wants one, is read from the environment
-variable MELLOW_API_KEY. The same command goes on where an earlier one was killed or stopped: what
-the model answered stands in OUTPUT/completions.jsonl and is never asked for again. Only what was
-under way when the process was killed is asked for again, at most --concurrency captions a kill.
+Any OpenAI-compatible server will do. Its API key, if it needs one, is read from the environment
+variable MELLOW_API_KEY. The same command continues a run that was killed or stopped: replies in
+OUTPUT/completions.jsonl are never requested again. After a kill the requests in flight are sent
+again, at most --concurrency.
 """
 
-import concurrent.futures
-import contextlib
+import dataclasses
 import functools
-import hashlib
-import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
 from absl import flags
 
-from mellow_jax import cli
-from mellow_jax.errors import EndpointError, FlagsError
-from mellow_jax.reasonaqa.llm import caption_files, instructions, results
+from mellow_jax import cli, files
+from mellow_jax.errors import FlagsError
+from mellow_jax.reasonaqa.llm import caption_files, prompt, requests, results
 from mellow_jax.reasonaqa.llm.caption_files import Caption
-from mellow_jax.reasonaqa.llm.endpoint import Answer, Endpoint, Stopped, Unanswered
-from mellow_jax.reasonaqa.llm.journal import Journal
+from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
+from mellow_jax.reasonaqa.llm.reply_log import ReplyLog
+from mellow_jax.reasonaqa.llm.requests import Requests, Settings
 
 KEY = "MELLOW_API_KEY"  # environment variable
-MOST_FAILURES = 20  # captions in a row without an answer, after which a run gives up
 _SHOWN = "<the caption>"
 
 
@@ -43,59 +39,40 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("captions", help="AudioCaps', Clotho's, WavCaps' or ReasonAQA's file; csv: file, caption.")
-  text("exclude", help="WavCaps' list of clips to leave out: those that others test on.")
-  text("endpoint", help="Address of the server, such as http://localhost:8000/v1.")
+  text("exclude", help="WavCaps' list of clips to leave out: those of other test sets.")
+  text("endpoint", help="URL of the server, such as http://localhost:8000/v1.")
   text("model", help="Name the server knows the model by.")
   kinds = ["mcq", "detail"]
   flags.DEFINE_enum("kind", None, kinds, "Four options, or a free answer.", flag_values=f)
-  text("output", help="Folder of the results; a rerun goes on where it stopped.")
+  text("output", help="Folder of the results; a rerun continues where it stopped.")
   flags.DEFINE_multi_string("part", [], "With --type=4: results of a type.", flag_values=f)
-  flags.DEFINE_bool("show_prompt", False, "Show what the model is asked.", flag_values=f)
-  allow = "Write the rows though some captions have no answer."
+  flags.DEFINE_bool("show_prompt", False, "Show the prompt.", flag_values=f)
+  allow = "Write the rows though some captions have no reply."
   flags.DEFINE_bool("allow_unanswered", False, allow, flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
-  types = "Request: 1 plain, 2 an expert's, 3 the same for another model; 4: all three composed."
+  types = "Prompt: 1 plain, 2 an expert's, 3 the same for another model; 4: all three composed."
   number("type", None, types, lower_bound=1, upper_bound=4)
   number("limit", None, "Take the first captions only.", lower_bound=1)
-  number("concurrency", 16, "Requests under way at a time.", lower_bound=1)
-  number("attempts", 8, "Tries after which a request has failed.", lower_bound=1)
+  number("concurrency", 16, "Requests in flight at a time.", lower_bound=1)
+  number("attempts", 8, "Attempts after which a request has failed.", lower_bound=1)
   number("max_tokens", 1024, "Tokens after which a completion is cut off.", lower_bound=1)
-  number("seed", 0, "What the server draws depends on it, where it takes a seed.")
+  number("seed", 0, "Seed of the server's sampling, where it takes one.")
   share = functools.partial(flags.DEFINE_float, flag_values=f, lower_bound=0)
-  share("temperature", 0.7, "0: the most probable words.")
-  share("timeout_s", 300.0, "Seconds a server may take for an answer.")
-  share("pause_s", 1.0, "Seconds before the second try; they double with each.")
+  share("temperature", 0.7, "Of sampling; 0: greedy.")
+  share("timeout_s", 300.0, "Seconds a server may take for a reply.")
+  share("pause_s", 1.0, "Seconds before the second attempt; they double with each.")
   share("repeat_share", 0.05, "Share of the clips that may have one question with one answer.")
-  share("price_in", None, "Price of a million tokens of requests.")
+  share("price_in", None, "Price of a million tokens of prompts.")
   share("price_out", None, "Price of a million tokens of completions.")
   return f
-
-
-def _settings(f: flags.FlagValues) -> dict[str, Any]:
-  """What a completion depends on; a run goes on only with the same."""
-  return {
-    "type": f.type,
-    "kind": f.kind,
-    "prompt": instructions.version(f.type, f.kind),
-    "model": f.model,
-    "temperature": f.temperature,
-    "max_tokens": f.max_tokens,
-    "seed": f.seed,
-  }
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
   """Begins a folder of results, or raises FlagsError if it was made with other settings."""
   path = folder / "settings.json"
-  folder.mkdir(parents=True, exist_ok=True)
   if not path.exists():
-    part = folder / "settings.json.part"
-    part.write_text(json.dumps(settings, indent=1) + "\n")
-    part.replace(path)
-  try:
-    saved = json.loads(path.read_text())
-  except ValueError:
-    raise FlagsError(f"{path}: was changed: name another --output, or remove the folder") from None
+    files.write_json(path, settings)
+  saved = files.read_json(path, "the settings of a run")
   for name, value in settings.items():
     if saved.get(name) != value:
       raise FlagsError(
@@ -104,114 +81,49 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
       )
 
 
-class _Run:
-  """One run of the command on the captions that have no answer yet."""
-
-  def __init__(self, f: flags.FlagValues, endpoint: Endpoint, journal: Journal):
-    self._f, self._endpoint, self._journal = f, endpoint, journal
-    self.failures: dict[str, str] = {}  # key -> reason
-    self._in_a_row = 0
-    self._trouble: EndpointError | None = None
-
-  def ask(self, caption: Caption) -> Answer:
-    """In a thread of its own."""
-    f = self._f
-    # The same for a caption whenever it is asked.
-    drawn = hashlib.sha256(f"{f.seed} {caption.key}".encode()).hexdigest()[:8]
-    return self._endpoint.ask(
-      instructions.request(caption.text, f.type, f.kind),
-      temperature=f.temperature,
-      max_tokens=f.max_tokens,
-      seed=int(drawn, 16) >> 1,
-    )
-
-  def all(self, todo: Sequence[Caption], bar: tqdm.tqdm) -> None:
-    """Asks about all captions, at most --concurrency at a time; raises EndpointError."""
-    stop, waiting = self._endpoint.stop, iter(todo)
-    running: dict[concurrent.futures.Future, Caption] = {}
-    with concurrent.futures.ThreadPoolExecutor(self._f.concurrency) as pool:
-      try:
-        while True:
-          while not stop.is_set() and len(running) < self._f.concurrency:
-            if (caption := next(waiting, None)) is None:
-              break
-            self._journal.ask(caption.key)
-            running[pool.submit(self.ask, caption)] = caption
-          if not running:
-            break
-          done, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
-          for future in done:
-            bar.update(self._close(running.pop(future), future))
-          bar.set_postfix(spent(self._f, self._journal), **self._endpoint.retries)
-      except BaseException:
-        stop.set()
-        raise
-    if self._trouble:
-      raise self._trouble
-
-  def _close(self, caption: Caption, future: concurrent.futures.Future) -> bool:
-    """Writes down what became of a request; whether it was answered."""
-    try:
-      answer = future.result()
-    except Stopped:
-      self._journal.fail(caption.key, "stopped")
-    except EndpointError as error:
-      self._journal.fail(caption.key, str(error))
-      self._trouble = self._trouble or error
-      self._endpoint.stop.set()
-    except Unanswered as error:
-      self._journal.fail(caption.key, str(error))
-      self.failures[caption.key] = str(error)
-      self._in_a_row += 1
-      if self._in_a_row == MOST_FAILURES:
-        self._trouble = EndpointError(
-          f"{MOST_FAILURES} captions in a row got no answer, the last: {error}: check --endpoint, "
-          "--model and the server, and run again"
-        )
-        self._endpoint.stop.set()
-    else:
-      self._journal.answer(caption.key, answer)
-      self._in_a_row = 0
-      return True
-    return False
-
-
-def spent(f: flags.FlagValues, journal: Journal) -> dict[str, int | float]:
-  """Tokens of all answers, and what they cost where prices are given."""
-  found = {"tokens_in": journal.prompt_tokens, "tokens_out": journal.completion_tokens}
+def _tokens(f: flags.FlagValues, log: ReplyLog) -> dict[str, int | float]:
+  """Tokens of all replies, and their cost where prices are given."""
+  counts = {"tokens_in": log.prompt_tokens, "tokens_out": log.completion_tokens}
   if f.price_in is not None or f.price_out is not None:
-    paid = [(f.price_in or 0) * found["tokens_in"], (f.price_out or 0) * found["tokens_out"]]
-    found["cost"] = round(sum(paid) / 1e6, 4)
-  return found
+    costs = [(f.price_in or 0) * counts["tokens_in"], (f.price_out or 0) * counts["tokens_out"]]
+    counts["cost"] = round(sum(costs) / 1e6, 4)
+  return counts
 
 
-@contextlib.contextmanager
-def _stopping(endpoint: Endpoint) -> Iterator[None]:
-  """SIGTERM and Ctrl-C: what is under way is awaited and kept; a second one ends at once."""
-  signals = (signal.SIGINT, signal.SIGTERM)
+def _request(
+  f: flags.FlagValues,
+  endpoint: Endpoint,
+  settings: Settings,
+  captions: Sequence[Caption],
+  log: ReplyLog,
+) -> dict[str, str] | None:
+  """Requests the replies that are missing; why each failed, or None if the run was stopped."""
+  pending = [caption for caption in captions if caption.key not in log]
+  run = Requests(endpoint, log, settings)
+  done = len(captions) - len(pending)
+  with (
+    requests.stopping_on_signals(endpoint),
+    tqdm.tqdm(total=len(captions), initial=done, unit="caption", file=sys.stderr) as bar,
+  ):
 
-  def stop(*_: object) -> None:
-    endpoint.stop.set()
-    for number in signals:
-      signal.signal(number, signal.SIG_DFL)
+    def progress(answered: bool) -> None:
+      bar.update(answered)
+      bar.set_postfix(_tokens(f, log), **endpoint.retries)
 
-  before = [signal.signal(number, stop) for number in signals]
-  try:
-    yield
-  finally:
-    for number, handler in zip(signals, before, strict=True):
-      signal.signal(number, handler)
+    run.send(pending, f.concurrency, progress)
+  stopped = endpoint.stop.is_set() and any(caption.key not in log for caption in captions)
+  return None if stopped else run.failures
 
 
-def _synthesize(f: flags.FlagValues) -> int:
-  """Asks about the captions, and writes the results once all are answered."""
+def _generate(f: flags.FlagValues) -> int:
+  """Requests replies about the captions, and writes the results once all are there."""
   for name in ("captions", "endpoint", "model", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
-  found, count = caption_files.read(f.captions, f.exclude or "")
-  found = found[: f.limit]
+  captions, count = caption_files.read(f.captions, f.exclude or "")
+  captions = captions[: f.limit]
   endpoint = Endpoint(
     f.endpoint,
     f.model,
@@ -220,54 +132,53 @@ def _synthesize(f: flags.FlagValues) -> int:
     timeout_s=f.timeout_s,
     pause_s=f.pause_s,
   )
-  folder, settings = Path(f.output), _settings(f)
-  _claim(folder, settings)
-  with Journal(folder / "completions.jsonl") as journal:
-    if journal.lost:
-      _say(f"{journal.path}: {journal.lost} requests were under way when a process was killed")
-    todo = [caption for caption in found if caption.key not in journal]
-    run = _Run(f, endpoint, journal)
-    bar = {"total": len(found), "initial": len(found) - len(todo), "unit": "caption"}
-    with _stopping(endpoint), tqdm.tqdm(file=sys.stderr, **bar) as progress:
-      run.all(todo, progress)
-    unanswered = [caption for caption in found if caption.key not in journal]
-    if endpoint.stop.is_set() and unanswered:
-      _say(f"stopped with {len(unanswered)} captions to go: the same command goes on")
+  sampling = {name: f[name].value for name in ("model", "temperature", "max_tokens", "seed")}
+  version = prompt.version(f.type, f.kind)
+  settings = Settings(type=f.type, kind=f.kind, prompt=version, **sampling)
+  folder = Path(f.output)
+  _claim(folder, dataclasses.asdict(settings))
+  with ReplyLog(folder / "completions.jsonl") as log:
+    if log.lost:
+      _print_above_bar(f"{log.path}: {log.lost} requests were in flight when a process was killed")
+    failures = _request(f, endpoint, settings, captions, log)
+    unanswered = [caption for caption in captions if caption.key not in log]
+    if failures is None:
+      _print_above_bar(f"stopped with {len(unanswered)} captions to go: the same command goes on")
       return os.EX_TEMPFAIL
     if unanswered and not f.allow_unanswered:
       first = unanswered[0]
       raise Unanswered(
-        f"{len(unanswered)} of {len(found)} captions have no answer, first {first.file}: "
-        f"{run.failures[first.key]}: run again to ask again, or write the rows without with "
+        f"{len(unanswered)} of {len(captions)} captions have no answer, first {first.file}: "
+        f"{failures[first.key]}: run again to ask again, or write the rows without with "
         "--allow_unanswered"
       )
-    report = {
-      "captions": len(found),
-      "captions_repeated": count - len(found) if f.limit is None else 0,
-      "captions_sha256": results.digest(found),
-      "unanswered": [
-        {"file": c.file, "caption": c.text, "reason": run.failures[c.key]} for c in unanswered
-      ],
-      "spent": spent(f, journal),
-      "answers_without_token_counts": journal.uncounted,
-    }
-    answers = (
-      (caption, journal.read(caption.key))
-      for caption in tqdm.tqdm(found, "reading", unit="completion", file=sys.stderr)
-      if caption.key in journal
+    replies = (
+      (caption, log.read(caption.key))
+      for caption in tqdm.tqdm(captions, "reading", unit="completion", file=sys.stderr)
+      if caption.key in log
     )
-    clips = len({caption.file for caption in found})
-    _show(
+    report = results.write(
       folder,
-      results.write(
-        folder, answers, settings=settings, repeat_share=f.repeat_share, clips=clips, report=report
-      ),
+      replies,
+      settings=dataclasses.asdict(settings),
+      repeat_share=f.repeat_share,
+      clips=len({caption.file for caption in captions}),
+      report={
+        "captions": len(captions),
+        "captions_repeated": count - len(captions) if f.limit is None else 0,
+        "captions_sha256": results.digest(captions),
+        "unanswered": [
+          {"file": c.file, "caption": c.text, "reason": failures[c.key]} for c in unanswered
+        ],
+        "spent": _tokens(f, log),
+        "answers_without_token_counts": log.uncounted,
+      },
     )
+  _print_report(folder, report)
   return 0
 
 
-def _show(folder: Path, report: dict[str, Any]) -> None:
-  """Prints what was kept and what was not."""
+def _print_report(folder: Path, report: dict[str, Any]) -> None:
   print(f"{folder / 'rows.json'}: {report['kept']} rows from {report['captions']} captions")
   if report["letters"]:
     shares = (f"{letter} {n / report['kept']:.1%}" for letter, n in report["letters"].items())
@@ -281,38 +192,31 @@ def _show(folder: Path, report: dict[str, Any]) -> None:
     print(f"{name}: {value}")
 
 
-def _show_prompt(f: flags.FlagValues) -> None:
-  """Prints the version of the request, and the request for the first caption."""
-  caption = caption_files.read(f.captions, f.exclude or "")[0][0].text if f.captions else _SHOWN
-  print(
-    f"# {instructions.version(f.type, f.kind)}",
-    instructions.request(caption, f.type, f.kind),
-    sep="\n",
-  )
-
-
-def _say(line: str) -> None:
+def _print_above_bar(line: str) -> None:
   tqdm.tqdm.write(line, file=sys.stderr)
+
+
+def _show_prompt(f: flags.FlagValues) -> None:
+  """Prints the version of the prompt, and the prompt for the first caption."""
+  caption = caption_files.read(f.captions, f.exclude or "")[0][0].text if f.captions else _SHOWN
+  print(f"# {prompt.version(f.type, f.kind)}", prompt.build(caption, f.type, f.kind), sep="\n")
 
 
 def _command(f: flags.FlagValues) -> int | None:
   for name in ("type", "kind"):
     if f[name].value is None:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
-  if f.show_prompt and f.type < 4:
-    return _show_prompt(f)
   if f.type < 4:
-    return _synthesize(f)
+    return _show_prompt(f) if f.show_prompt else _generate(f)
   if f.show_prompt or not f.output:
     raise FlagsError("--type=4 composes what --part names in --output, and asks nothing")
-  parts = [Path(part) for part in f.part]
-  return _show(Path(f.output), results.compose(Path(f.output), parts, f.kind))
+  folder = Path(f.output)
+  return _print_report(folder, results.compose(folder, [Path(part) for part in f.part], f.kind))
 
 
 def main(argv: Sequence[str]) -> int:
-  """The command; its exit status.
+  """The command.
 
-  1 after one line on stderr for anything the caller can mend, 75 when it was told to stop before it
-  was done.
+  Returns 0, 1 after a UserError, or 75 if it was stopped by a signal before it was done.
   """
   return cli.run(argv, _flags(), __doc__, _command, example="--captions=FILE")

@@ -1,9 +1,9 @@
-"""Captions of clips, as their sources publish them: what synthetic questions are written about.
+"""Captions of clips in the files of their publishers; a language model writes questions about them.
 
-Known are the tables of AudioCaps (train.csv, val.csv, test.csv) and Clotho
+Reads the tables of AudioCaps (train.csv, val.csv, test.csv) and Clotho
 (clotho_captions_development.csv and so on), a plain table with the columns file and caption,
 WavCaps' JSON (as_final.json, bbc_final.json, fsd_final.json, sb_final.json), and ReasonAQA's own
-JSON, whose captions are taken: those of the clips one has, if it was built so.
+JSON, whose captions of one clip are used.
 """
 
 import hashlib
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mellow_jax import files
 from mellow_jax.data import prompts, records
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import files, sources
+from mellow_jax.reasonaqa.official import files as official_files
+from mellow_jax.reasonaqa.official import sources
 
 # WavCaps' files, and the folders its archives unpack to.
 WAVCAPS = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
@@ -28,20 +30,20 @@ _CLOTHO = ("file_name", *(f"caption_{i}" for i in range(1, 6)))
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-  """What is heard in one clip, in one sentence."""
+  """A caption of one clip."""
 
-  source: str  # "AudioCaps", "Clotho", "WavCaps", or the name of a table of one's own
+  source: str  # "AudioCaps", "Clotho", "WavCaps", or the name of a user's table
   file: str  # relative to the root folder of the audio, with forward slashes
   text: str
 
   @property
   def taskname(self) -> str:
-    """The source as ReasonAQA's field of that name has it."""
+    """The source as ReasonAQA's field `taskname` names it."""
     return {"Clotho": "clothov21"}.get(self.source, self.source.lower())
 
   @property
   def key(self) -> str:
-    """16 hex digits that follow from the clip and the words."""
+    """16 hex digits: a hash of path and text."""
     return hashlib.sha256(json.dumps([self.file, self.text]).encode()).hexdigest()[:16]
 
 
@@ -56,8 +58,8 @@ def _part(path: Path, names: dict[str, str]) -> str:
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
-  """(place, caption) for each row of a table, told apart by its header."""
-  rows = list(files.read(path, ()))
+  """(place, caption) for each row of a table, whose header tells its source."""
+  rows = list(official_files.read(path, ()))
   header = rows[0][1].keys() if rows else set()
   if {"youtube_id", "caption"} <= header:
     split = _part(path, {name: name for name in ("train", "val", "test")})
@@ -78,15 +80,6 @@ def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
       f"{path}, line 1: these are the columns of no source that is known: {', '.join(header)}: a "
       "table of your own has the columns file and caption"
     )
-
-
-def _json(path: Path) -> Any:
-  try:
-    return json.loads(path.read_bytes())
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-  except (ValueError, RecursionError) as error:
-    raise DataError(f"{path}: is not JSON ({error})") from None
 
 
 def _read_reasonaqa(path: Path) -> Iterator[tuple[str, Caption]]:
@@ -121,7 +114,7 @@ def _read_wavcaps(path: Path, data: Any, excluded: frozenset[str]) -> Iterator[t
 
 def _excluded(path: Path, captions: Path) -> frozenset[str]:
   """The ids that one of WavCaps' lists names for the source of a file of captions."""
-  lists = _json(path)
+  lists = files.read_json(path, "JSON")
   source = WAVCAPS.get(captions.stem.split("_")[0], "")
   listed = lists.get(_LISTED_AS.get(source, source), []) if isinstance(lists, dict) else None
   if not isinstance(listed, list):
@@ -139,7 +132,7 @@ def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list
   """
   path = Path(path)
   is_json = path.suffix.lower() == ".json"
-  data = _json(path) if is_json else None
+  data = files.read_json(path, "JSON") if is_json else None
   is_rows = isinstance(data, list)
   if is_json and not is_rows:
     found = _read_wavcaps(path, data, _excluded(Path(exclude), path) if exclude else frozenset())

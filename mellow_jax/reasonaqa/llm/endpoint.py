@@ -1,8 +1,8 @@
-"""An OpenAI-compatible server (vLLM, llama.cpp, any other) that is asked until it answers.
+"""Client of an OpenAI-compatible server (vLLM, llama.cpp, any other), with retries.
 
-Whatever may pass is tried again after a pause: too many requests, errors of the server, time-outs,
-dropped connections, answers cut off on the way. The pause doubles each time, and is never shorter
-than the server's Retry-After, which holds for all threads.
+Transient errors are retried after a pause: too many requests, server errors, time-outs, dropped
+connections, truncated responses. The pause doubles each time and is never shorter than the server's
+Retry-After, which holds for all threads.
 """
 
 import collections
@@ -16,39 +16,39 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from mellow_jax.errors import EndpointError, UserError
 
 LONGEST_PAUSE_S = 60.0  # of our own; the server may ask for longer ones
 LONGEST_WAIT_S = 900.0  # a server that asks for more is left for a later run
-_MOST_BYTES = 8 << 20  # of one answer
-_TRY_AGAIN = {408, 409, 425, 429}
-_HOPELESS = {401, 403, 404, 405}
+_MOST_BYTES = 8 << 20  # of one response
+_TRANSIENT = {408, 409, 425, 429}  # HTTP statuses; those from 500 on are too
+_PERMANENT = {401, 403, 404, 405}  # for any request, not this one alone
 
 
 class Unanswered(UserError):
-  """A request that got no answer; the message says why."""
+  """A request without a reply; the message says why."""
 
 
 class Stopped(RuntimeError):
-  """The run was told to stop while a request waited for its next try."""
+  """The run was told to stop while a request waited for its next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-  """One completion, and what it took."""
+class Reply:
+  """One completion, with its token counts."""
 
   completion: str  # "" where the model wrote nothing
-  finish_reason: str  # "stop", "length" (cut off) or the server's own; "" where it says none
-  prompt_tokens: int | None  # None where the server counts none
+  finish_reason: str  # "stop", "length" (cut off) or the server's own; "" where it gives none
+  prompt_tokens: int | None  # None where the server does not count
   completion_tokens: int | None
   attempts: int
-  seconds: float  # of the attempt that was answered
+  seconds: float  # of the last attempt
 
 
-class _Passing(Exception):
-  """A fault that may pass; pause_s is what the server asks for."""
+class _TransientError(Exception):
+  """An error worth a retry; pause_s is the server's Retry-After."""
 
   def __init__(self, cause: str, pause_s: float = 0.0):
     super().__init__(cause)
@@ -56,10 +56,10 @@ class _Passing(Exception):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-  """The key goes to no other server than the one that was named."""
+  """Makes every redirect an error: the API key goes to no other server than the one named."""
 
   def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-    """Makes every redirect an error."""
+    """Follows nothing."""
     return None
 
 
@@ -77,19 +77,34 @@ def _retry_after(value: str | None) -> float:
     return 0.0
 
 
-def _said(body: bytes) -> str:
-  """What a server says about an error, in one short line."""
-  text = body.decode(errors="replace")
+def _error_text(error: urllib.error.HTTPError, key: str) -> str:
+  """The status and the server's error message, in one short line without the key."""
   try:
-    found = json.loads(text)
+    text = error.read(1 << 16).decode(errors="replace")
+  except (http.client.HTTPException, OSError):
+    text = ""
+  try:
+    content = json.loads(text)
   except (ValueError, RecursionError):
-    found = None
+    content = None
   for name in ("error", "message", "detail"):
-    if isinstance(found, dict) and name in found:
-      found = found[name]
-  if found is not None:
-    text = found if isinstance(found, str) else json.dumps(found)
-  return " ".join(text.split())[:200]
+    if isinstance(content, dict) and name in content:
+      content = content[name]
+  if content is not None:
+    text = content if isinstance(content, str) else json.dumps(content)
+  text = " ".join(text.split())[:200]
+  if key:  # some servers repeat what they were sent
+    text = text.replace(key, "[key]")
+  return f"status {error.code}: {text}" if text else f"status {error.code}"
+
+
+def _raise_for_status(error: urllib.error.HTTPError, url: str, key: str) -> NoReturn:
+  if error.code in _TRANSIENT or error.code >= 500:
+    raise _TransientError(f"status {error.code}", _retry_after(error.headers.get("Retry-After")))
+  text = _error_text(error, key)
+  if error.code in _PERMANENT or error.code < 400:
+    raise EndpointError(f"{url}: {text}: check --endpoint, --model and the key")
+  raise Unanswered(f"the server refused it: {text}")
 
 
 def _count(usage: Any, name: str) -> int | None:
@@ -106,8 +121,28 @@ def _content(message: Any) -> str:
   return content if isinstance(content, str) else ""
 
 
+def _reply(body: bytes, attempts: int, begin: float) -> Reply:
+  try:
+    content = json.loads(body)
+    choice = content["choices"][0]
+    message = choice["message"]
+  except (ValueError, RecursionError):
+    raise _TransientError("answer is not JSON") from None
+  except (LookupError, TypeError):
+    raise _TransientError("answer holds no choices") from None
+  usage = content.get("usage")
+  return Reply(
+    completion=_content(message),
+    finish_reason=str(choice.get("finish_reason") or ""),
+    prompt_tokens=_count(usage, "prompt_tokens"),
+    completion_tokens=_count(usage, "completion_tokens"),
+    attempts=attempts,
+    seconds=round(time.monotonic() - begin, 3),
+  )
+
+
 def chat_url(endpoint: str) -> str:
-  """The address of chat completions under the address of a server; raises EndpointError."""
+  """The URL of chat completions for the URL of a server; raises EndpointError."""
   try:
     parts = urllib.parse.urlsplit(endpoint)
     valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
@@ -136,7 +171,7 @@ class Endpoint:
     timeout_s: float = 300.0,
     pause_s: float = 1.0,
   ):
-    """Raises EndpointError for an address or a key that cannot be used."""
+    """Raises EndpointError for a URL or a key that cannot be used."""
     self._url, self._model, self._key = chat_url(endpoint), model, api_key
     if not (api_key.isascii() and api_key.isprintable()):
       raise EndpointError("the key in the environment holds characters that no key has")
@@ -144,11 +179,11 @@ class Endpoint:
     self._opener = urllib.request.build_opener(_NoRedirects)
     self._lock = threading.Lock()
     self._not_before = 0.0  # of time.monotonic, for all threads
-    self.retries = collections.Counter()  # by cause
-    self.stop = threading.Event()  # set: what waits for its next try gives up
+    self.retries = collections.Counter()  # failed attempts, by cause
+    self.stop = threading.Event()  # set: requests that wait for their next attempt give up
 
-  def ask(self, prompt: str, **sampling: Any) -> Answer:
-    """The model's answer to a prompt.
+  def ask(self, prompt: str, **sampling: Any) -> Reply:
+    """The model's reply to a prompt.
 
     Raises Unanswered when every attempt failed or the server refuses this one request,
     EndpointError when it would refuse any, and Stopped when `stop` is set during a pause.
@@ -157,22 +192,26 @@ class Endpoint:
     body = json.dumps({"model": self._model, "messages": [message], **sampling}).encode()
     for attempt in range(1, self._attempts + 1):
       while (wait := self._not_before - time.monotonic()) > 0:
-        if self.stop.wait(wait + random.uniform(0, self._pause_s)):
-          raise Stopped
+        self._sleep(wait + random.uniform(0, self._pause_s))
       begin = time.monotonic()
       try:
-        return self._answer(self._post(body), attempt, begin)
-      except _Passing as error:
-        cause, asked_for = str(error), error.pause_s
+        return _reply(self._post(body), attempt, begin)
+      except _TransientError as error:
+        last = error
       with self._lock:
-        self.retries[cause] += attempt < self._attempts
-        self._not_before = max(self._not_before, time.monotonic() + asked_for if asked_for else 0)
-      if asked_for > LONGEST_WAIT_S:
-        raise EndpointError(f"the server asks to wait {asked_for:.0f} s: run again after that")
-      pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-      if attempt < self._attempts and self.stop.wait(pause):
-        raise Stopped
-    raise Unanswered(f"{self._attempts} attempts failed, the last: {cause}")
+        self.retries[str(last)] += 1
+        if last.pause_s:
+          self._not_before = max(self._not_before, time.monotonic() + last.pause_s)
+      if last.pause_s > LONGEST_WAIT_S:
+        raise EndpointError(f"the server asks to wait {last.pause_s:.0f} s: run again after that")
+      if attempt < self._attempts:
+        pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (attempt - 1))
+        self._sleep(pause * random.uniform(0.5, 1))
+    raise Unanswered(f"{self._attempts} attempts failed, the last: {last}")
+
+  def _sleep(self, seconds: float) -> None:
+    if self.stop.wait(seconds):
+      raise Stopped
 
   def _post(self, body: bytes) -> bytes:
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -193,45 +232,12 @@ class Endpoint:
         return b"".join(parts)
     except urllib.error.HTTPError as error:
       with error:
-        self._refused(error)
+        _raise_for_status(error, self._url, self._key)
     except TimeoutError:
-      raise _Passing("timed out") from None
+      raise _TransientError("timed out") from None
     except urllib.error.URLError as error:
       timed_out = isinstance(error.reason, TimeoutError)
-      raise _Passing("timed out" if timed_out else f"no connection ({error.reason})") from None
+      cause = "timed out" if timed_out else f"no connection ({error.reason})"
+      raise _TransientError(cause) from None
     except (http.client.HTTPException, OSError):
-      raise _Passing("connection dropped") from None
-
-  def _refused(self, error: urllib.error.HTTPError) -> None:
-    """Raises what a status other than success stands for."""
-    if error.code in _TRY_AGAIN or error.code >= 500:
-      raise _Passing(f"status {error.code}", _retry_after(error.headers.get("Retry-After")))
-    try:
-      said = _said(error.read(1 << 16))
-    except (http.client.HTTPException, OSError):
-      said = ""
-    if self._key:  # some servers repeat what they were sent
-      said = said.replace(self._key, "[key]")
-    said = f"status {error.code}: {said}" if said else f"status {error.code}"
-    if error.code in _HOPELESS or error.code < 400:
-      raise EndpointError(f"{self._url}: {said}: check --endpoint, --model and the key")
-    raise Unanswered(f"the server refused it: {said}")
-
-  def _answer(self, body: bytes, attempt: int, begin: float) -> Answer:
-    try:
-      found = json.loads(body)
-      choice = found["choices"][0]
-      message = choice["message"]
-    except (ValueError, RecursionError):
-      raise _Passing("answer is not JSON") from None
-    except (LookupError, TypeError):
-      raise _Passing("answer holds no choices") from None
-    usage = found.get("usage")
-    return Answer(
-      completion=_content(message),
-      finish_reason=str(choice.get("finish_reason") or ""),
-      prompt_tokens=_count(usage, "prompt_tokens"),
-      completion_tokens=_count(usage, "completion_tokens"),
-      attempts=attempt,
-      seconds=round(time.monotonic() - begin, 3),
-    )
+      raise _TransientError("connection dropped") from None

@@ -1,10 +1,9 @@
-"""Which questions are not worth keeping: explicit rules for four ways in which they fail, and one.
+"""Rejects questions that are not worth keeping, by explicit rules.
 
-The four are those that the paper found in an older dataset: a question that general knowledge
-answers, an answer that refuses, a question that gets the same answer for clip after clip, a
-question or an answer that is vague. The one more is a question about the caption, which no listener
-has seen. The rules look for words and know nothing of sounds: what they reject is listed, so that
-one can look.
+Four reasons are those for which the paper rejects an older dataset: answerable by general
+knowledge, an answer that refuses, the same answer for clip after clip, a vague question or answer.
+The fifth is a question about the caption, which nobody hears. The rules look for words alone: what
+they reject is listed, to be looked at.
 
 Source: paper, appendix D. The rules are our own.
 """
@@ -12,7 +11,7 @@ Source: paper, appendix D. The rules are our own.
 import collections
 import re
 
-from mellow_jax.reasonaqa.llm.completions import Question, fold
+from mellow_jax.reasonaqa.llm.qa_pairs import QAPair, normalise
 
 KNOWLEDGE = "answerable without the audio"
 REFUSED = "refuses to answer"
@@ -44,14 +43,14 @@ _REFUSAL = _any(
   r"context|details?|indication)",
   r"i'm sorry|i am sorry|as an ai|not sure|unable to (?:determine|tell|say|know|identify|answer)",
 )
-# An option that stands for not knowing.
+# An option that means not knowing.
 _NO_ANSWER = re.compile(
   r"(?:it is |it's )?(?:unknown|unclear|unspecified|undetermined|impossible to (?:tell|say|know)"
   r"|not (?:known|clear|sure|specified|mentioned|applicable|given))|n/?a|none|i don't know"
   r"|(?:it )?can(?:not|'t) (?:be )?(?:tell|say|told|determined?)"
 )
-# What ties a question to one clip: a word for it or its parts, what is heard in it and when, or
-# something that "the", "this" or "her" points at.
+# What ties a question to one clip: a word for it or its parts, for what is heard and when, or one
+# that points, such as "the", "this" or "her".
 _ANCHOR = _any(
   r"clips?|audio|recording|recorded|soundscape|scene|track|background|foreground|environment",
   r"hear|heard|hearing|listen\w*|present|audible",
@@ -68,7 +67,7 @@ _GENERAL = _any(
   r"(?!heard|present|audible|in the)\w+",
   r"used for\?",
 )
-# A difference of two kinds of sound, and not of two sounds of the clip.
+# A difference between kinds of sound, not between two sounds of the clip.
 _COMPARES = _any(
   r"^what (?:is|are) the (?:acoustic )?differences? between (?!(?:the|these|his|her|its)\b)\w+"
 )
@@ -90,7 +89,7 @@ _NOT_SAID = re.compile(
   r"something else|others?|any of (?:these|the above|them)|it depends|anything|various"
   r"|(?:a |some )?(?:sound|noise)s?"
 )
-# Of no weight when two answers are compared.
+# Ignored when two answers are compared.
 _SMALL = frozenset(
   re.findall(
     r"\w+",
@@ -100,47 +99,47 @@ _SMALL = frozenset(
 )
 
 
-def fault(question: Question) -> str:
-  """Why a question is not kept, by itself; "" if it is."""
-  text, answer = question.text, question.answer
-  if _CAPTION.search(text) or _CAPTION.search(answer):
+def reject_reason(pair: QAPair) -> str:
+  """Why a pair is not kept, judged by itself; "" if it is."""
+  question, answer = pair.question, pair.answer
+  if _CAPTION.search(question) or _CAPTION.search(answer):
     return CAPTION
-  if _REFUSAL.search(answer) or (question.options and _NO_ANSWER.fullmatch(fold(answer))):
+  if _REFUSAL.search(answer) or (pair.options and _NO_ANSWER.fullmatch(normalise(answer))):
     return REFUSED
-  if _IF.search(text) or _DEPENDS.search(answer) or _is_vague(question):
+  if _IF.search(question) or _DEPENDS.search(answer) or _is_vague(pair):
     return VAGUE
-  general = _GENERAL.search(text) or _COMPARES.search(text) or _DEFINES.match(answer)
-  return KNOWLEDGE if general or not _ANCHOR.search(text) else ""
+  general = _GENERAL.search(question) or _COMPARES.search(question) or _DEFINES.match(answer)
+  return KNOWLEDGE if general or not _ANCHOR.search(question) else ""
 
 
-def _is_vague(question: Question) -> bool:
-  if len(question.text.split()) < 3:
+def _is_vague(pair: QAPair) -> bool:
+  if len(pair.question.split()) < 3:
     return True
-  if question.options:
-    return bool(_NOT_SAID.fullmatch(fold(question.answer)))
-  words = len(question.answer.split())
-  hedges = len(_HEDGE.findall(question.answer))
-  # A sentence may be careful; one in ten words is no answer any more.
+  if pair.options:
+    return bool(_NOT_SAID.fullmatch(normalise(pair.answer)))
+  words = len(pair.answer.split())
+  hedges = len(_HEDGE.findall(pair.answer))
+  # One hedge in a sentence is careful; three, and one in ten words, are no answer.
   return words < 3 or (hedges >= 3 and hedges * 10 >= words)
 
 
-class Repetition:
-  """Finds questions that get the same answer for clip after clip, in the order of the clips.
+class RepetitionFilter:
+  """Rejects pairs whose question gets the same answer for many clips; sees them in order.
 
-  Two answers are the same if they agree in their first three words that say something and are not
-  in the question. The same question is kept with the same answer for `most` clips: the first ones.
+  Two answers are the same if their first three words that carry meaning, and are not in the
+  question, agree. A question is kept with the same answer for the first `most` clips.
   """
 
   def __init__(self, most: int):
     self._most = most
-    self._clips = collections.defaultdict(set)  # (question, answer) -> clips it was kept for
+    self._clips = collections.defaultdict(set)  # (question, answer words) -> clips it was kept for
 
-  def fault(self, question: Question, clip: str) -> str:
-    """REPEATED, or "" if the question is kept, and then counted."""
-    asked = fold(question.text)
-    known = _SMALL | set(re.findall(r"\w+", asked))
-    said = [word for word in re.findall(r"\w+", fold(question.answer)) if word not in known][:3]
-    kept = self._clips[asked, *said]
+  def reject_reason(self, pair: QAPair, clip: str) -> str:
+    """REPEATED, or "" if the pair is kept, which is then counted."""
+    question = normalise(pair.question)
+    known = _SMALL | set(re.findall(r"\w+", question))
+    words = [word for word in re.findall(r"\w+", normalise(pair.answer)) if word not in known][:3]
+    kept = self._clips[question, *words]
     if clip not in kept and len(kept) >= self._most:
       return REPEATED
     kept.add(clip)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mellow_jax.reasonaqa.llm import completions
-from mellow_jax.reasonaqa.llm.completions import Question, Reject
+from mellow_jax.reasonaqa.llm.parse import parse
+from mellow_jax.reasonaqa.llm.qa_pairs import QAPair, Reject
 
 GOLDEN = Path(__file__).parents[1] / "golden/completions.txt"
 
@@ -32,14 +32,14 @@ STYLES = list(completion_styles.all_completions())
 
 
 def split(items):
-  questions = [(i.text, i.options, i.answer) for i in items if isinstance(i, Question)]
+  questions = [(i.question, i.options, i.answer) for i in items if isinstance(i, QAPair)]
   return questions, [item.reason for item in items if isinstance(item, Reject)]
 
 
 @pytest.mark.parametrize("case", BY_HAND, ids=lambda case: case[1])
 def test_what_was_written_by_hand_is_read_as_a_reader_does(case):
   kind, _, text, found, reasons = case
-  questions, rejected = split(completions.parse(text, kind))
+  questions, rejected = split(parse(text, kind))
   assert questions == found
   assert rejected == [reason for reason in reasons if reason]
 
@@ -48,7 +48,7 @@ def test_of_the_styles_of_models_all_is_right_and_hardly_anything_is_missed():
   cases = [case[:4] for case in BY_HAND] + STYLES
   read = missed = total = 0
   for kind, style, text, found in cases:
-    questions, _ = split(completions.parse(text, kind))
+    questions, _ = split(parse(text, kind))
     assert [q for q in questions if q in found] == questions, style  # precision 1
     read, total = read + len(questions), total + len(found)
     missed += len(found) - len(questions)
@@ -62,16 +62,16 @@ def test_what_was_asked_for_is_read_in_full(kind):
   found = [case for case in STYLES if case[:2] == (kind, "as asked")]
   assert found
   for _, _, text, questions in found:
-    assert split(completions.parse(text, kind)) == (questions, [])
+    assert split(parse(text, kind)) == (questions, [])
 
 
 def test_a_completion_that_was_cut_off_loses_its_last_question():
   text = "Question: What rings?\nAnswer: A bell.\nQuestion: What hums?\nAnswer: A fri"
-  questions, reasons = split(completions.parse(text, "detail", cut_off=True))
+  questions, reasons = split(parse(text, "detail", cut_off=True))
   assert [q[0] for q in questions] == ["What rings?"] and reasons == ["is cut off"]
   # A JSON object that is whole was not cut off.
   text = '[{"question": "What rings?", "answer": "A bell."}, {"question": "What'
-  questions, reasons = split(completions.parse(text, "detail", cut_off=True))
+  questions, reasons = split(parse(text, "detail", cut_off=True))
   assert [q[0] for q in questions] == ["What rings?"]
   assert reasons == ["JSON is cut off or damaged"]
 
@@ -93,13 +93,13 @@ def test_a_completion_that_was_cut_off_loses_its_last_question():
   ids=itertools.count(),
 )
 def test_what_is_hopeless_is_rejected_with_its_reason(completion, reason):
-  assert split(completions.parse(completion, "detail")) == ([], [reason])
+  assert split(parse(completion, "detail")) == ([], [reason])
 
 
 def test_a_row_is_written_as_the_published_ones():
-  question = Question("Who barks?", ("A dog", "A cat", "A seal", "A fox"), "A seal")
+  question = QAPair("Who barks?", ("A dog", "A cat", "A seal", "A fox"), "A seal")
   assert question.fields() == ("Who barks? a) A dog b) A cat c) A seal d) A fox", "c) A seal")
-  assert Question("Who barks?", (), "A dog barks.").fields() == ("Who barks?", "A dog barks.")
+  assert QAPair("Who barks?", (), "A dog barks.").fields() == ("Who barks?", "A dog barks.")
 
 
 def bare(text):
@@ -110,7 +110,7 @@ def bare(text):
 
 
 def assert_nothing_is_invented(text, kind):
-  items = completions.parse(text, kind)
+  items = parse(text, kind)
   assert items
   source = bare(text)
   for item in items:
@@ -119,7 +119,7 @@ def assert_nothing_is_invented(text, kind):
       continue
     assert len(item.options) == (4 if kind == "mcq" else 0)
     assert item.answer in item.options or kind == "detail"
-    for words in (item.text, item.answer, *item.options):
+    for words in (item.question, item.answer, *item.options):
       assert re.search(r"\w", words) and bare(words) in source
     input_, answer = item.fields()
     assert answer in input_ or kind == "detail"

@@ -1,18 +1,18 @@
-"""What a language model is asked to write: five questions about the caption of a clip.
+"""Prompts for a language model: write five questions about the caption of a clip.
 
-Type 1 is a plain request. Type 2 adds questions an expert in sound would ask, about all events, the
-place, what happens between the sources, and the signal. Type 3 is the request of type 2, put to
-another model. Each request has a version, which stands in every row made with it: whoever changes
-the wording changes the version.
+Type 1 is a plain prompt. Type 2 asks for questions of an expert in sound, about all events, the
+place, how the sources interact, and the signal. Type 3 is the prompt of type 2, sent to another
+model. Each prompt has a version, which every row made with it records: a change of the wording is a
+new version.
 
-Source: paper, sections C.1 and F.6, which describe the requests. The wording here is our own.
+Source: paper, sections C.1 and F.6, which describe the prompts. The wording here is our own.
 """
 
 from typing import Literal
 
 Kind = Literal["mcq", "detail"]
-QUESTIONS = 5  # a caption
-OPTIONS = 4  # a multiple-choice question
+QUESTIONS = 5  # per caption
+OPTIONS = 4  # per multiple-choice question
 
 VERSIONS = {"mcq": {1: "mcq-1.1", 2: "mcq-2.1"}, "detail": {1: "detail-1.1", 2: "detail-2.1"}}
 
@@ -79,12 +79,12 @@ Answer: <the answer>"""
 
 
 def version(type_: int, kind: Kind) -> str:
-  """The version of the request for a type from 1 to 3."""
+  """The version of the prompt of a type from 1 to 3."""
   return VERSIONS[kind][min(type_, 2)]
 
 
-def request(caption: str, type_: int, kind: Kind) -> str:
-  """The whole request for questions about a caption, for a type from 1 to 3."""
+def build(caption: str, type_: int, kind: Kind) -> str:
+  """The whole prompt for questions about a caption, of a type from 1 to 3."""
   what = "multiple-choice questions" if kind == "mcq" else "questions with detailed answers"
   parts = (
     _TASK.format(what=what, caption="{caption}"),

@@ -1,0 +1,175 @@
+"""Question-answer pairs: drafts as parsed, and the checks that make a draft a pair."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mellow_jax.data import prompts
+from mellow_jax.reasonaqa.llm import markup
+from mellow_jax.reasonaqa.llm.prompt import OPTIONS, Kind
+from mellow_jax.reasonaqa.official import sources
+
+_LETTER = re.compile(
+  r"(?:(?:option|choice|letter)\s*)?[(\[\"']?([A-Za-z])[)\]\"'.:,]*", re.IGNORECASE
+)
+_LETTER_AND_TEXT = re.compile(
+  r"(?:(?:option|choice|letter)\s*)?[(\[]?([A-Za-z])(?:[)\].:,]+\s*|\s+[-–—]+\s+|\s+(?=\())(\S.*)",
+  re.IGNORECASE,
+)
+_SEVERAL_LETTERS = re.compile(
+  r"(?:both\s+)?[(\[]?[A-H][)\].]?\s*(?:,|and|&|or|/|\+)\s*[(\[]?[A-H][)\].]?(?!\w).*",
+  re.IGNORECASE,
+)
+_EXPLANATION = re.compile(r"\s*(?:[.,;:(–—-]|because\b|since\b|as\b).*", re.IGNORECASE | re.DOTALL)
+_ANSWER_LABEL = re.compile(
+  rf"^(?:{markup.ANSWER.pattern}|{markup.ANSWER_IS.pattern})", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QAPair:
+  """One question with its answer."""
+
+  question: str
+  options: tuple[str, ...]  # without letters; () where the answer is free text
+  answer: str  # one of the options, or free text
+
+  def fields(self) -> tuple[str, str]:
+    """(input, answer) as ReasonAQA writes them: "what? a) x b) y c) z d) w" and "b) y"."""
+    if not self.options:
+      return self.question, self.answer
+    lettered = sources.lettered(self.options)
+    return " ".join([self.question, *lettered]), lettered[self.options.index(self.answer)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+  """A part of a completion that gives no row."""
+
+  reason: str  # one of a few, to be counted
+  text: str  # what was parsed of it
+
+
+@dataclass
+class Draft:
+  """A question as parsed, not yet checked."""
+
+  question: str = ""
+  options: list[str] = field(default_factory=list)  # in the order of their letters
+  answer: str | None = None  # None where there is none
+  ticked: set[int] = field(default_factory=set)  # options marked as right, as by (correct)
+  number: int | None = None
+  reason: str = ""  # the first ambiguity found, for which it is rejected
+
+  def reject(self, reason: str) -> None:
+    """Notes the reason, unless there is one already."""
+    self.reason = self.reason or reason
+
+  @property
+  def text(self) -> str:
+    """All its parts in one line."""
+    return " | ".join(filter(None, [self.question, *self.options, self.answer]))
+
+
+class Rejected(Exception):
+  """Why a draft gives no pair."""
+
+
+def normalise(text: str) -> str:
+  """The text without case, typographic quotes, and quotes and punctuation at its ends."""
+  text = text.casefold().replace("’", "'").replace("“", '"').replace("”", '"')
+  return " ".join(text.split()).strip(" .,;:!\"'`*")
+
+
+def _explained_option(answer: str, options: Sequence[str]) -> int:
+  """The longest option that an answer begins with and then explains; len(options) for none."""
+  found = [i for i, option in enumerate(options) if option and answer.startswith(option)]
+  best = max(found, key=lambda i: len(options[i]), default=len(options))
+  explained = found and _EXPLANATION.fullmatch(answer[len(options[best]) :])
+  return best if explained else len(options)
+
+
+def _without_brackets(text: str) -> str:
+  return text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text
+
+
+def chosen_option(answer: str, options: Sequence[str]) -> int:
+  """The option that an answer names by its letter, its text or both, which then must agree.
+
+  Raises Rejected if it names none or more than one.
+  """
+  answer = _ANSWER_LABEL.sub("", answer).strip()
+  texts, text = [normalise(option) for option in options], normalise(answer)
+  same_text = {i for i, option in enumerate(texts) if option == text}
+  if found := _LETTER.fullmatch(answer):
+    index = ord(found[1].lower()) - ord("a")
+    if same_text - {index}:
+      raise Rejected("the answer names no one option")
+  elif same_text:
+    if len(same_text) > 1:
+      raise Rejected("options repeat")
+    index = same_text.pop()
+  elif found := _LETTER_AND_TEXT.fullmatch(answer):
+    index, text = ord(found[1].lower()) - ord("a"), normalise(_without_brackets(found[2]))
+    if index < len(options) and text != texts[index] and _explained_option(text, texts) != index:
+      raise Rejected("the answer's letter and text disagree")
+  elif _SEVERAL_LETTERS.fullmatch(answer):
+    raise Rejected("the answer names no one option")
+  else:
+    index = _explained_option(text, texts)
+  if index >= len(options):
+    raise Rejected("the answer names no option")
+  return index
+
+
+def _without_quotes(text: str) -> str:
+  for left, right in ('""', "''", "“”"):
+    if len(text) > 2 and text[0] == left and text[-1] == right and left not in text[1:-1]:
+      return text[1:-1].strip()
+  return text
+
+
+def _field(text: str, name: str) -> str:
+  text = _without_quotes(markup.strip_markup(text))
+  if not re.search(r"\w", text):
+    raise Rejected(f"the {name} is empty")
+  if len(text) > prompts.MAX_CHARACTERS:
+    raise Rejected(f"the {name} is too long")
+  if not text.isprintable():
+    raise Rejected(f"the {name} holds control characters")
+  return text
+
+
+def check(draft: Draft, kind: Kind) -> QAPair:
+  """The pair of a draft; raises Rejected for one that is incomplete or ambiguous."""
+  if draft.reason:
+    raise Rejected(draft.reason)
+  question = _field(draft.question, "question")
+  return (_check_detail if kind == "detail" else _check_mcq)(draft, question)
+
+
+def _check_detail(draft: Draft, question: str) -> QAPair:
+  if draft.options or len(markup.split_options(question)[1]) > 1:
+    raise Rejected("has options where a detailed answer was asked for")
+  if draft.answer is None:
+    raise Rejected("has no answer")
+  answer = _field(draft.answer, "answer")
+  if answer.endswith("?"):
+    raise Rejected("the answer is a question")
+  return QAPair(question, (), answer)
+
+
+def _check_mcq(draft: Draft, question: str) -> QAPair:
+  if len(draft.options) != OPTIONS:
+    raise Rejected(f"has {len(draft.options) or 'no'} options, not {OPTIONS}")
+  options = tuple(_field(text, "option").rstrip(",;") for text in draft.options)
+  if len(set(map(normalise, options))) < OPTIONS:
+    raise Rejected("options repeat")
+  named = set(draft.ticked)
+  if draft.answer is not None:
+    named.add(chosen_option(_field(draft.answer, "answer"), options))
+  elif not named:
+    raise Rejected("has no answer")
+  if len(named) != 1:
+    raise Rejected("the answer names no one option")
+  return QAPair(question, options, options[named.pop()])
