@@ -29,8 +29,7 @@ from ml_collections import config_flags
 from mellow_jax import parallel
 from mellow_jax.config import Config
 from mellow_jax.errors import ConfigError
-from mellow_jax.models import mellow
-from mellow_jax.training import optim, step
+from mellow_jax.training import programs, step
 
 
 class Chip(NamedTuple):
@@ -166,19 +165,13 @@ def plan(
   if cfg.model.dtype == "auto":
     cfg.model.dtype = "bfloat16"  # what "auto" is on a TPU; here it would be the CPU's
   mesh = parallel.make_mesh(cfg.mesh, devices)
-  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
-  init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
-  state = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
-  sharding, batch_sharding = parallel.shardings(state, mesh), parallel.batch_sharding(mesh)
-  replicated = parallel.replicated(mesh)
-  train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
-  answer = step.jit_on_state(step.answer, cfg, sharding, batch_sharding, replicated)
-  batch = batch_like(cfg)
+  compiled, batch = programs.make(cfg, mesh), batch_like(cfg)
+  state = compiled.abstract
   say(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   say(f"compiling the training step for {topology}, some minutes on two cores")
-  train = measure(lambda: train_step.lower(state, batch))
+  train = measure(lambda: compiled.train_step.lower(state, batch))
   say(f"compiling the answering of a batch for {topology}")
-  answers = measure(lambda: answer.lower(state, batch))
+  answers = measure(lambda: compiled.answer.lower(state, batch))
 
   found = {
     "topology": topology,

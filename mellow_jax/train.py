@@ -16,7 +16,6 @@ same files. The folder launch/ has a script for each place.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -35,10 +34,9 @@ from mellow_jax import checkpoint, parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records, presets
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
-from mellow_jax.models import mellow
 from mellow_jax.parallel import say
 from mellow_jax.training import checkpoints as checkpoints_lib
-from mellow_jax.training import init, optim, step, validation
+from mellow_jax.training import init, optim, programs, step, validation
 from mellow_jax.training import report as report_page
 from mellow_jax.training.loader import Feed
 from mellow_jax.training.metrics import RunLog, Spent, fingerprint
@@ -107,17 +105,10 @@ def train(
 
   # ---------------------------------------------------------------- state
   # In this order: own last checkpoint, then init_from, then scratch.
-  rate = optim.schedule(cfg.optim, cfg.steps, max(len(feed.rows) // cfg.batch_size, 1))
-  tx = optim.make(cfg.optim, rate)
-  init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
-  abstract = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
-  sharding = parallel.shardings(abstract, mesh)
-  like = jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
-  )
+  compiled = programs.make(cfg, mesh, max(len(feed.rows) // cfg.batch_size, 1))
   checkpoints = checkpoints_lib.TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
   run = checkpoints_lib.settings(cfg, len(feed.rows), feed.digest)
-  found = checkpoints.restore(like, run)
+  found = checkpoints.restore(compiled.abstract, run)
   counters: checkpoints_lib.Counters = {}
   if found is not None:
     state, counters = found
@@ -129,19 +120,11 @@ def train(
       first = itertools.islice(feed.train(0, {}), cfg.calibrate_batches)
       flat = init.calibrate(flat, cfg, first, mesh)
     # From the host: each process holds all of it, each device gets its part.
-    state = jax.jit(init_state, out_shardings=sharding)(jax.device_get(flat))
+    state = compiled.init_state(jax.device_get(flat))
   trainable = sum(x.size for x in state.trainable.values())
   say(f"{trainable:,} trainable of {trainable + sum(x.size for x in state.frozen.values()):,}")
   if parallel.is_first():
     (workdir / "run.json").write_text(json.dumps(dataclasses.asdict(cfg), indent=1))
-
-  # ---------------------------------------------------------------- compile
-  batch_sharding, replicated = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  train_step = step.jit_train_step(cfg, tx, sharding, batch_sharding, replicated)
-  eval_step, answer_step = (
-    step.jit_on_state(function, cfg, sharding, batch_sharding, replicated)
-    for function in (step.eval_step, step.answer)
-  )
 
   # ---------------------------------------------------------------- loop
   start = saved = int(state.step)
@@ -169,7 +152,9 @@ def train(
           "for what is wrong with these batches"
         )
     else:
-      log.write(number, {**values, "learning_rate": float(rate(number - 1)), **audit})
+      log.write(
+        number, {**values, "learning_rate": float(compiled.learning_rate(number - 1)), **audit}
+      )
     if number % cfg.log_every == 0 or number == cfg.steps:
       attempt(checkpoints.poll)
       seconds = spent.seconds()
@@ -195,11 +180,11 @@ def train(
     if number == start + 1:
       say("compiling the training step, once")
       with spent.on("compile"):
-        state, metrics = train_step(state, batch)
+        state, metrics = compiled.train_step(state, batch)
         metrics.loss.block_until_ready()
       say(f"compiled in {spent.seconds()['compile']:.0f} s")
     else:
-      state, metrics = train_step(state, batch)
+      state, metrics = compiled.train_step(state, batch)
     if pending:
       # The step before the one in flight, so that the device never waits for the host.
       report(*pending)
@@ -219,7 +204,7 @@ def train(
       if validates and cfg.eval_batches:
         left_out: list[bad_records.BadRecord] = []
         batches = feed.validation(cfg.eval_batches, left_out)
-        loss = validation.mean_loss(state, batches, eval_step)
+        loss = validation.mean_loss(state, batches, compiled.eval_step)
         missed = int(parallel.total(bad_records.count(left_out)).sum())
         log.write(number, {"val_loss": loss, **({"val_left_out": missed} if missed else {})})
         say(f"step {number}  validation loss {loss:.4f}")
@@ -227,11 +212,11 @@ def train(
           say(f"{missed} validation rows are left out, their audio is bad: see {feed.report_name}")
         if cfg.keep_best and loss < counters.get("best_val_loss", math.inf):
           counters |= {"best_val_loss": loss, "best_step": number}
-          attempt(write_model, "best", step.answering(state, cfg))
+          attempt(write_model, "best", step.inference_params(state, cfg))
       if validates and cfg.sample_answers:
         (batch,) = feed.validation(1, [])
         for shown in validation.sample_answers(
-          state, batch, feed.val_encoder, cfg.sample_answers, answer_step
+          state, batch, feed.val_encoder, cfg.sample_answers, compiled.answer
         ):
           log.write_answer(number, shown)
           say("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
@@ -254,7 +239,7 @@ def train(
   if start == cfg.steps and (workdir / "model").exists():
     say(f"nothing is left to do: all {cfg.steps} steps are done")
   else:
-    write_model("model", step.answering(state, cfg))
+    write_model("model", step.inference_params(state, cfg))
     if cfg.optim.lora.kernels:
       write_model("adapter", step.adapter(state, cfg))
     if parallel.is_first():

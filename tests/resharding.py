@@ -17,8 +17,7 @@ import topology
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.models import mellow
-from mellow_jax.training import checkpoints as checkpoints_lib
-from mellow_jax.training import optim, step
+from mellow_jax.training import checkpoints, programs
 
 SAVED, MORE = 2, 10
 RUN = {"seed": 0}
@@ -29,41 +28,32 @@ def main(folder, mesh_name, mesh_names, coordinator="", process="0"):
     parallel.initialize(coordinator, 2, int(process))
   parallel.use_compilation_cache()
   cfg = tiny.run(optim=tiny.OptimConfig(freeze=(), eps=1e-3, schedule="constant"))
-  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, SAVED + MORE, 1))
   mesh = parallel.make_mesh(tuple(map(int, mesh_name.split(","))))
-  abstract = topology.abstract_state(cfg, tx)
-  sharding = parallel.shardings(abstract, mesh)
-  train_step = step.jit_train_step(
-    cfg, tx, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  )
+  compiled = programs.make(cfg, mesh)
 
   def advance(state, steps):
     losses, share = [], cfg.batch_size // jax.process_count()
     part = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     for number in steps:
       batch = jax.tree.map(lambda x: x[part], topology.batch(cfg, number))
-      state, metrics = train_step(state, parallel.place_batch(batch, mesh))
+      state, metrics = compiled.train_step(state, parallel.place_batch(batch, mesh))
       losses.append(float(metrics.loss))
     return state, losses
 
-  def checkpoints(name):
-    return checkpoints_lib.TrainCheckpoints(folder / name, keep=1)
+  def opened(name):
+    return checkpoints.TrainCheckpoints(folder / name, keep=1)
 
   flat = jax.device_get(mellow.flatten(tiny.params(cfg.model)))
-  init = jax.jit(lambda flat: step.init_state(flat, cfg, tx), out_shardings=sharding)
-  state, _ = advance(init(flat), range(SAVED))
-  mine = checkpoints(mesh_name)
+  state, _ = advance(compiled.init_state(flat), range(SAVED))
+  mine = opened(mesh_name)
   mine.save(SAVED, state, RUN, {})
   mine.close()
 
-  like = jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding
-  )
   found = {}
   for name in mesh_names.split():
-    while not (folder / name / str(SAVED) / checkpoints_lib.COMMITTED).exists():
+    while not (folder / name / str(SAVED) / checkpoints.COMMITTED).exists():
       time.sleep(0.05)
-    state, _ = checkpoints(name).restore(like, RUN)
+    state, _ = opened(name).restore(compiled.abstract, RUN)
     digest = checkpoint.digest_json(checkpoint.digest(mellow.flatten(state)))
     found[name] = {"digest": digest, "losses": advance(state, range(SAVED, SAVED + MORE))[1]}
   if parallel.is_first():

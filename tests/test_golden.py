@@ -23,7 +23,7 @@ from mellow_jax.data.audio import Clip
 from mellow_jax.evaluation.inspection import events
 from mellow_jax.inference import decode
 from mellow_jax.models import logmel, mellow
-from mellow_jax.training import optim, step
+from mellow_jax.training import optim, programs, step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # of the largest entry
@@ -222,10 +222,10 @@ def train_config(cfg):
 
 
 @pytest.fixture
-def state_and_optimizer(train_config, params):
-  """The state before the first step, and the optimiser."""
+def state(train_config, params):
+  """The state before the first step."""
   tx = optim.make(train_config.optim, optim.schedule(train_config.optim, 1, 1))
-  return step.init_state(params, train_config, tx), tx
+  return step.init_state(params, train_config, tx)
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +247,7 @@ def forward(train_config, golden, batch):
   return forward
 
 
-def test_loss_and_logits(state_and_optimizer, forward, golden, record_property):
-  state, _ = state_and_optimizer
+def test_loss_and_logits(state, forward, golden, record_property):
   with jax.default_matmul_precision("highest"):
     loss, logits = forward(state.trainable, state.frozen)
   check(record_property, "logits", logits, golden["logits_rows"])
@@ -256,20 +255,15 @@ def test_loss_and_logits(state_and_optimizer, forward, golden, record_property):
 
 
 @pytest.mark.slow  # 10 GiB
-def test_gradients_and_adam(
-  state_and_optimizer, forward, train_config, golden, batch, record_property
-):
+def test_gradients_and_adam(state, forward, train_config, golden, batch, record_property):
   """The gradient by tensor, and two steps of Adam, through our own step."""
-  cfg, (state, tx) = train_config.optim, state_and_optimizer
+  cfg = train_config.optim
   with jax.default_matmul_precision("highest"):
     before = {name: np.array(x) for name, x in state.trainable.items()}
 
     # As the training command does it, but for the folders.
-    mesh = parallel.make_mesh((1, 1))
-    sharding = parallel.shardings(jax.eval_shape(lambda: state), mesh)
-    rows, copies = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-    run = step.jit_train_step(train_config, tx, sharding, rows, copies)
-    state, metrics = run(jax.device_put(state, sharding), batch)
+    run = programs.make(train_config, parallel.make_mesh((1, 1))).train_step
+    state, metrics = run(state, batch)
     losses = [float(metrics.loss)]
 
     # The first moment after one step holds the gradient that the step itself found, with its decay.

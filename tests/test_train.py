@@ -173,10 +173,8 @@ def validation_loss(model):
   encoder = pipeline.Encoder(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
   (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
   flat = mellow.flatten(model.params)
-  evaluate = jax.jit(functools.partial(step.on_state, step.eval_step, cfg=cfg))
-  zero = jnp.int32(0)
-  state = step.TrainState(zero, flat, {}, (), ema={}, skipped=zero, skipped_in_a_row=zero)
-  return validation.mean_loss(state, iter([step.Batch(**arrays)]), evaluate)
+  evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
+  return validation.mean_loss(flat, iter([step.Batch(**arrays)]), evaluate)
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):

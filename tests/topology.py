@@ -16,7 +16,7 @@ import tiny
 
 from mellow_jax import config, parallel
 from mellow_jax.models import mellow
-from mellow_jax.training import optim, step
+from mellow_jax.training import optim, programs, step
 
 STEPS = 3
 
@@ -55,31 +55,22 @@ def run(shape):
   )
   cfg.model.encoder.batch_statistics = cfg.model.encoder.spec_augment = True
   cfg.model.encoder.stochastic_depth = 0.2
-  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, STEPS, 1))
   mesh = parallel.make_mesh((data, fsdp))
-  abstract = abstract_state(cfg, tx)
-  sharding = parallel.shardings(abstract, mesh)
-  train_step = step.jit_train_step(
-    cfg, tx, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  )
-  compiled = train_step.lower(abstract, batch(cfg, 0)).compile()
-  flat = mellow.flatten(tiny.params(cfg.model))
-  state = jax.device_put(step.init_state(flat, cfg, tx), sharding)
+  made = programs.make(cfg, mesh)
+  compiled = made.train_step.lower(made.abstract, batch(cfg, 0)).compile()
+  state = made.init_state(mellow.flatten(tiny.params(cfg.model)))
   losses = []
   for number in range(STEPS):
     state, metrics = compiled(state, parallel.place_batch(batch(cfg, number), mesh))
     losses.append(float(metrics.loss))
   params = {**state.trainable, **state.frozen}
   params = {name: np.asarray(leaf) for name, leaf in params.items()}
-  found, programs = {"losses": losses}, {"train": compiled.as_text()}
-  for function in (step.eval_step, step.answer) if len(shape) == 2 else ():
-    compute = step.jit_on_state(
-      function, cfg, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
-    )
-    compute = compute.lower(abstract, batch(cfg, 0)).compile()
-    programs[function.__name__] = compute.as_text()
+  found, texts = {"losses": losses}, {"train": compiled.as_text()}
+  for name in ("eval_step", "answer") if len(shape) == 2 else ():
+    compute = getattr(made, name).lower(made.abstract, batch(cfg, 0)).compile()
+    texts[name] = compute.as_text()
     result = compute(state, parallel.place_batch(batch(cfg, 0), mesh))
-    found |= {f"{function.__name__} {i}": np.asarray(leaf) for i, leaf in enumerate(result)}
+    found |= {f"{name} {i}": np.asarray(leaf) for i, leaf in enumerate(result)}
 
   # What one device cannot compute, none learns from.
   bad = batch(cfg, STEPS)
@@ -88,7 +79,7 @@ def run(shape):
   assert np.isnan(metrics.loss) and metrics.skipped == metrics.skipped_in_a_row == 1
   for name, leaf in {**state.trainable, **state.frozen}.items():
     np.testing.assert_array_equal(leaf, params[name], err_msg=name)
-  return {**params, **found}, programs
+  return {**params, **found}, texts
 
 
 def shares():
@@ -111,9 +102,9 @@ def main(output, *meshes):
     return
   output.mkdir()
   for mesh in meshes:
-    found, programs = run(tuple(map(int, mesh.split(","))))
+    found, texts = run(tuple(map(int, mesh.split(","))))
     np.savez(output / f"{mesh}.npz", **found)
-    for name, text in programs.items():
+    for name, text in texts.items():
       (output / f"{mesh}.{name}.hlo").write_text(text)
 
 

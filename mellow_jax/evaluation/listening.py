@@ -85,7 +85,7 @@ def answer_rows(
     if noise:
       wav = NOISE_RMS * rng.standard_normal(arrays["wav1"].shape).astype(np.float32)
       arrays = {**arrays, "wav1": wav, "wav2": wav}
-    found = run(params, {}, step.Batch(**arrays))
+    found = run(params, step.Batch(**arrays))
     for tokens, length in zip(np.asarray(found.tokens), np.asarray(found.lengths), strict=True):
       texts.append(model.tokenizer.decode(tokens[0, : length[0]].tolist()))
   return texts[: len(encoder.rows)]

@@ -1,18 +1,16 @@
-"""What one step computes: loss, gradients, update. All the maths, no input or output."""
+"""The maths of one training step: loss, gradients, update. No input or output."""
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mellow_jax import parallel
 from mellow_jax.config import Config, ModelConfig
 from mellow_jax.inference import decode
 from mellow_jax.models import example_rng, logmel, lora, mellow
@@ -23,30 +21,30 @@ Flat = dict[str, Array]
 
 
 class Batch(NamedTuple):
-  """What a step reads."""
+  """Input of a step: two clips, a question and its answer for each example."""
 
   wav1: Float[Array, "B S"]
   wav2: Float[Array, "B S"]
   text_ids: Int[Array, "B L"]
   text_lengths: Int[Array, "B"]
   answer_ids: Int[Array, "B R"]
-  loss_mask: Bool[Array, "B R"]  # True at answer tokens that are learnt
+  loss_mask: Bool[Array, "B R"]  # True at answer tokens that count in the loss
 
 
 class TrainState(NamedTuple):
-  """Everything a run needs to go on, beside its configuration."""
+  """What a checkpoint holds of a run, beside its configuration."""
 
-  step: Int[Array, ""]  # batches so far, those whose update was left out among them
+  step: Int[Array, ""]  # batches so far, with those whose update was skipped
   trainable: Flat
-  frozen: Flat  # held parameters, and bn0's running statistics
+  frozen: Flat  # frozen parameters, and bn0's running statistics
   opt_state: optax.OptState
   ema: Flat  # running average of trainable; empty unless the config asks for it
-  skipped: Int[Array, ""]  # updates left out, since loss or gradient was no finite number
-  skipped_in_a_row: Int[Array, ""]  # of them the last ones, up to this step
+  skipped: Int[Array, ""]  # updates skipped because loss or gradient was not finite
+  skipped_in_a_row: Int[Array, ""]  # of those, the last ones without an update in between
 
 
 class Metrics(NamedTuple):
-  """What a step reports."""
+  """Results of a step for the log."""
 
   loss: Float[Array, ""]
   grad_norm: Float[Array, ""]
@@ -67,7 +65,10 @@ def encode_pair(
   encoder_keys: Key[Array, "B"] | None,
   mapper_keys: Key[Array, "B"] | None,
 ) -> tuple[Float[Array, "B A D"], Float[Array, "B A D"]]:
-  """Audio tokens of both clips; keys, one an example, put their part in training mode."""
+  """Audio tokens of both clips.
+
+  Keys, one per example, switch on the training mode of the encoder and of the mapper.
+  """
 
   def keys(i: int) -> list[Key[Array, "B"] | None]:
     return [k if k is None else example_rng.fold(k, i) for k in (encoder_keys, mapper_keys)]
@@ -75,13 +76,13 @@ def encode_pair(
   if encoder_keys is not None:
     # Two calls, as in the reference: batch statistics are those of the first, then of the second.
     return model.encode(batch.wav1, *keys(0)), model.encode(batch.wav2, *keys(1))
-  # One call, an example's clips side by side.
+  # One call, with both clips of an example next to each other.
   clips = jnp.stack([batch.wav1, batch.wav2], axis=1)
   if mapper_keys is not None:
     mapper_keys = jnp.stack([keys(0)[1], keys(1)[1]], axis=1).reshape(-1)
-  heard = model.encode(clips.reshape(-1, clips.shape[-1]), None, mapper_keys)
-  heard = heard.reshape(len(clips), 2, *heard.shape[1:])
-  return heard[:, 0], heard[:, 1]
+  audio = model.encode(clips.reshape(-1, clips.shape[-1]), None, mapper_keys)
+  audio = audio.reshape(len(clips), 2, *audio.shape[1:])
+  return audio[:, 0], audio[:, 1]
 
 
 def answer_nll(
@@ -103,7 +104,7 @@ def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> Tra
   factors = lora.init(flat, cfg.optim.lora, lora_key)
   adapted = map(re.escape, lora.kernels(flat, cfg.optim.lora))
   trainable, frozen = optim.split(flat, (*cfg.optim.freeze, *adapted), factors)
-  # Each an array of its own: a step overwrites what it is given.
+  # Separate arrays: the step donates its input, so that no two leaves may share memory.
   ema = jax.tree.map(jnp.copy, trainable) if cfg.optim.ema else {}
   step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
   return TrainState(step, trainable, frozen, tx.init(trainable), ema, *skipped)
@@ -118,10 +119,10 @@ def gradient(
   cfg: Config,
   axes: tuple[str, ...] = (),
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""], Flat], Flat]:
-  """Loss, tokens and gradient, each summed over a batch's learnt tokens, and bn0's statistics.
+  """(loss, tokens, gradient) summed over a batch's answer tokens, and bn0's statistics.
 
-  Where a batch is divided over the devices along mesh axes, a device computes on its own examples
-  up to one sum at the end, which is all that the devices have to tell each other.
+  With mesh axes, each device computes on its own examples, and one all-reduce at the end sums over
+  the devices.
   """
 
   def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
@@ -134,20 +135,20 @@ def gradient(
     statistics = {"encoder/bn0/mean": bn0.mean[...], "encoder/bn0/var": bn0.var[...]}
     return jnp.sum(nll * batch.loss_mask), statistics
 
-  def one(statistics: Flat, batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple, Flat]:
+  def microbatch(statistics: Flat, batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple, Flat]:
     run = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, statistics), grads = run(trainable, statistics, batch, keys)
     return (loss, jnp.sum(batch.loss_mask, dtype=jnp.float32), grads), statistics
 
   def add(carry: tuple, part: tuple[Batch, Key[Array, "B"]]) -> tuple[tuple, None]:
     sums, statistics = carry
-    more, statistics = one(statistics, *part)
+    more, statistics = microbatch(statistics, *part)
     return (jax.tree.map(jnp.add, sums, more), statistics), None
 
   if cfg.accumulate == 1:
-    sums, statistics = one(optim.statistics(frozen), batch, keys)
+    sums, statistics = microbatch(optim.statistics(frozen), batch, keys)
     return jax.lax.psum(sums, axes), statistics
-  # A part takes every accumulate-th row, so that it is the same on however many devices.
+  # A microbatch takes every accumulate-th row: the same rows on any number of devices.
   parts = jax.tree.map(
     lambda x: x.reshape(-1, cfg.accumulate, *x.shape[1:]).swapaxes(0, 1), (batch, keys)
   )
@@ -165,9 +166,9 @@ def train_step(
   tx: optax.GradientTransformationExtraArgs,
   mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-  """One optimiser step on one global batch; its randomness follows from seed and step alone.
+  """One optimiser step on one global batch; its randomness depends on seed and step alone.
 
-  Where loss or gradient is no finite number, the update is left out: only counters change.
+  Where loss or gradient is not finite, the update is skipped: only counters change.
   """
   rows = jnp.arange(len(batch.wav1))
   key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
@@ -178,7 +179,7 @@ def train_step(
     specs = (everywhere, everywhere, here, here)
     total = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
   (loss, tokens, grads), statistics = total(state.trainable, state.frozen, batch, keys)
-  # The mean over the learnt tokens of the whole batch.
+  # The mean over the answer tokens of the whole batch.
   loss, grads = jax.tree.map(lambda x: x / jnp.maximum(tokens, 1), (loss, grads))
   grad_norm = optax.tree.norm(grads)
 
@@ -198,39 +199,31 @@ def train_step(
   return state, Metrics(loss, grad_norm, skipped, in_a_row)
 
 
-def answering(state: TrainState, cfg: Config) -> Flat:
-  """The parameters that answer, those of a plain model: low-rank parts are in their kernels.
-
-  Of what is trained they are the running average, where the run keeps one.
-  """
+def inference_params(state: TrainState, cfg: Config) -> Flat:
+  """Inference parameters: LoRA merged, EMA if kept."""
   flat = {**(state.ema or state.trainable), **state.frozen}
   return lora.merge(flat, lora.scale(cfg.optim.lora))
 
 
 def adapter(state: TrainState, cfg: Config) -> Flat:
-  """What a run has changed, for `init_from` beside what it began with; A B is what kernels gain."""
+  """The trained part alone, for `init_from`: LoRA factors with their scale, EMA if kept."""
   flat = {**(state.ema or state.trainable), **optim.statistics(state.frozen)}
   return lora.scaled(flat, lora.scale(cfg.optim.lora))
 
 
-def on_state(function: Callable, state: TrainState, batch: Batch, *, cfg: Config) -> Any:
-  """`eval_step` or `answer` with the parameters that answer."""
-  return function(answering(state, cfg), {}, batch, cfg=cfg.model)
-
-
 def eval_step(
-  trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig
+  params: Flat, batch: Batch, *, cfg: ModelConfig
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-  """Summed loss and number of answer tokens of a batch, nothing random."""
-  nll = answer_nll(merge(cfg, trainable, frozen), batch)
+  """Summed loss and number of answer tokens of a batch; nothing is random."""
+  nll = answer_nll(merge(cfg, params), batch)
   return jnp.sum(nll * batch.loss_mask), jnp.sum(batch.loss_mask)
 
 
-def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Generation:
+def answer(params: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Generation:
   """Greedy answers to a batch."""
-  model = merge(cfg, trainable, frozen)
+  model = merge(cfg, params)
   prefix = model.prefix(*encode_pair(model, batch, None, None), batch.text_ids)
-  keys = jax.random.split(jax.random.key(0), len(batch.text_ids))  # greedy draws nothing
+  keys = jax.random.split(jax.random.key(0), len(batch.text_ids))  # unused by greedy decoding
   sampling = decode.Sampling(max_new_tokens=cfg.answer_tokens)
   return decode.generate(model, prefix, batch.text_lengths, keys, sampling)
 
@@ -238,39 +231,6 @@ def answer(trainable: Flat, frozen: Flat, batch: Batch, *, cfg: ModelConfig) -> 
 def mel_moments(
   wav: Float[Array, "B S"], *, cfg: ModelConfig
 ) -> tuple[Float[Array, "F"], Float[Array, "F"]]:
-  """Mean and mean square of each mel bin in dB, to calibrate bn0 on the training clips."""
+  """Mean (dB) and mean square (dB^2) of each mel bin, to calibrate bn0 on training clips."""
   db = logmel.log_mel(wav, cfg.audio)
   return db.mean(axis=(0, 1)), jnp.square(db).mean(axis=(0, 1))
-
-
-def jit_train_step(
-  cfg: Config,
-  tx: optax.GradientTransformation,
-  state_sharding: Any,
-  batch_sharding: NamedSharding,
-  metrics_sharding: Any,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """The compiled step: state in place, shardings given, old state donated."""
-  mesh = batch_sharding.mesh
-  return jax.jit(
-    functools.partial(train_step, cfg=cfg, tx=tx, mesh=mesh),
-    compiler_options=parallel.one_all_reduce(mesh),
-    in_shardings=(state_sharding, batch_sharding),
-    out_shardings=(state_sharding, metrics_sharding),
-    donate_argnums=0,
-  )
-
-
-def jit_on_state(
-  function: Callable,
-  cfg: Config,
-  state_sharding: Any,
-  batch_sharding: NamedSharding,
-  result_sharding: Any,
-) -> Callable[[TrainState, Batch], Any]:
-  """`eval_step` or `answer`, compiled; as in training, examples are computed where they lie."""
-  return jax.jit(
-    functools.partial(on_state, function, cfg=cfg),
-    in_shardings=(state_sharding, batch_sharding),
-    out_shardings=result_sharding,
-  )

@@ -15,7 +15,7 @@ import topology
 from mellow_jax import parallel
 from mellow_jax.config import OptimConfig
 from mellow_jax.models import mellow
-from mellow_jax.training import optim, step
+from mellow_jax.training import optim, programs, step
 
 # A large eps: Adam makes steps of full size out of gradients that are rounding alone.
 OPTIM = OptimConfig(schedule="cosine", eps=1e-3, ema=0.9)
@@ -30,18 +30,11 @@ def config(**changes):
 
 def start(cfg, steps=10):
   """The compiled step of a run on one device, and its first state."""
-  tx = optim.make(cfg.optim, optim.schedule(cfg.optim, steps, 1))
-  mesh = parallel.make_mesh((1, 1))
-  flat = mellow.flatten(tiny.params(cfg.model))
-  state = step.init_state(flat, cfg, tx)
-  sharding = parallel.shardings(jax.eval_shape(lambda: state), mesh)
-  run = step.jit_train_step(
-    cfg, tx, sharding, parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  )
+  compiled = programs.make(dataclasses.replace(cfg, steps=steps), parallel.make_mesh((1, 1)))
   # Programs as small as these compile in half the time unoptimised.
   options = {"xla_backend_optimization_level": 0}
-  run = run.lower(state, topology.batch(cfg, 0)).compile(options)
-  return run, jax.device_put(state, sharding)
+  run = compiled.train_step.lower(compiled.abstract, topology.batch(cfg, 0)).compile(options)
+  return run, compiled.init_state(mellow.flatten(tiny.params(cfg.model)))
 
 
 def host(tree):
@@ -179,9 +172,9 @@ def test_the_average_follows_its_formula_and_is_what_answers():
     expected = decay * expected + (1 - decay) * (n + 1)
     np.testing.assert_allclose(ema["decoder/norm/scale"], expected, rtol=1e-6)
     state = state._replace(ema=ema, trainable=params)
-  answering = step.answering(state, cfg)
-  assert answering["decoder/norm/scale"][0] == ema["decoder/norm/scale"][0] != 5
-  assert answering["encoder/bn0/mean"][0] == 1
+  params = step.inference_params(state, cfg)
+  assert params["decoder/norm/scale"][0] == ema["decoder/norm/scale"][0] != 5
+  assert params["encoder/bn0/mean"][0] == 1
   without = step.init_state(flat, tiny.run(optim=OptimConfig(freeze=())), tx)
   assert without.ema == {} and optim.average({}, params, 0.0, jnp.int32(0)) == {}
 

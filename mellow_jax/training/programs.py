@@ -1,0 +1,66 @@
+"""The jitted functions of a run, with their shardings on its mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from mellow_jax import parallel
+from mellow_jax.config import Config
+from mellow_jax.inference import decode
+from mellow_jax.models import mellow
+from mellow_jax.training import optim, step
+from mellow_jax.training.step import Batch, Flat, Metrics, TrainState
+
+
+class Programs(NamedTuple):
+  """What a run compiles, each at its first call or with `.lower(...).compile()`."""
+
+  abstract: TrainState  # shape, type and sharding of each array of the state
+  learning_rate: optax.Schedule
+  init_state: Callable[[Flat], TrainState]
+  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # donates the old state
+  eval_step: Callable[[TrainState, Batch], tuple[Array, Array]]
+  answer: Callable[[TrainState, Batch], decode.Generation]
+
+
+def make(cfg: Config, mesh: Mesh, steps_per_epoch: int = 1) -> Programs:
+  """The programs of a run on a mesh; nothing is compiled yet.
+
+  Raises ConfigError naming what config.optim asks for in vain.
+  """
+  rate = optim.schedule(cfg.optim, cfg.steps, steps_per_epoch)
+  tx = optim.make(cfg.optim, rate)
+  init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
+  shapes = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
+  sharding, batch_sharding = parallel.shardings(shapes, mesh), parallel.batch_sharding(mesh)
+  replicated = parallel.replicated(mesh)
+
+  def evaluation(function: Callable) -> Callable:
+    """eval_step or answer on the inference parameters of a state."""
+
+    def run(state: TrainState, batch: Batch) -> tuple:
+      return function(step.inference_params(state, cfg), batch, cfg=cfg.model)
+
+    return jax.jit(run, in_shardings=(sharding, batch_sharding), out_shardings=replicated)
+
+  return Programs(
+    abstract=jax.tree.map(
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, sharding
+    ),
+    learning_rate=rate,
+    init_state=jax.jit(init_state, out_shardings=sharding),
+    train_step=jax.jit(
+      functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh),
+      compiler_options=parallel.one_all_reduce(mesh),
+      in_shardings=(sharding, batch_sharding),
+      out_shardings=(sharding, replicated),
+      donate_argnums=0,
+    ),
+    eval_step=evaluation(step.eval_step),
+    answer=evaluation(step.answer),
+  )
