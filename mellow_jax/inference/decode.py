@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mellow_jax.models import mellow
+from mellow_jax.models.decoder import Cache
 from mellow_jax.models.mellow import MellowModel
-from mellow_jax.models.smollm2 import Cache
 
 
 @dataclass(frozen=True, kw_only=True)

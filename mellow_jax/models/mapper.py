@@ -68,8 +68,7 @@ class Mapper(nnx.Module):
       e1, e2 = (
         jnp.concatenate([e[:, :1], jnp.repeat(e[:, 1:], frames, axis=1)], axis=1) for e in (e1, e2)
       )
-      keep = example_rng.bernoulli(keys, 1 - rate, e2.shape[1:])
-      x = self.projection.norm(e1 + jnp.where(keep, e2 / (1 - rate), 0))
+      x = self.projection.norm(e1 + example_rng.dropout(e2, rate, keys))
       b, _, d = x.shape
       tokens = x[:, 1:].reshape(b, -1, downsample, d).mean(axis=2)
     return jnp.concatenate([x[:, :1], tokens], axis=1)

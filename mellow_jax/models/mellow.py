@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from mellow_jax import config
 from mellow_jax.config import ModelConfig
 from mellow_jax.models import smollm2
+from mellow_jax.models.decoder import Cache
 from mellow_jax.models.htsat import HTSAT
 from mellow_jax.models.mapper import Mapper
-from mellow_jax.models.smollm2 import Cache, SmolLM2
+from mellow_jax.models.smollm2 import SmolLM2
 
 
 class MellowModel(nnx.Module):

@@ -13,7 +13,8 @@ from flax import nnx
 from mellow_jax.config import ModelConfig, SmolLM2Config
 from mellow_jax.inference import decode
 from mellow_jax.inference.decode import Sampling
-from mellow_jax.models import mellow, smollm2
+from mellow_jax.models import decoder as decoder_lib
+from mellow_jax.models import mellow
 
 # One layer compiles in half the time; what layers do to each other is tested with the tiny config.
 FLAT = SmolLM2Config(vocab=64, width=32, layers=1, heads=4, kv_heads=2, head_size=8, mlp=48)
@@ -148,10 +149,10 @@ def test_masked_padding_does_not_matter_however_long():
   np.testing.assert_allclose(found[0].log_probs, found[1].log_probs, rtol=1e-4)
 
 
-@pytest.mark.parametrize("queries", [smollm2.QUERIES, 5])
+@pytest.mark.parametrize("queries", [decoder_lib.QUERIES, 5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_the_fused_decoder_is_the_plain_one(dtype, tolerance, queries, monkeypatch):
-  monkeypatch.setattr(smollm2, "QUERIES", queries)  # of the prefix, all at once or piece by piece
+  monkeypatch.setattr(decoder_lib, "QUERIES", queries)  # all at once or in pieces
   plain = Decoder(tiny.config(dtype=dtype))
   fused = Decoder(plain.cfg)
   fused.graphdef, fused.params = mellow.fuse(plain.cfg, plain.params)

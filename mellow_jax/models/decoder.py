@@ -1,0 +1,215 @@
+"""What decoders share: attention over a cache, recomputed layers, a tied head, a loss in pieces."""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from mellow_jax.config import SmolLM2Config
+from mellow_jax.models import example_rng
+
+QUERIES = 128  # positions of a question that attend at a time, in decoding
+LOGITS_BYTES = 2**26  # of the logits that training holds at a time, a few times over
+
+
+class LayerCache(NamedTuple):
+  """Keys (already rotated) and values of one layer, for T slots; the first axis is rows x heads.
+
+  The two are one axis, as the products want them: from an array of four axes XLA on CPU makes one
+  of three for every token, a copy of the cache. Slots stand last where a product yields them.
+  """
+
+  k: Float[Array, "BK G T"]
+  v: Float[Array, "BK T G"]
+
+  def grow(self, slots: int) -> "LayerCache":
+    """The same with so many slots more."""
+    none, room = (0, 0), (0, slots)
+    return LayerCache(jnp.pad(self.k, (none, none, room)), jnp.pad(self.v, (none, room, none)))
+
+  def change(self, first: int, f: Callable[[Array], Array]) -> "LayerCache":
+    """The same with f of what stands in the slots from `first` on."""
+    k, v = f(self.k[..., first:]), f(self.v[:, first:])
+    return LayerCache(self.k.at[..., first:].set(k), self.v.at[:, first:].set(v))
+
+
+Cache = tuple[LayerCache, ...]
+
+
+class Context(NamedTuple):
+  """What a layer reads beside its input."""
+
+  positions: PyTree  # what a decoder's layers need to know of them; None where they need nothing
+  mask: Bool[Array, "b L T"]  # True where a position may attend to a slot
+  keys: Key[Array, "B"] | None = None  # an example's, of dropout; None: there is none
+
+  def of_layer(self, number: int | Int[Array, ""]) -> "Context":
+    """The same with keys of the layer's own."""
+    return self if self.keys is None else self._replace(keys=example_rng.fold(self.keys, number))
+
+
+def attend(
+  q: Float[Array, "B L N G"],
+  k: Float[Array, "B L K G"],
+  v: Float[Array, "B L K G"],
+  context: Context,
+  cache: LayerCache | None,
+  start: Int[Array, ""] | int,
+  *,
+  in_turns: bool,
+  dropout: float = 0.0,
+) -> tuple[Float[Array, "B L NG"], LayerCache]:
+  """What L new positions gather from all slots; N / K query heads share a key and value head.
+
+  With a cache, keys and values are written to its slots start to start + L first. in_turns: a
+  question's positions take turns, some at a time. dropout is the rate on the attention weights,
+  where the context has keys.
+  """
+  (b, l, kv_heads, size), mask = k.shape, context.mask
+  rows = b * kv_heads
+  k = k.transpose(0, 2, 3, 1).reshape(rows, size, l)
+  v = v.swapaxes(1, 2).reshape(rows, l, size)
+  if cache is not None:
+    k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start))
+    v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, start, 0))
+  q = q.reshape(b, l, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+  if in_turns and cache is None and l > QUERIES:
+    # No piece looks at the slots after its own, so a third of the work falls away, and the scores
+    # stay in the processor's cache.
+    pieces = -(-l // QUERIES)
+    y = jnp.concatenate(
+      [
+        _gather(q[..., first:end, :], k[..., :end], v[:, :end], mask[:, first:end, :end])
+        for first, end in itertools.pairwise(l * i // pieces for i in range(pieces + 1))
+      ],
+      axis=3,
+    )
+  else:
+    y = _gather(q, k, v, mask, dropout, context.keys)
+  return y.transpose(0, 3, 1, 2, 4).reshape(b, l, -1), LayerCache(k, v)
+
+
+def _gather(
+  q: Float[Array, "B K H L G"],
+  k: Float[Array, "BK G T"],
+  v: Float[Array, "BK T G"],
+  mask: Bool[Array, "b L T"],
+  dropout: float = 0.0,
+  keys: Key[Array, "B"] | None = None,
+) -> Float[Array, "B K H L G"]:
+  """What some positions gather from the values of the slots that the mask shows them."""
+  # Heads come before positions on both sides of each product: in any other order XLA on CPU
+  # copies the whole cache, transposed, for every token.
+  shape = q.shape
+  q = q.reshape(len(k), -1, shape[-1])
+  scores = jnp.einsum("nqg,ngt->nqt", q, k, preferred_element_type=jnp.float32)
+  scores = scores.reshape(*shape[:-1], k.shape[-1]) * shape[-1] ** -0.5
+  scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
+  weights = example_rng.dropout(jax.nn.softmax(scores, axis=-1), dropout, keys).astype(v.dtype)
+  return jnp.einsum("nqt,ntg->nqg", weights.reshape(len(k), -1, k.shape[-1]), v).reshape(shape)
+
+
+class Decoder(nnx.Module):
+  """A language model over embeddings, with an explicit key/value cache.
+
+  A subclass makes `embed`, `blocks`, `norm` and, fused, `head`; and it says in `begin` how an input
+  learns its position. Fused, it computes the same from the parameters that its `fuse` makes: fewer
+  and longer products, for decoding one token at a time.
+  """
+
+  cfg: SmolLM2Config
+  dtype: jnp.dtype
+  fused: bool
+
+  def begin(
+    self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], context: Context
+  ) -> tuple[Float[Array, "B L D"], Context]:
+    """What the first layer reads: embeddings at their positions, and the context of all layers."""
+    raise NotImplementedError
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    positions: Int[Array, "B L"],
+    mask: Bool[Array, "b L T"],
+    cache: Cache | None = None,
+    start: Int[Array, ""] | int = 0,
+    keys: Key[Array, "B"] | None = None,
+  ) -> tuple[Float[Array, "B L D"], Cache]:
+    """Embeddings to normalised hidden states, and the keys and values of every layer.
+
+    mask is True where a position may attend to a slot. With a cache, the L new positions are
+    written to its slots start to start + L and attention runs over all T slots; without one, the
+    slots are the L positions themselves, and the mask shows none of them a later one. With keys,
+    one an example, dropout is as the config says.
+    """
+    x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
+    layers = []
+    for i, block in enumerate(self.blocks):
+      x, layer = block(x, context.of_layer(i), None if cache is None else cache[i], start)
+      layers.append(layer)
+    return self.norm(x), tuple(layers)
+
+  def states(
+    self,
+    x: Float[Array, "B L D"],
+    positions: Int[Array, "B L"],
+    mask: Bool[Array, "b L T"],
+    keys: Key[Array, "B"] | None = None,
+  ) -> Float[Array, "B L D"]:
+    """The hidden states alone, for training; see `remat` in the config.
+
+    With it, layers of one structure run in a loop over their stacked parameters. XLA on CPU would
+    see through a recomputation that is written out layer by layer, and keep everything after all.
+    """
+    if not self.cfg.remat:
+      return self(x, positions, mask, keys=keys)[0]
+    x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
+    parts = [(i, *nnx.split(block)) for i, block in enumerate(self.blocks)]
+    for graphdef, alike in itertools.groupby(parts, key=lambda part: part[1]):
+      numbers, _, states = zip(*alike, strict=True)
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+      @jax.checkpoint
+      def layer(x, numbered, graphdef=graphdef):
+        number, state = numbered
+        return nnx.merge(graphdef, state)(x, context.of_layer(number))[0], None
+
+      x, _ = jax.lax.scan(layer, x, (jnp.asarray(numbers), stacked))
+    return self.norm(x)
+
+  def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Next-token logits in float32; the output head is the embedding itself."""
+    hidden = hidden.astype(self.dtype)
+    if self.fused:
+      kernel = self.head.kernel[...]
+      return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    table = self.embed.embedding[...].astype(self.dtype)
+    return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+  def nll(self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]) -> Float[Array, "B R"]:
+    """Negative log-likelihood of each token, in nats.
+
+    Where the logits of all positions would be the largest array of training, they are computed some
+    positions at a time, and again for the gradient.
+    """
+
+    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Float[Array, "B r"]:
+      return optax.softmax_cross_entropy_with_integer_labels(self.logits(hidden), ids)
+
+    b, r = ids.shape
+    pieces = min(-(-4 * b * r * self.cfg.vocab // LOGITS_BYTES), r)
+    if pieces == 1:
+      return piece(hidden, ids)
+    rest = -r % pieces
+    hidden, ids = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0))), jnp.pad(ids, ((0, 0), (0, rest)))
+    split = jax.tree.map(
+      lambda x: x.reshape(b, pieces, -1, *x.shape[2:]).swapaxes(0, 1), (hidden, ids)
+    )
+    found = jax.lax.map(jax.checkpoint(lambda x: piece(*x)), split)
+    return found.swapaxes(0, 1).reshape(b, -1)[:, :r]
