@@ -158,7 +158,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   content = _read_config(folder)
   try:
     config = config_lib.from_dict(ModelConfig, content["model"])
-    config_lib.validate(config)
+    config_lib.validate_model(config)
     names, preset, rank = content["sha256"], content["preset"], content.get("lora_rank", 0)
     abstract = lora.abstract(mellow.flatten(mellow.abstract(config)[1]), names, rank)
   except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -6,8 +6,14 @@ code, "training" the public training code, "paper" the publication of 2025.
 """
 
 import dataclasses
+import math
+import operator
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from mellow_jax.data.presets import PRESETS
 from mellow_jax.errors import ConfigError
 
 
@@ -242,14 +248,112 @@ class Config:
   audit: bool = False  # metrics.jsonl also gets a digest of each step's batch, to compare runs
 
 
-def validate(model: ModelConfig) -> None:
+# --- Checks --------------------------------------------------------------------------------------
+
+# Values of the fields that name one of several ways.
+CHOICES = {
+  "model.audio.stft": ("convolution", "fft"),
+  "model.dtype": ("auto", "float32", "bfloat16"),
+  "data.source": ("files", "scenes"),
+  "data.preset": tuple(PRESETS),
+  "data.second_clip": ("another", "silence", "same"),
+  "optim.optimizer": ("adam_l2", "adamw"),
+  "optim.schedule": ("cosine_per_epoch", "cosine", "constant"),
+  "optim.clip": ("running_norm", "global_norm", "none"),
+}
+# Of data.source in the run.json of older versions; both are "files".
+OLD_SOURCES = ("json", "array_record")
+# Fields, what must hold of their numbers, and the same in words.
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+  (
+    "batch_size accumulate steps save_every keep eval_every log_every data.threads "
+    "optim.max_skipped optim.lora.rank",
+    lambda x: x >= 1,
+    "must be at least 1",
+  ),
+  (
+    "calibrate_batches eval_batches sample_answers data.workers optim.warmup_steps "
+    "optim.learning_rate optim.weight_decay",
+    lambda x: x >= 0,
+    "must be at least 0",
+  ),
+  ("seed", lambda x: 0 <= x < 2**31, "must be from 0 to 2**31 - 1"),
+  ("optim.b1 optim.b2 optim.ema optim.lora.dropout", lambda x: 0 <= x < 1, "must be in [0, 1)"),
+  (
+    "data.another_clip_share data.max_bad_fraction data.warmup_share",
+    lambda x: 0 <= x <= 1,
+    "must be in [0, 1]",
+  ),
+  ("data.timeout_seconds optim.eps optim.clip_norm", lambda x: x > 0, "must be more than 0"),
+)
+
+
+def validate(cfg: Config, *, devices: int = 1, reads_data: bool = True) -> None:
+  """Raises ConfigError for a run that cannot be carried out, with a line for each fault.
+
+  A line names the field, which is also the flag that sets it, and what to give. reads_data: whether
+  the run reads rows. What follows from rows, parameters or the mesh is checked where they are made.
+  """
+  found = [*_faults_of_fields(cfg)]
+  if not found and cfg.batch_size % (devices * cfg.accumulate):
+    found.append(
+      f"config.batch_size {cfg.batch_size} does not divide over {devices} devices in "
+      f"{cfg.accumulate} parts (config.accumulate)"
+    )
+  if reads_data and cfg.data.source in ("files", *OLD_SOURCES):
+    found += _faults_of_files(cfg)
+  if found:
+    raise ConfigError("\n".join(found))
+  validate_model(cfg.model)
+
+
+def _faults_of_fields(cfg: Config) -> Iterator[str]:
+  for name, known in CHOICES.items():
+    value = operator.attrgetter(name)(cfg)
+    if value not in known and not (name == "data.source" and value in OLD_SOURCES):
+      yield f"config.{name} {value!r}: use {', '.join(known)}"
+  for names, holds, words in RANGES:
+    for name in names.split():
+      value = operator.attrgetter(name)(cfg)
+      if not holds(value):
+        yield f"config.{name} {value} {words}"
+
+
+def _faults_of_files(cfg: Config) -> Iterator[str]:
+  """What is wrong with a run on files of rows, as far as the config alone tells."""
+  data = cfg.data
+  sources = [path for path in data.train.split(",") if path]
+  if not sources:
+    yield "config.data.train is empty: give --config.data.train=PATH"
+  if not data.val and not 0 < data.val_share < 1:
+    yield (
+      "config.data.val is empty: give --config.data.val=PATH, or --config.data.val_share=0.1 to "
+      "hold out that share of the training clips"
+    )
+  if data.weights and len(data.weights) != len(sources):
+    yield (
+      f"config.data.weights {data.weights}: {len(data.weights)} for the {len(sources)} sources of "
+      "config.data.train: give one for each, or none"
+    )
+  if not all(0 < weight < math.inf for weight in data.weights):
+    yield f"config.data.weights {data.weights}: each must be more than 0"
+  if data.cache_clips and data.preset in PRESETS and PRESETS[data.preset].long == "random":
+    yield (
+      f"config.data.cache_clips: preset {data.preset!r} crops at random: choose another "
+      "--config.data.preset, or leave it off"
+    )
+  if not (data.tokenizer or cfg.init_from):
+    yield "no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from"
+
+
+def validate_model(model: ModelConfig) -> None:
   """Raises ConfigError, naming the fields, where sizes do not fit together."""
   encoder, stages = model.encoder, len(model.encoder.depths)
   step = encoder.patch * 2 ** (stages - 1)
 
   def require(holds: bool, message: str) -> None:
     if not holds:
-      raise ConfigError(f"model config: {message}")
+      raise ConfigError(f"config.model: {message}")
 
   require(len(encoder.heads) == stages, "encoder.heads and encoder.depths differ in length")
   require(model.image_side % step == 0, f"audio.mel_bins * encoder.chunks must divide by {step}")
@@ -271,25 +375,58 @@ def validate(model: ModelConfig) -> None:
     model.decoder.heads % model.decoder.kv_heads == 0,
     "decoder.kv_heads must divide decoder.heads",
   )
-  require(model.audio.stft in ("convolution", "fft"), f"audio.stft {model.audio.stft!r} is unknown")
-  require(model.dtype in ("auto", "float32", "bfloat16"), f"dtype {model.dtype!r} is unknown")
+  for name, value in (("audio.stft", model.audio.stft), ("dtype", model.dtype)):
+    known = CHOICES[f"model.{name}"]
+    require(value in known, f"{name} {value!r}: use {', '.join(known)}")
 
 
-def from_dict(cls: type, values: dict, path: str = "") -> object:
+# --- Reading -------------------------------------------------------------------------------------
+
+
+def from_dict(cls: type, values: Any, path: str = "") -> Any:
   """A config dataclass from the plain dict that `dataclasses.asdict` and JSON make of it.
 
-  Raises ConfigError naming an unknown field.
+  A field of several classes, `A | B`, holds the class that the dict's "kind" names. Each class of
+  them has a field or constant `kind`. A dict without it was written before there were several, and
+  is of the field's default class. path stands before the names of fields in messages.
+
+  Raises ConfigError naming a field that is unknown, or a kind that cannot stand there.
   """
+  if not isinstance(values, dict):
+    raise ConfigError(f"config field {path.rstrip('.')!r} holds {values!r}, where fields belong")
+  values = dict(values)
   known = {f.name: f for f in dataclasses.fields(cls)}
+  if "kind" in values and "kind" not in known:
+    values.pop("kind")  # a constant of the class that it has named
   unknown = sorted(set(values) - set(known))
   if unknown:
     raise ConfigError(f"unknown config field {path}{unknown[0]!r}; known: {', '.join(known)}")
+  types = typing.get_type_hints(cls)
   kwargs = {}
   for name, value in values.items():
-    default = known[name].default_factory
-    if dataclasses.is_dataclass(default):
-      value = from_dict(default, value, f"{path}{name}.")
+    classes = [c for c in (types[name], *typing.get_args(types[name])) if _is_config(c)]
+    if classes:
+      default = known[name].default_factory
+      default = default if default in classes else classes[0]
+      value = from_dict(_class_named(classes, default, value, path + name), value, f"{path}{name}.")
     elif isinstance(value, list):
       value = tuple(value)
     kwargs[name] = value
   return cls(**kwargs)
+
+
+def _is_config(cls: object) -> bool:
+  return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
+def _class_named(classes: Sequence[type], default: type, values: object, path: str) -> type:
+  """The class of those that the dict's "kind" names; the default where it has none."""
+  if not isinstance(values, dict) or "kind" not in values:
+    return default
+  for cls in classes:
+    if getattr(cls, "kind", None) == values["kind"]:
+      return cls
+  known = ", ".join(str(cls.kind) for cls in classes if hasattr(cls, "kind"))
+  raise ConfigError(
+    f"config field {path!r} is of kind {values['kind']!r}; this version reads {known or 'no kinds'}"
+  )

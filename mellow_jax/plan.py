@@ -26,7 +26,7 @@ from jax.experimental import topologies
 from jax.stages import Compiled
 from ml_collections import config_flags
 
-from mellow_jax import parallel
+from mellow_jax import config, parallel
 from mellow_jax.config import Config
 from mellow_jax.errors import ConfigError
 from mellow_jax.training import programs, step
@@ -143,7 +143,7 @@ def plan(
 ) -> dict[str, Any]:
   """Compiles a run's programs for a topology and predicts the time of its step.
 
-  Raises ConfigError or ConfigError for what cannot be planned.
+  Raises ConfigError for what cannot be planned.
   """
   name, _, size = topology.partition(":")
   if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", size):
@@ -162,6 +162,7 @@ def plan(
   except jax.errors.JaxRuntimeError as error:
     raise ConfigError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
   cfg.batch_size = batch_per_chip * len(devices)
+  config.validate(cfg, devices=len(devices), reads_data=False)
   if cfg.model.dtype == "auto":
     cfg.model.dtype = "bfloat16"  # what "auto" is on a TPU; here it would be the CPU's
   mesh = parallel.make_mesh(cfg.mesh, devices)

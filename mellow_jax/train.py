@@ -30,9 +30,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint, config, parallel
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, presets
+from mellow_jax.data import bad_records
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
 from mellow_jax.parallel import say
 from mellow_jax.training import checkpoints as checkpoints_lib
@@ -41,24 +41,6 @@ from mellow_jax.training import report as report_page
 from mellow_jax.training.loader import Feed
 from mellow_jax.training.metrics import RunLog, Spent, fingerprint
 from mellow_jax.training.step import TrainState
-
-
-def check(cfg: Config) -> None:
-  """Raises ConfigError, naming the field, for a run that no machine can carry out."""
-  positive = ("batch_size", "accumulate", "steps", "save_every", "keep", "eval_every", "log_every")
-  for name in positive:
-    if getattr(cfg, name) < 1:
-      raise ConfigError(f"config.{name} {getattr(cfg, name)} must be at least 1")
-  optim.check(cfg.optim)
-  if not 0 <= cfg.seed < 2**31:
-    raise ConfigError(f"config.seed {cfg.seed} must be from 0 to 2**31 - 1")
-  if cfg.data.preset not in presets.PRESETS:
-    raise ConfigError(f"config.data.preset {cfg.data.preset!r}: use {', '.join(presets.PRESETS)}")
-  if cfg.batch_size % (jax.device_count() * max(cfg.accumulate, 1)):
-    raise ConfigError(
-      f"config.batch_size {cfg.batch_size} does not divide over {jax.device_count()} devices in "
-      f"{cfg.accumulate} parts (config.accumulate)"
-    )
 
 
 def parse_profile(text: str) -> range:
@@ -96,7 +78,7 @@ def train(
   returned. Raises the errors of its parts, each with a message that names what to mend.
   """
   # ---------------------------------------------------------------- devices
-  check(cfg)
+  config.validate(cfg, devices=jax.device_count())
   mesh = parallel.make_mesh(cfg.mesh)
   say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 

@@ -16,9 +16,10 @@ SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # Floors from the ground up; rooms between two bars share a floor. A module imports its own room
 # and the floors below it, never what stands beside it or above.
 ROOMS = """
-  errors | config | files cli parallel | data models | checkpoint | inference convert | training
-    | reasonaqa.paper reasonaqa.vocabulary | reasonaqa.official | reasonaqa.own reasonaqa.llm
-    | reasonaqa.check | reasonaqa.reasonaqa_dataset_builder | reasonaqa.commands reasonaqa.tfds
+  errors data.presets | config | files cli parallel | data models | checkpoint
+    | inference convert | training | reasonaqa.paper reasonaqa.vocabulary
+    | reasonaqa.official | reasonaqa.own reasonaqa.llm | reasonaqa.check
+    | reasonaqa.reasonaqa_dataset_builder | reasonaqa.commands reasonaqa.tfds
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
     | evaluation.external evaluation.linear_probe evaluation.listening | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan

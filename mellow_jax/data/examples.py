@@ -21,7 +21,6 @@ from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, PipelineError
 
 MIXED_SHARE = 0.5  # of augmented clips that sound together with another of their caption
-SECOND_CLIPS = ("another", "silence", "same")  # what a row of one clip may hear second
 
 T, U = TypeVar("T"), TypeVar("U")
 

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, examples, presets, scenes, selection, workers
+from mellow_jax.data import bad_records, scenes, selection, workers
 from mellow_jax.data import sources as sources_lib
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
@@ -20,21 +20,15 @@ from mellow_jax.data.records import Record, Rows
 from mellow_jax.data.selection import Joined
 from mellow_jax.errors import ConfigError
 
-# Of "files", in the run.json of runs that older versions finished.
-OLD_NAMES = ("json", "array_record")
-
 
 def sources(
   cfg: Config, say: Callable[[str], None] = print
 ) -> tuple[Sequence[Record], Sequence[Record], Clips]:
-  """Training rows, validation rows and their clips, as the config says.
+  """Training rows, validation rows and their clips, as a config says that `validate` has passed.
 
   Raises DataError, PipelineError or ConfigError naming what is absent or wrong.
   """
   data, model_audio = cfg.data, cfg.model.audio
-  if data.second_clip not in examples.SECOND_CLIPS:
-    known = ", ".join(examples.SECOND_CLIPS)
-    raise ConfigError(f"config.data.second_clip {data.second_clip!r}: use {known}")
   if data.source == "scenes":
     size = cfg.steps * cfg.batch_size
     try:
@@ -45,21 +39,6 @@ def sources(
       return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
     except ValueError as error:
       raise ConfigError(f"config: {error}") from error
-  if data.source not in ("files", *OLD_NAMES):
-    raise ConfigError(
-      f"config.data.source {data.source!r}: use files or scenes; what the files are, JSON, CSV, a "
-      "cache or a TFDS dataset, they say themselves"
-    )
-  if not data.train:
-    raise ConfigError("config.data.train is empty: give --config.data.train=PATH")
-  if not data.val and not 0 < data.val_share < 1:
-    raise ConfigError(
-      "config.data.val is empty: give --config.data.val=PATH, or --config.data.val_share=0.1 to "
-      "hold out that share of the training clips"
-    )
-  preset = presets.PRESETS[data.preset]
-  if data.cache_clips and preset.long == "random":
-    raise ConfigError(f"config.data.cache_clips: preset {data.preset!r} hears random windows")
   opened = sources_lib.Opened(cfg)
   train, val = (
     [opened.source(path, split) for path in paths.split(",") if path]

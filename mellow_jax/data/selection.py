@@ -116,15 +116,5 @@ def repeat(parts: Sequence[Rows], mix: Mapping[str, float]) -> list[Rows]:
 
 
 def join(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
-  """One sequence of all the sources' rows.
-
-  Raises ConfigError where the weights are not those of the sources.
-  """
-  if weights and len(weights) != len(parts):
-    raise ConfigError(
-      f"config.data.weights {weights}: {len(weights)} for the {len(parts)} sources of "
-      "config.data.train: give one for each, or none"
-    )
-  if not all(0 < weight < np.inf for weight in weights):
-    raise ConfigError(f"config.data.weights {weights}: each must be more than 0")
+  """One sequence of all the sources' rows."""
   return parts[0] if len(parts) == 1 else Joined(parts, weights)

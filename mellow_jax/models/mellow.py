@@ -29,7 +29,7 @@ class MellowModel(nnx.Module):
   """
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False):
-    config.validate(cfg)
+    config.validate_model(cfg)
     cfg = dataclasses.replace(cfg, dtype=resolve_dtype(cfg))
     self.cfg = cfg
     self.encoder = HTSAT(cfg, rngs=rngs)

@@ -34,10 +34,8 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
     texts = (text for row in rows for text in (row.input, row.answer))
     found, source = tokenizer_lib.build_tokenizer(texts), "words"
   else:
-    folders = [cfg.data.tokenizer] if cfg.data.tokenizer else list(cfg.init_from)[::-1]
-    if not folders:
-      raise ConfigError("no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from")
-    found, source = tokenizer_lib.load_tokenizer(folders[0]), folders[0]
+    source = cfg.data.tokenizer or cfg.init_from[-1]
+    found = tokenizer_lib.load_tokenizer(source)
   if found.get_vocab_size() > cfg.model.decoder.vocab:
     raise ConfigError(
       f"config.model.decoder.vocab {cfg.model.decoder.vocab} has no room for the "

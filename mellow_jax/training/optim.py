@@ -16,18 +16,6 @@ STATISTICS = (r"encoder/bn0/(mean|var)",)
 Step = Int[Array, ""] | int
 
 
-def check(cfg: OptimConfig) -> None:
-  """Raises ConfigError, naming the field, for a number that means nothing."""
-  if not 0 <= cfg.ema < 1:
-    raise ConfigError(f"config.optim.ema {cfg.ema} must be at least 0 and below 1")
-  if cfg.max_skipped < 1:
-    raise ConfigError(f"config.optim.max_skipped {cfg.max_skipped} must be at least 1")
-  if cfg.lora.rank < 1:
-    raise ConfigError(f"config.optim.lora.rank {cfg.lora.rank} must be at least 1")
-  if not 0 <= cfg.lora.dropout < 1:
-    raise ConfigError(f"config.optim.lora.dropout {cfg.lora.dropout} must be at least 0, below 1")
-
-
 def split(
   flat: dict[str, Array], freeze: tuple[str, ...], beside: dict[str, Array] | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -65,25 +53,19 @@ def average(
 
 
 def schedule(cfg: OptimConfig, steps: int, steps_per_epoch: int) -> optax.Schedule:
-  """Learning rate at each step of a run.
-
-  Raises ConfigError for an unknown name.
-  """
+  """Learning rate at each step of a run; `config.validate` has checked its name."""
   if cfg.schedule == "constant":
     rate = optax.constant_schedule(cfg.learning_rate)
   elif cfg.schedule == "cosine":
     rate = optax.cosine_decay_schedule(cfg.learning_rate, max(steps - cfg.warmup_steps, 1))
-  elif cfg.schedule == "cosine_per_epoch":
+  else:  # "cosine_per_epoch"
     # As the training code: CosineAnnealingLR over the epochs, constant within one.
     epochs = max(-(-steps // steps_per_epoch), 1)
     cosine = optax.cosine_decay_schedule(cfg.learning_rate, epochs)
 
     def rate(step: Array) -> Array:
       return cosine((step + cfg.warmup_steps) // steps_per_epoch)
-  else:
-    raise ConfigError(
-      f"config.optim.schedule {cfg.schedule!r}: use cosine_per_epoch, cosine, constant"
-    )
+
   if not cfg.warmup_steps:
     return rate
   warmup = optax.linear_schedule(0.0, cfg.learning_rate, cfg.warmup_steps)
@@ -142,20 +124,13 @@ def descend(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
 
 
 def make(cfg: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-  """Clipping, then Adam with the decay of the config; `update` takes the step's number as `step`.
-
-  Raises ConfigError for an unknown name.
-  """
+  """Clipping, then Adam with the config's decay; `update` takes the step's number as `step`."""
   clips = {
     "running_norm": lambda: clip_by_running_norm(cfg.clip_norm),
     "global_norm": lambda: optax.clip_by_global_norm(cfg.clip_norm),
     "none": optax.identity,
   }
-  if cfg.clip not in clips:
-    raise ConfigError(f"config.optim.clip {cfg.clip!r}: use {', '.join(clips)}")
   adam = optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps)
   decay = optax.add_decayed_weights(cfg.weight_decay)
   orders = {"adam_l2": (decay, adam), "adamw": (adam, decay)}
-  if cfg.optimizer not in orders:
-    raise ConfigError(f"config.optim.optimizer {cfg.optimizer!r}: use {', '.join(orders)}")
   return optax.chain(clips[cfg.clip](), *orders[cfg.optimizer], descend(rate))
