@@ -308,7 +308,8 @@ def mistaken(train, whole, run_config, compile_cache, tmp_path_factory):
   """Folders, and the commands started in them with a mistake; all at once, as most is importing."""
   folder = tmp_path_factory.mktemp("mistaken")
   (folder / "train.json").write_text('[{"input": 1}]')
-  data = {"source": "files", "train": folder / "train.json", "val": folder, "audio_root": folder}
+  data = {"train": folder / "train.json", "val": folder, "audio_root": folder}
+  data |= {"source": "files", "tokenizer": "words"}
   other = tiny.config(mapper=tiny.run().model.mapper)
   checkpoint.save_model(folder / "other", tiny.params(other), other, "clean", tiny.tokenizer())
   model = tiny.run().model
