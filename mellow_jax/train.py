@@ -36,7 +36,7 @@ from mellow_jax.data import bad_records
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
 from mellow_jax.parallel import say
 from mellow_jax.training import checkpoints as checkpoints_lib
-from mellow_jax.training import init, optim, programs, step, validation
+from mellow_jax.training import init, programs, step, validation
 from mellow_jax.training import report as report_page
 from mellow_jax.training.loader import Feed
 from mellow_jax.training.metrics import RunLog, Spent, fingerprint
