@@ -70,6 +70,12 @@ def test_what_is_installed_needs_neither_torch_nor_what_stands_beside_it(path):
   assert not found & {"torch", "tools", "benchmarks", "tests", "configs"}
 
 
+def test_threads_open_no_sound_file_before_one_is_open():
+  """audio.py opens one as it is imported; who reads audio reads it there. scenes.py writes it."""
+  users = {name_of(path) for path in SOURCES if "soundfile" in imports(path)}
+  assert users == {"mellow_jax/data/audio.py", "mellow_jax/data/scenes.py"}
+
+
 def config_fields():
   """(class, field, its line, the line before) of every choice in config.py."""
   path = ROOT / "mellow_jax/config.py"

@@ -90,6 +90,26 @@ class _Signal:
 # --- Opening -------------------------------------------------------------------------------------
 
 
+def _open_first() -> None:
+  """Opens, reads and closes one file in memory and fails to open another, while importing.
+
+  cffi builds the types of libsndfile's functions when each is first called. cffi 2.1.1 now and then
+  aborts the process (an assertion in realize_c_type) where several threads are first at once: here
+  no other thread can be.
+  """
+  file = io.BytesIO()
+  soundfile.write(file, np.zeros(2, np.float32), MIN_RATE, format="WAV")
+  file.seek(0)
+  with soundfile.SoundFile(file) as sound:
+    sound.seek(1)
+    sound.read(1, dtype="float32", always_2d=True)
+  with contextlib.suppress(soundfile.SoundFileError):
+    soundfile.SoundFile(os.devnull)
+
+
+_open_first()
+
+
 def _check_header(name: str, rate: int, channels: int, frames: int) -> None:
   if not MIN_RATE <= rate <= MAX_RATE:
     raise AudioError(

@@ -2,6 +2,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -330,3 +332,57 @@ def test_file_clips_follow_symbolic_links(tmp_path):
   (tmp_path / "root").mkdir()
   (tmp_path / "root/a.wav").symlink_to(tmp_path / "elsewhere.wav")
   assert clips.FileClips(str(tmp_path / "root"), SMALL, TRAINING).load("a.wav").any()
+
+
+# --- Threads -------------------------------------------------------------------------------------
+
+AT_ONCE = """
+import sys, threading
+from pathlib import Path
+from mellow_jax.config import AudioConfig
+from mellow_jax.data import audio
+from mellow_jax.data.presets import PRESETS
+
+start, read = threading.Barrier(32), []
+
+def load(number):
+  source = Path(sys.argv[1]) if number % 2 else Path(sys.argv[1]).read_bytes()
+  start.wait()
+  read.append(len(audio.load(source, AudioConfig(), PRESETS["clean"]).wav))
+
+threads = [threading.Thread(target=load, args=(number,)) for number in range(32)]
+for thread in threads:
+  thread.start()
+for thread in threads:
+  thread.join()
+assert read == [320_000] * 32, read
+"""
+OPENED = """
+import threading, soundfile
+opened, open_one = [], soundfile.SoundFile.__init__
+
+def note(*args, **kwargs):
+  opened.append(threading.current_thread() is threading.main_thread())
+  open_one(*args, **kwargs)
+
+soundfile.SoundFile.__init__ = note
+import mellow_jax.data.audio
+assert opened and all(opened), opened
+"""
+
+
+def python(*arguments):
+  command = [sys.executable, "-c", *map(str, arguments)]
+  found = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert not found.returncode, found.stderr
+
+
+def test_threads_may_open_their_first_file_at_once(tmp_path):
+  """cffi 2.1.1 aborts the process now and then, unless one file has been opened before."""
+  soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16_000)
+  for _ in range(8):
+    python(AT_ONCE, tmp_path / "a.wav")
+
+
+def test_a_file_is_open_before_any_thread_can_start():
+  python(OPENED)
