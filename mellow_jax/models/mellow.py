@@ -55,17 +55,19 @@ class MellowModel(nnx.Module):
     sep = self.decoder.embed(jnp.full((len(text_ids), 1), self.cfg.sep_id))
     return jnp.concatenate([audio1, sep, audio2, sep, self.decoder.embed(text_ids)], axis=1)
 
-  def is_heard(self, text_lengths: Int[Array, "B"], answer_tokens: int = 0) -> Bool[Array, "B T"]:
-    """True at slots that may be attended to: all but the question's padding.
+  def attention_mask(
+    self, text_lengths: Int[Array, "B"], answer_tokens: int = 0
+  ) -> Bool[Array, "B T"]:
+    """True at positions that may be attended to: all but the question's padding.
 
     The reference pads the question with "!" and masks nothing; its weights were trained so.
-    Hence with mask_padding off every slot is heard.
+    Hence with mask_padding off it is True everywhere.
     """
-    slots = jnp.arange(self.cfg.prefix_tokens + answer_tokens)
+    index = jnp.arange(self.cfg.prefix_tokens + answer_tokens)
     if not self.cfg.mask_padding:
-      return jnp.ones((len(text_lengths), len(slots)), bool)
+      return jnp.ones((len(text_lengths), len(index)), bool)
     first_pad = self.cfg.prefix_tokens - self.cfg.text_tokens + text_lengths[:, None]
-    return (slots < first_pad) | (slots >= self.cfg.prefix_tokens)
+    return (index < first_pad) | (index >= self.cfg.prefix_tokens)
 
   def hidden(
     self,
@@ -73,27 +75,24 @@ class MellowModel(nnx.Module):
     text_lengths: Int[Array, "B"],
     answer_ids: Int[Array, "B R"],
   ) -> Float[Array, "B R D"]:
-    """States that predict each answer token, the true tokens before it given.
+    """Hidden states that predict each answer token from the true tokens before it, for training.
 
-    The last heard slot of the prefix predicts the first answer token, so the last answer token is
-    not fed.
+    The prefix's last attended position predicts the first answer token, so the last answer token
+    is not read.
     """
     x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
-    heard = self.is_heard(text_lengths, answer_ids.shape[1] - 1)
-    mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & heard[:, None]
-    hidden = self.decoder.states(x, positions(heard), mask)
-    first = last_heard(hidden, self.is_heard(text_lengths))
+    mask = self.attention_mask(text_lengths, answer_ids.shape[1] - 1)
+    hidden = self.decoder.states(x, positions(mask), causal(mask))
+    first = last_state(hidden, self.attention_mask(text_lengths))
     return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
 
   def prefill(
     self, prefix: Float[Array, "B P D"], text_lengths: Int[Array, "B"]
   ) -> tuple[Float[Array, "B D"], Cache]:
-    """The state that predicts the first answer token, and the cache of the P slots."""
-    heard = self.is_heard(text_lengths)
-    slots = self.cfg.prefix_tokens
-    mask = jnp.tril(jnp.ones((slots, slots), bool)) & heard[:, None]
-    hidden, cache = self.decoder(prefix, positions(heard), mask)
-    return last_heard(hidden, heard), cache
+    """The hidden state that predicts the first answer token, and the cache of the prefix."""
+    mask = self.attention_mask(text_lengths)
+    hidden, cache = self.decoder(prefix, positions(mask), causal(mask))
+    return last_state(hidden, mask), cache
 
 
 def resolve_dtype(cfg: ModelConfig) -> str:
@@ -106,17 +105,25 @@ def resolve_dtype(cfg: ModelConfig) -> str:
   return cfg.dtype
 
 
-def positions(heard: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-  """Rotary positions: the number of heard slots before each, so that padding takes no room."""
-  return jnp.maximum(jnp.cumsum(heard, axis=1, dtype=jnp.int32) - 1, 0)
+def positions(attention_mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+  """Rotary positions: attended positions before each, so that padding leaves no gap."""
+  return jnp.maximum(jnp.cumsum(attention_mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def last_heard(hidden: Float[Array, "B T D"], heard: Bool[Array, "B P"]) -> Float[Array, "B D"]:
-  """The state of the prefix's last heard slot: P - 1 unless padding is masked.
+def causal(attention_mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
+  """True where a query (second axis) may attend to a key (third): not masked, and not later."""
+  size = attention_mask.shape[1]
+  return jnp.tril(jnp.ones((size, size), bool)) & attention_mask[:, None]
 
-  A padding slot would predict as well, but only where a question has one.
+
+def last_state(
+  hidden: Float[Array, "B T D"], attention_mask: Bool[Array, "B P"]
+) -> Float[Array, "B D"]:
+  """The hidden state of the prefix's last attended position: P - 1 unless padding is masked.
+
+  A padding position would predict as well, but only where a question has one.
   """
-  last = heard.shape[1] - 1 - jnp.argmax(heard[:, ::-1], axis=1)
+  last = attention_mask.shape[1] - 1 - jnp.argmax(attention_mask[:, ::-1], axis=1)
   return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 

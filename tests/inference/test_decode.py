@@ -327,6 +327,61 @@ def test_beam_search_stops_early():
   assert answers.steps < 60 and answers.tokens[0, 0, 0] == decoder.cfg.end_id
 
 
+# --- A table of rows -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "sampling", [Sampling(max_new_tokens=9), Sampling(max_new_tokens=9, temperature=1.0)]
+)
+def test_a_request_inserted_while_others_decode_gives_the_tokens_it_gives_alone(sampling):
+  """Seven requests take turns in three rows, whose ring of 8 is written over several times."""
+  decoder = Decoder(tiny.config(mask_padding=True))
+  prefix, keys = decoder.prefix(7), jax.random.split(jax.random.key(0), 7)
+  alone = decoder.generate(prefix, LENGTHS[:7], sampling)
+  end_id = decoder.cfg.end_id
+
+  @functools.partial(jax.jit, static_argnums=4)
+  def begin(params, prefix, length, key, sampling):
+    model = nnx.merge(decoder.graphdef, params)
+    return decode.begin(model, prefix[None], length[None], key[None], sampling)
+
+  @jax.jit
+  def advance(params, sampled, state):
+    logits, state = decode.step(nnx.merge(decoder.graphdef, params), sampled.token, state)
+    return decode.append(sampled, logits, sampling, end_id), state
+
+  insert = jax.jit(decode.insert)
+  shapes = jax.eval_shape(
+    lambda: decode.begin(
+      nnx.merge(decoder.graphdef, decoder.params), prefix[:3], jnp.ones(3, int), keys[:3], sampling
+    )
+  )
+  table = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  table = (table[0]._replace(has_ended=jnp.ones(3, bool)), table[1])
+  waiting, rows, found = list(range(7)), {}, {i: [] for i in range(7)}
+  one = dataclasses.replace(sampling, max_new_tokens=1)
+  for time in range(100):
+    # The first three begin at steps 0, 2 and 4, the others once a row is free.
+    for row in {0, 1, 2} - rows.keys():
+      if waiting and time >= 2 * row:
+        rows[row] = waiting.pop(0)
+        i = rows[row]
+        new = begin(decoder.params, prefix[i], jnp.int32(LENGTHS[i]), keys[i], one)
+        table = insert(table, jnp.int32(row), new)
+        found[i].append(int(new[0].token[0]))
+    for row, i in list(rows.items()):
+      if found[i][-1] == end_id or len(found[i]) == sampling.max_new_tokens:
+        del rows[row]
+    if not rows and not waiting:
+      break
+    table = advance(decoder.params, *table)
+    for row, i in rows.items():
+      found[i].append(int(table[0].token[row]))
+  assert 15 < time < 60
+  for i in range(7):
+    assert found[i] == alone.tokens[i, 0][: alone.lengths[i, 0] + 1].tolist()
+
+
 # --- Scoring -------------------------------------------------------------------------------------
 
 
