@@ -17,9 +17,10 @@ SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # and the floors below it, never what stands beside it or above.
 ROOMS = """
   errors data.presets | config | files cli parallel | data models | checkpoint
-    | inference convert | training | reasonaqa.paper reasonaqa.vocabulary
-    | reasonaqa.official | reasonaqa.own reasonaqa.llm | reasonaqa.check
-    | reasonaqa.reasonaqa_dataset_builder | reasonaqa.commands reasonaqa.tfds
+    | inference convert | training | reasonaqa.splits reasonaqa.vocabulary
+    | reasonaqa.paper reasonaqa.source_rows | reasonaqa.official | reasonaqa.own reasonaqa.llm
+    | reasonaqa.check reasonaqa.stats reasonaqa.reasonaqa_dataset_builder
+    | reasonaqa.commands reasonaqa.tfds
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
     | evaluation.external evaluation.linear_probe evaluation.listening | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan

@@ -1,9 +1,10 @@
-"""What the paper says of ReasonAQA: rows and clips (Table 1), words (Tables 9 and 15).
+"""ReasonAQA as the paper counts it: rows and clips (Table 1), words (Tables 9 and 15).
 
 Source: the Mellow paper of 2025, Tables 1, 9 and 15.
 """
 
-SPLITS = ("train", "val", "test")
+from mellow_jax.reasonaqa.splits import SPLITS
+
 TIERED = ("CLD", "ACD")  # each has three parts, CLD-1 to CLD-3
 
 # Rows of each part, by its subtype without ".json"; (train, val, test), 0 where there is none. The
@@ -58,3 +59,14 @@ WORDS = {
   ("Type 3", "Detail", "Clotho"): (95264, 4.00, 3622, 24.74, 11811),
   ("Type 3", "Detail", "all"): (333036, 4.05, 4764, 25.77, 15477),
 }
+
+
+def rows(dataset: str, split: str) -> int | None:
+  """Rows of a dataset in Table 1; None for a dataset or a split that it does not have."""
+  if split not in SPLITS:
+    return None
+  name, _, tier = dataset.rpartition("-")
+  index = SPLITS.index(split)
+  if dataset in ROWS:
+    return ROWS[dataset][index]
+  return ROWS[name][index] // 3 if name in TIERED and tier in ("1", "2", "3") else None

@@ -28,8 +28,8 @@ from mellow_jax.config import DataConfig
 from mellow_jax.data import audio, records
 from mellow_jax.data.records import FIELDS, Records
 from mellow_jax.errors import AudioError, PipelineError
+from mellow_jax.reasonaqa.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 AUDIO = "audio"  # the folder beside the rows' files
 NO_CLIP = -1
 SHARD_ROWS = 100_000

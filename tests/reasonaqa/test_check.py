@@ -15,7 +15,7 @@ from mellow_jax.data import tokenizer as tokenizer_lib
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.reasonaqa import __main__ as command
-from mellow_jax.reasonaqa.check import faults, findings
+from mellow_jax.reasonaqa.check import dataset_faults, faults
 
 ROOT = Path(__file__).parents[2]
 RATE = 8000
@@ -260,14 +260,14 @@ def test_a_million_rows_within_ten_minutes_and_two_gib(reference_data):
   assert int(seconds) < 600 and float(memory) < 2
 
 
-def test_findings_of_many_rows_are_small():
-  found = findings.Findings()
-  found.begin(Path("train.json"))
+def test_faults_of_many_rows_are_small():
+  found = dataset_faults.DatasetFaults()
+  found.begin_file(Path("train.json"))
   fields = dict.fromkeys(records.FIELDS, "x") | {"filepath2": ""}
   for i in range(5000):
     found.add_row(
       records.Record(**fields | {"filepath1": f"{i % 50}.wav", "answer": str(i)}, row=i)
     )
   assert len(found.new_clips()) == 50 and found.new_clips() == []
-  found.compare()
+  found.find_duplicates()
   assert found.report()["counts"] == {}

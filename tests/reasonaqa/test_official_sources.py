@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import files, sources
+from mellow_jax.reasonaqa.official import locations, sources
 
 
 @pytest.fixture(scope="session")
@@ -176,9 +176,9 @@ def test_differences_stay_as_they_are(tmp_path):
 
 
 def test_what_is_absent_is_named_with_where_to_get_it(tmp_path):
-  with pytest.raises(files.MissingSource, match=r"no clotho_captions_evaluation\.csv"):
+  with pytest.raises(locations.MissingSource, match=r"no clotho_captions_evaluation\.csv"):
     sources.read("Clotho", tmp_path, "test")
-  with pytest.raises(files.MissingSource, match="get it from github"):
+  with pytest.raises(locations.MissingSource, match="get it from github"):
     sources.read("CLD-2", tmp_path, "test")
   with pytest.raises(DataError, match=r"use one of Clotho, .* and one of train"):
     sources.read("Clotho", tmp_path, "dev")

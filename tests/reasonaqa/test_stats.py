@@ -9,7 +9,6 @@ import pytest
 from mellow_jax.data import records
 from mellow_jax.reasonaqa import __main__ as command
 from mellow_jax.reasonaqa import paper, vocabulary
-from mellow_jax.reasonaqa.check import counts
 
 
 def row(subtype, question, answer, clip="a.wav", second=""):
@@ -92,8 +91,8 @@ def test_words_of_text():
 def test_the_papers_table_adds_up():
   sums = tuple(sum(rows[i] for rows in paper.ROWS.values()) for i in range(3))
   assert sums == paper.TOTAL_ROWS
-  assert sum(counts.published(f"ACD-{i}", "val") for i in (1, 2, 3)) == paper.ROWS["ACD"][1]
-  assert counts.published("Own-MCQ", "train") is None
+  assert sum(paper.rows(f"ACD-{i}", "val") for i in (1, 2, 3)) == paper.ROWS["ACD"][1]
+  assert paper.rows("Own-MCQ", "train") is None
   for (kind, sort, source), numbers in paper.WORDS.items():
     if source == "all":
       parts = [paper.WORDS[kind, sort, one][0] for one in ("AudioCaps", "Clotho")]

@@ -13,7 +13,7 @@ from mellow_jax.evaluation.benchmarks import question_files, rows
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.rows import from_record
 from mellow_jax.reasonaqa.official import sources
-from mellow_jax.reasonaqa.official.files import MissingSource
+from mellow_jax.reasonaqa.official.locations import MissingSource
 
 __all__ = ["BENCHMARKS", "Benchmark", "audio_root", "from_record", "read", "table_path"]
 

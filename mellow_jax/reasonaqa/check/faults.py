@@ -1,4 +1,4 @@
-"""What can be wrong with a row's texts and with a clip's sound."""
+"""Kinds of faults of rows and clips, and the checks of one row's texts and one clip's samples."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from mellow_jax.data import audio, presets, prompts, tokenizer
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import AudioError
 
-# Kinds of faults, and what each says. Those of audio.REASONS are an audio file's own.
+# Kinds of faults and their descriptions. Those of audio.REASONS are the reader's own.
 OF_ROWS = {
   "malformed": "no row of the schema",
   "bad_path": "a path that is none below the audio root",
@@ -31,8 +31,7 @@ OF_CLIPS = {
   "clip_in_later_file": "is heard in a later file as well",
 }
 OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
-# Half the way between a clip's least and largest sample that still counts as silence: the smallest
-# step of 16 bits.
+# Half the range of samples up to which a clip counts as silent: the smallest step of 16 bits.
 SILENT_SWING = 2.0**-15
 
 _OPTION = re.compile(r"(?<!\S)([A-Ha-h])\)\s")
@@ -43,7 +42,7 @@ _INPUT, _ANSWER, _CAPTION2 = (FIELDS.index(name) for name in ("input", "answer",
 
 
 class Fault(NamedTuple):
-  """A fault's kind, and its particulars in words."""
+  """A fault's kind, and a message with its details."""
 
   kind: str
   message: str
@@ -53,7 +52,7 @@ class Fault(NamedTuple):
 
 
 def of_schema(found: Sequence[tuple[str, str]]) -> Iterator[Fault]:
-  """The faults that `row_by_row.read` found, by kind."""
+  """The kinds of the faults that `row_by_row.read` found, given as (field, message)."""
   for name, message in found:
     kind = "malformed"
     if message.startswith("is empty") and name in _EMPTY:
@@ -87,20 +86,20 @@ def of_options(question: str, answer: str) -> Iterator[Fault]:
 
 
 class TokenLimits:
-  """Which texts have more tokens than the model has slots for, in batches."""
+  """Finds texts with more tokens than the model has slots, in batches."""
 
   def __init__(self, path: str, preset: str, text_tokens: int, answer_tokens: int):
     """path is a tokenizer.json or its folder. Raises CheckpointError where none is there."""
     self.tokenizer = tokenizer.load_tokenizer(path)
     self.preset = presets.PRESETS[preset]
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
-    self.waiting: list[tuple[Any, str, str]] = []
+    self.waiting: list[tuple[Any, str, str]] = []  # (row, kind, text with its end)
 
   def add(self, row: Any, fields: Sequence[str]) -> None:
-    """Takes the texts of a row's fields; row is given back with its fault."""
+    """Adds the texts of a row's fields; `row` is any value that names it."""
     preset = self.preset
     question, answer, second = fields[_INPUT], fields[_ANSWER], fields[_CAPTION2]
-    # A token is a byte at least: short texts need no counting, with all that a preset adds.
+    # A token is at least a byte: short texts fit, with all that a preset adds.
     if not question.isascii() or len(question) + 16 > self.slots["question_over_tokens"]:
       text = prompts.question(question, preset)
       self._add(row, "question_over_tokens", text, preset.question_end)
@@ -113,39 +112,38 @@ class TokenLimits:
     ends = {"none": "", "string": " <|endoftext|>", "token": "<|endoftext|>"}
     self.waiting.append((row, kind, text + ends[end]))
 
-  def found(self) -> Iterator[tuple[Any, Fault]]:
-    """Those of the rows taken since the last call whose texts are too long, each with its fault."""
+  def faults(self) -> Iterator[tuple[Any, Fault]]:
+    """(row, fault) for each text over its limit among those added since the last call."""
     batch, self.waiting = self.waiting, []
-    encoded = self.tokenizer.encode_batch_fast(
-      [text for _, _, text in batch], add_special_tokens=False
-    )
+    texts = [text for _, _, text in batch]
+    encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     for (row, kind, _), encoding in zip(batch, encoded, strict=True):
       count, slots = len(encoding), self.slots[kind]
       if count > slots:
         yield row, Fault(kind, f"{count} tokens with its end, where {slots} fit")
 
 
-# --- Sound ---------------------------------------------------------------------------------------
+# --- Clips ---------------------------------------------------------------------------------------
 
 
 def of_clips(
   root: str, paths: Sequence[str], min_seconds: float
 ) -> list[tuple[list[Fault], bytes | None]]:
-  """The faults of audio files, and the digest of each that can be decoded."""
+  """The faults of audio files, and the digest of the samples of each that can be decoded."""
   found = []
   for path in paths:
     try:
-      heard = audio.survey(Path(root) / path)
+      clip = audio.survey(Path(root) / path)
     except AudioError as error:
       found.append(([Fault(error.reason, str(error))], None))
       continue
     faults = []
-    if heard.peak > 1:
-      kind = "peak_over_2" if heard.peak > 2 else "peak_over_1"
-      faults.append(Fault(kind, f"peak {heard.peak:.4g}"))
-    if heard.swing <= SILENT_SWING:
-      faults.append(Fault("silent", f"peak {heard.peak:.2g}"))
-    if heard.seconds < min_seconds:
-      faults.append(Fault("too_short", f"{heard.seconds:.3g} s, less than {min_seconds:g}"))
-    found.append((faults, heard.digest))
+    if clip.peak > 1:
+      kind = "peak_over_2" if clip.peak > 2 else "peak_over_1"
+      faults.append(Fault(kind, f"peak {clip.peak:.4g}"))
+    if clip.swing <= SILENT_SWING:
+      faults.append(Fault("silent", f"peak {clip.peak:.2g}"))
+    if clip.seconds < min_seconds:
+      faults.append(Fault("too_short", f"{clip.seconds:.3g} s, less than {min_seconds:g}"))
+    found.append((faults, clip.digest))
   return found

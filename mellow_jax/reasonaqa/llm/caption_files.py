@@ -18,8 +18,7 @@ from typing import Any
 from mellow_jax import files
 from mellow_jax.data import prompts, records
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import files as official_files
-from mellow_jax.reasonaqa.official import sources
+from mellow_jax.reasonaqa.official import locations, sources
 
 # WavCaps' files, and the folders its archives unpack to.
 WAVCAPS = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
@@ -59,7 +58,7 @@ def _part(path: Path, names: dict[str, str]) -> str:
 
 def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
   """(place, caption) for each row of a table, whose header tells its source."""
-  rows = list(official_files.read(path, ()))
+  rows = list(locations.read_table(path, ()))
   header = rows[0][1].keys() if rows else set()
   if {"youtube_id", "caption"} <= header:
     split = _part(path, {name: name for name in ("train", "val", "test")})

@@ -1,7 +1,7 @@
-"""The official files of ReasonAQA's sources, their rows turned into rows of the published schema.
+"""Reads the official files of ReasonAQA's sources into rows of the published schema.
 
-A reader takes the folder below which the files lie, at any depth and under their published names,
-and a split, "train", "val" or "test". It gives the rows, and all that it made no row of:
+A reader takes a folder that holds the files, at any depth and under their published names, and a
+split, "train", "val" or "test". It returns the rows, with all that no row was made of:
 
   source = sources.read("CLE", folder, "test")
   source.rows, source.dropped
@@ -20,93 +20,37 @@ A row's subtype is its dataset with ".json", as in the published files. Clips ar
 AudioCapsLarger/<split>/Y<video>.wav and ClothoV21/<part>/<name>; those of ClothoAQA, which are of
 another release, as its archive unpacks in a folder of that name: ClothoAQA/audio_files/<name>.
 
-What the paper leaves out is left out: of AudioCaps' validation captions all but the first of each
-clip, and rows of CLE whose clip's name is not one of Clotho's. The published files are not at hand
-everywhere, so some texts are our reading: captions are asked for by the key "caption first audio",
-yes and no are in lower case, and a row of CLE has the first of its five captions beside it.
+As in the paper, all but the first of each clip's validation captions of AudioCaps are left out, and
+rows of CLE whose clip's name is not one of Clotho's. Not all published files were at hand, so some
+texts follow our reading of the paper: captions have the prompt key "caption first audio", yes and
+no are in lower case, and a row of CLE has the first of its five captions.
 
-ClothoAQA parts Clotho's clips in its own way: by their names, 289 of its 1174 training clips are
-test clips of Clotho. They stay, as in the paper; `check` names those that sound the same.
+ClothoAQA splits Clotho's clips in its own way: by their names, 289 of its 1174 training clips are
+test clips of Clotho. They stay, as in the paper; `check` lists those with the same samples.
 """
 
 import ast
 import html
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from mellow_jax.data import prompts, records
-from mellow_jax.data.records import Record
+from mellow_jax import files
+from mellow_jax.data import records
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import files
-from mellow_jax.reasonaqa.official.files import MissingSource
-from mellow_jax.reasonaqa.paper import SPLITS
+from mellow_jax.reasonaqa.official import locations
+from mellow_jax.reasonaqa.official.locations import MissingSource
+from mellow_jax.reasonaqa.source_rows import SourceRows
+from mellow_jax.reasonaqa.splits import SPLITS
 
 _CLOTHO = {"train": "development", "val": "validation", "test": "evaluation"}
 _TIERS = {"1": "fewwords", "2": "sentence", "3": "detail"}
 
-NO_AUDIO = "there is no audio below --audio_root"
 CAPTION = "caption first audio"  # the prompt key of caption rows
 HYPOTHESIS = 'Based on the audio, what can be said about the hypothesis - "{hypothesis}"?'
 TRUE, FALSE, PLAUSIBLE = "It is definitely true", "It is definitely false", "It is plausible"
 VERDICTS = (TRUE, FALSE, PLAUSIBLE, "I cannot determine")
 _ENTAILMENT = {"Entailment": TRUE, "Neutral": PLAUSIBLE, "Contradiction": FALSE}
-
-
-@dataclass(frozen=True)
-class Dropped:
-  """Something in an official file that rows were not made of, or not kept."""
-
-  what: str  # the clip's name, or its path
-  line: int  # of the file, on which its row begins
-  reason: str
-  rows: int  # of ReasonAQA that it would have given
-
-
-@dataclass(kw_only=True)
-class Source:
-  """A file's rows; read * each is the number of rows and of those dropped, together."""
-
-  dataset: str
-  split: str
-  file: str
-  unit: str  # what the file has on a row, in words
-  each: int  # rows of ReasonAQA that a row of the file gives
-  read: int = 0  # rows of the file
-  rows: list[Record] = field(default_factory=list)  # their `row` counts from 0
-  dropped: list[Dropped] = field(default_factory=list)
-
-  def add(
-    self,
-    line: int,
-    question: str,
-    answer: str,
-    *,
-    taskname: str,
-    clips: tuple[str, str],
-    captions: tuple[str, str],
-  ) -> None:
-    """Makes a row, or drops it where a text is empty or a path leads out of the audio root."""
-    try:
-      first, second = clips
-      clips = records.relative_path(first), second and records.relative_path(second)
-    except ValueError as error:
-      self.dropped.append(Dropped(" ".join(clips), line, f"the clip's path {error}", 1))
-      return
-    for name, text in (("question", question), ("answer", answer)):
-      if not text.strip():
-        self.dropped.append(Dropped(clips[0], line, f"the {name} is empty", 1))
-        return
-      if len(text) > prompts.MAX_CHARACTERS:
-        reason = f"the {name} has more than {prompts.MAX_CHARACTERS} characters"
-        self.dropped.append(Dropped(clips[0], line, reason, 1))
-        return
-    subtype = f"{self.dataset}.json"
-    self.rows.append(
-      Record(taskname, *clips, *captions, question, answer, subtype, row=len(self.rows))
-    )
 
 
 def lettered(options: tuple[str, ...] | list[str]) -> list[str]:
@@ -127,42 +71,38 @@ def clotho_path(name: str, split: str) -> str:
   return f"ClothoV21/{_CLOTHO[split]}/{name}"
 
 
-def audiocaps(folder: str | os.PathLike, split: str) -> Source:
+def audiocaps(folder: str | os.PathLike, split: str) -> SourceRows:
   """Captions of AudioCaps. Raises DataError."""
-  path = files.find(folder, "AudioCaps", [f"{split}.csv"])
-  source = Source(
+  path = locations.find(folder, "AudioCaps", [f"{split}.csv"])
+  source = SourceRows(
     dataset="AudioCaps", split=split, file=str(path), unit="rows of one caption", each=1
   )
   seen = set()
-  for line, row in files.read(path, ("youtube_id", "caption")):
+  for line, row in locations.read_table(path, ("youtube_id", "caption")):
     source.read += 1
     clip = audiocaps_path(f"Y{row['youtube_id']}", split)
     if split == "val" and clip in seen:
       reason = "not its clip's first caption, of which the paper keeps one for validation"
-      source.dropped.append(Dropped(clip, line, reason, 1))
+      source.drop(clip, line, reason, 1)
       continue
     seen.add(clip)
     caption = row["caption"]
-    source.add(
-      line, CAPTION, caption, taskname="audiocaps", clips=(clip, ""), captions=(caption, "")
-    )
+    source.add(line, CAPTION, caption, taskname="audiocaps", clip=clip, caption=caption)
   return source
 
 
-def clotho(folder: str | os.PathLike, split: str) -> Source:
+def clotho(folder: str | os.PathLike, split: str) -> SourceRows:
   """Captions of Clotho v2.1. Raises DataError."""
-  path = files.find(folder, "Clotho", [f"clotho_captions_{_CLOTHO[split]}.csv"])
-  source = Source(
+  path = locations.find(folder, "Clotho", [f"clotho_captions_{_CLOTHO[split]}.csv"])
+  source = SourceRows(
     dataset="Clotho", split=split, file=str(path), unit="clips of five captions", each=5
   )
   columns = tuple(f"caption_{i}" for i in range(1, 6))
-  for line, row in files.read(path, ("file_name", *columns)):
+  for line, row in locations.read_table(path, ("file_name", *columns)):
     source.read += 1
     clip = clotho_path(row["file_name"], split)
     for caption in map(row.__getitem__, columns):
-      source.add(
-        line, CAPTION, caption, taskname="clothov21", clips=(clip, ""), captions=(caption, "")
-      )
+      source.add(line, CAPTION, caption, taskname="clothov21", clip=clip, caption=caption)
   return source
 
 
@@ -172,41 +112,41 @@ def clotho_names(folder: str | os.PathLike, split: str) -> set[str]:
   The list is a file_names.json below a folder clotho. Raises MissingSource without either.
   """
   try:
-    path = files.find(folder, "Clotho", [f"clotho_captions_{_CLOTHO[split]}.csv"])
+    path = locations.find(folder, "Clotho", [f"clotho_captions_{_CLOTHO[split]}.csv"])
   except MissingSource:
-    path = files.find(folder, "Clotho", ["clotho/file_names.json"])
-    return set(json.loads(path.read_text(encoding="utf-8"))[split])
-  return {row["file_name"] for _, row in files.read(path, ("file_name",))}
+    path = locations.find(folder, "Clotho", ["clotho/file_names.json"])
+    return set(files.read_json(path, "a list of Clotho's clips")[split])
+  return {row["file_name"] for _, row in locations.read_table(path, ("file_name",))}
 
 
 # --- Questions -----------------------------------------------------------------------------------
 
 
-def clothoaqa(folder: str | os.PathLike, split: str) -> Source:
+def clothoaqa(folder: str | os.PathLike, split: str) -> SourceRows:
   """Yes/no questions of ClothoAQA, once an annotator as published. Raises DataError."""
-  path = files.find(folder, "ClothoAQA", [f"clotho_aqa_{split}.csv", f"binary_{split}_eng.csv"])
-  source = Source(dataset="ClothoAQA", split=split, file=str(path), unit="answers", each=1)
-  for line, row in files.read(path, ("file_name", "QuestionText", "answer")):
+  path = locations.find(folder, "ClothoAQA", [f"clotho_aqa_{split}.csv", f"binary_{split}_eng.csv"])
+  source = SourceRows(dataset="ClothoAQA", split=split, file=str(path), unit="answers", each=1)
+  for line, row in locations.read_table(path, ("file_name", "QuestionText", "answer")):
     source.read += 1
     clip, answer = f"ClothoAQA/audio_files/{row['file_name']}", row["answer"].strip().lower()
     if answer and answer not in ("yes", "no"):
-      source.dropped.append(Dropped(clip, line, "the answer is neither yes nor no", 1))
+      source.drop(clip, line, "the answer is neither yes nor no", 1)
       continue
     question = row["QuestionText"]
-    source.add(line, question, answer, taskname="clothoaqa", clips=(clip, ""), captions=("", ""))
+    source.add(line, question, answer, taskname="clothoaqa", clip=clip)
   return source
 
 
-def _entailment(source: Source, taskname: str, clip: str, caption: str, line: int, row: dict):
+def _entailment(source: SourceRows, taskname: str, clip: str, caption: str, line: int, row: dict):
   """Adds a hypothesis that holds, one that may and one that does not, as multiple choices."""
   options = lettered(VERDICTS)
   for column, verdict in _ENTAILMENT.items():
     if not row[column].strip():
-      source.dropped.append(Dropped(clip, line, f"the {column.lower()} is empty", 1))
+      source.drop(clip, line, f"the {column.lower()} is empty", 1)
       continue
     question = " ".join([HYPOTHESIS.format(hypothesis=row[column]), *options])
     answer = options[VERDICTS.index(verdict)]
-    source.add(line, question, answer, taskname=taskname, clips=(clip, ""), captions=(caption, ""))
+    source.add(line, question, answer, taskname=taskname, clip=clip, caption=caption)
 
 
 def _captions(path: Path, line: int, text: str) -> list[str]:
@@ -222,36 +162,36 @@ def _captions(path: Path, line: int, text: str) -> list[str]:
   return found
 
 
-def cle(folder: str | os.PathLike, split: str) -> Source:
+def cle(folder: str | os.PathLike, split: str) -> SourceRows:
   """Hypotheses about Clotho's clips, of Audio Entailment. Raises DataError.
 
   It needs the names of Clotho's clips beside it.
   """
-  path = files.find(folder, "CLE", [f"clotho_entailment_{_CLOTHO[split]}.csv"])
+  path = locations.find(folder, "CLE", [f"clotho_entailment_{_CLOTHO[split]}.csv"])
   names = clotho_names(folder, split)
   # Freesound's names hold "&amp;" and the like; one copy of Clotho may, and another may not.
   plain = {html.unescape(name): name for name in names}
-  source = Source(
+  source = SourceRows(
     dataset="CLE", split=split, file=str(path), unit="clips of three hypotheses", each=3
   )
-  for line, row in files.read(path, ("Audio file", "Caption", *_ENTAILMENT)):
+  for line, row in locations.read_table(path, ("Audio file", "Caption", *_ENTAILMENT)):
     source.read += 1
     name = row["Audio file"]
     if (known := plain.get(html.unescape(name))) is None:
-      source.dropped.append(Dropped(name, line, "no clip of Clotho has this name", 3))
+      source.drop(name, line, "no clip of Clotho has this name", 3)
       continue
     caption = _captions(path, line, row["Caption"])[0]
     _entailment(source, "clothov21", clotho_path(known, split), caption, line, row)
   return source
 
 
-def ace(folder: str | os.PathLike, split: str) -> Source:
+def ace(folder: str | os.PathLike, split: str) -> SourceRows:
   """Hypotheses about AudioCaps' test clips, of Audio Entailment. Raises DataError."""
-  path = files.find(folder, "ACE", [f"audiocaps_entailment_{split}.csv"])
-  source = Source(
+  path = locations.find(folder, "ACE", [f"audiocaps_entailment_{split}.csv"])
+  source = SourceRows(
     dataset="ACE", split=split, file=str(path), unit="captions of three hypotheses", each=3
   )
-  for line, row in files.read(path, ("Audio file", "Caption", *_ENTAILMENT)):
+  for line, row in locations.read_table(path, ("Audio file", "Caption", *_ENTAILMENT)):
     source.read += 1
     caption = _captions(path, line, row["Caption"])[0]
     clip = audiocaps_path(row["Audio file"], split)
@@ -259,21 +199,23 @@ def ace(folder: str | os.PathLike, split: str) -> Source:
   return source
 
 
-def _adiff(folder: str | os.PathLike, split: str, dataset: str) -> Source:
+def _adiff(folder: str | os.PathLike, split: str, dataset: str) -> SourceRows:
   """A tier of the differences of ADIFF, which has ReasonAQA's columns but the subtype."""
   kind, tier = dataset.split("-")
   part = _CLOTHO[split] if kind == "CLD" else split
-  path = files.find(folder, dataset, [f"{kind.lower()}_{part}_adiff_{_TIERS[tier]}_answer.csv"])
-  source = Source(dataset=dataset, split=split, file=str(path), unit="pairs of clips", each=1)
-  for line, row in files.read(path, records.FIELDS[:-1]):
+  path = locations.find(folder, dataset, [f"{kind.lower()}_{part}_adiff_{_TIERS[tier]}_answer.csv"])
+  source = SourceRows(dataset=dataset, split=split, file=str(path), unit="pairs of clips", each=1)
+  for line, row in locations.read_table(path, records.FIELDS[:-1]):
     source.read += 1
     source.add(
       line,
       row["input"],
       row["answer"],
       taskname=row["taskname"],
-      clips=(row["filepath1"], row["filepath2"]),
-      captions=(row["caption1"], row["caption2"]),
+      clip=row["filepath1"],
+      clip2=row["filepath2"],
+      caption=row["caption1"],
+      caption2=row["caption2"],
     )
   return source
 
@@ -297,7 +239,7 @@ def acd_clips(folder: str | os.PathLike, split: str) -> set[str]:
   return found
 
 
-Reader = Callable[[str | os.PathLike, str], Source]
+Reader = Callable[[str | os.PathLike, str], SourceRows]
 
 
 def _tier(dataset: str) -> Reader:
@@ -315,7 +257,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read(dataset: str, folder: str | os.PathLike, split: str) -> Source:
+def read(dataset: str, folder: str | os.PathLike, split: str) -> SourceRows:
   """The rows of a dataset's split.
 
   Raises MissingSource where its file is not below the folder, DataError where the file cannot be

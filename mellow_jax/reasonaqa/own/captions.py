@@ -1,50 +1,49 @@
-"""One's own clips and what is heard in them, turned into rows of every kind that a caption allows.
+"""Turns a user's clips and captions into rows of every kind that captions allow.
 
 A table of captions is a CSV file with a header and a line a caption:
 
   file      the clip, relative to the audio root
   caption   what is heard, in a few words; a clip may have several lines, and captions
-  label     if wanted: the name of its sound; clips of one label are never told apart
-  split     if wanted: train, val or test; without it all clips are for training
-  question  if wanted: a question of one's own about the clip ...
+  label     optional: the name of its sound; clips of one label are never told apart
+  split     optional: train, val or test; without it all clips are for training
+  question  optional: a question about the clip ...
   answer    ... and its answer; a line may have both a caption and a question
 
 Rows of NAME.csv have the source "name" and these subtypes:
 
-  NAME.json             a row a caption: caption the audio
-  NAME-MCQ.json         a row a clip: its label or a caption among those of up to three others
-  NAME-Binary.json      two rows a clip: is a caption true of it, one of its own and another's
-  NAME-Entailment.json  a row a clip: the same as multiple choice, true or false
-  NAME-Difference.json  a row a clip: how it differs from another clip
-  NAME-Detail.json      a row a question of one's own
+  NAME.json             a row per caption: caption the audio
+  NAME-MCQ.json         a row per clip: its label or a caption among those of up to three others
+  NAME-Binary.json      two rows per clip: is a caption true of it, one of its own and another's
+  NAME-Entailment.json  a row per clip: the same as multiple choice, true or false
+  NAME-Difference.json  a row per clip: how it differs from another clip
+  NAME-Detail.json      a row per question of the table
 
-What is false of a clip is drawn from the other clips of its split: one of another label, or without
-labels one whose caption shares no word with the clip's captions but such as "a" and "is"; words
-count as the same if they begin with the same four letters. That sees no synonyms: labels are safer.
-Where there is none, the row is left out, and the report says so. The same table and seed give the
-same rows.
+What is false of a clip comes from the other clips of its split: one of another label, or without
+labels one whose caption shares no content word with the clip's captions; words count as equal if
+their first four letters are. Synonyms are not recognised: labels are safer. Where there is no such
+clip, the row is left out and reported. The same table and seed give the same rows.
 """
 
 import hashlib
 import itertools
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa import paper
-from mellow_jax.reasonaqa.official import files, sources
-from mellow_jax.reasonaqa.official.sources import Dropped, Source
+from mellow_jax.reasonaqa.official import locations, sources
+from mellow_jax.reasonaqa.source_rows import NO_AUDIO, SourceRows
+from mellow_jax.reasonaqa.splits import SPLITS
 from mellow_jax.reasonaqa.vocabulary import content_words
 
 COLUMNS = ("file", "caption", "label", "split", "question", "answer")
 WRONG_OPTIONS = 3  # of a multiple choice, where so many differ
-_TRIES = 200  # sounds looked at for those that differ
+_MOST_CANDIDATES = 200  # sounds tried for those that differ
 
 CHOICE = "what is the primary sound event present in the clip?"
 BINARY = "is this true of the clip: {caption}? answer yes or no"
@@ -54,7 +53,7 @@ DIFFERS = "audio 1: {first}, whereas audio 2: {second}."
 
 
 @dataclass
-class Clip:
+class CaptionedClip:
   """A clip of a table, with all that its lines say."""
 
   path: str
@@ -65,49 +64,57 @@ class Clip:
   questions: list[tuple[int, str, str]] = field(default_factory=list)  # line, question, answer
 
 
-def read(path: str | os.PathLike) -> list[Clip]:
+def read(path: str | os.PathLike) -> list[CaptionedClip]:
   """The clips of a table of captions, in its order.
 
-  Raises DataError naming file, line and column where something is missing, unknown or in
-  contradiction.
+  Raises DataError naming file, line and column where something is missing, unknown or
+  contradictory.
   """
-  clips: dict[str, Clip] = {}
-
-  def fail(line: int, fault: str):
-    raise DataError(f"{path}, line {line}: {fault}")
-
-  line = 1
-  for line, row in files.read(Path(path), ("file", "caption")):
-    row = {column: text.strip() for column, text in row.items()}
-    for column in row:
-      if column not in COLUMNS and not column.startswith("_"):
-        known = ", ".join(COLUMNS)
-        fail(1, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
-    try:
-      name = records.relative_path(row["file"])
-    except ValueError as error:
-      fail(line, f"column 'file' {error}")
-    split, label = row.get("split") or "train", row.get("label", "")
-    if split not in paper.SPLITS:
-      fail(line, f"column 'split' is {split!r}: use {', '.join(paper.SPLITS)}")
-    clip = clips.setdefault(name, Clip(name, line, split, label))
-    if (clip.split, clip.label) != (split, label):
-      fail(line, f"{name} has another split or label than in line {clip.line}")
-    question, answer = row.get("question", ""), row.get("answer", "")
-    if bool(question) != bool(answer):
-      fail(line, "has a question or an answer alone: fill in both or none")
-    if question:
-      clip.questions.append((line, question, answer))
-    if row["caption"] and row["caption"] not in clip.captions:
-      clip.captions.append(row["caption"])
-    if not (row["caption"] or question):
-      fail(line, "has neither a caption nor a question")
+  clips: dict[str, CaptionedClip] = {}
+  for line, row in locations.read_table(Path(path), ("file", "caption")):
+    _add_line(path, clips, line, {column: text.strip() for column, text in row.items()})
   if not clips:
     raise DataError(f"{path}: holds no rows")
   if len({bool(clip.label) for clip in clips.values()}) > 1:
     first = next(clip for clip in clips.values() if not clip.label)
-    fail(first.line, f"{first.path} has no label, and others have one: give all one or none")
+    fault = f"{first.path} has no label, and others have one: give all one or none"
+    _fail(path, first.line, fault)
   return [*clips.values()]
+
+
+def _fail(path: str | os.PathLike, line: int, fault: str) -> NoReturn:
+  raise DataError(f"{path}, line {line}: {fault}")
+
+
+def _add_line(
+  path: str | os.PathLike, clips: dict[str, CaptionedClip], line: int, row: dict[str, str]
+) -> None:
+  for column in row:
+    if column not in COLUMNS and not column.startswith("_"):
+      known = ", ".join(COLUMNS)
+      _fail(path, 1, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
+  try:
+    name = records.relative_path(row["file"])
+  except ValueError as error:
+    _fail(path, line, f"column 'file' {error}")
+  split, label = row.get("split") or "train", row.get("label", "")
+  if split not in SPLITS:
+    _fail(path, line, f"column 'split' is {split!r}: use {', '.join(SPLITS)}")
+  clip = clips.setdefault(name, CaptionedClip(name, line, split, label))
+  if (clip.split, clip.label) != (split, label):
+    _fail(path, line, f"{name} has another split or label than in line {clip.line}")
+  caption, question, answer = (row.get(column, "") for column in ("caption", "question", "answer"))
+  if bool(question) != bool(answer):
+    _fail(path, line, "has a question or an answer alone: fill in both or none")
+  if not (caption or question):
+    _fail(path, line, "has neither a caption nor a question")
+  if question:
+    clip.questions.append((line, question, answer))
+  if caption and caption not in clip.captions:
+    clip.captions.append(caption)
+
+
+# --- Rows about captions -------------------------------------------------------------------------
 
 
 def _sentence(caption: str) -> str:
@@ -118,69 +125,70 @@ def _phrase(caption: str) -> str:
   return caption.rstrip(" .")
 
 
-def _content(captions: Sequence[str]) -> frozenset[str]:
-  """What captions speak of: the beginnings of words, so that "barks" is "barking"."""
+def _stems(captions: Sequence[str]) -> frozenset[str]:
+  """The first letters of the content words of captions, so that "barks" is "barking"."""
   return frozenset(word[:4] for caption in captions for word in content_words(caption))
 
 
 @dataclass
 class _Sound:
-  """A caption as something that may be said of a clip, and the clips that have it."""
+  """A caption as an option or a statement, and the clips that have it."""
 
   label: str
   caption: str
-  clips: list[Clip] = field(default_factory=list)
+  clips: list[CaptionedClip] = field(default_factory=list)
 
   def __post_init__(self):
     self.option = self.label or _phrase(self.caption)
-    self.content = _content([self.caption])
+    self.stems = _stems([self.caption])
 
 
 class _Row(NamedTuple):
   question: str
   answer: str
   caption: str  # of the clip
-  second: str = ""  # path of another clip ...
+  clip2: str = ""  # path of another clip ...
   caption2: str = ""  # ... and its caption
 
 
-class _Maker:
-  """Makes the rows about clips, with what else is heard in any of them."""
+class _RowMaker:
+  """Makes rows about a clip, with the sounds of other clips as what is false of it."""
 
-  def __init__(self, clips: Sequence[Clip]):
+  def __init__(self, clips: Sequence[CaptionedClip]):
     sounds: dict[tuple[str, str], _Sound] = {}
     for clip in clips:
       for caption in clip.captions:
-        # What many clips have is one sound, or it would be drawn the most.
+        # A caption of many clips is one sound, or it would be chosen most often.
         key = clip.label, _phrase(caption)
         sounds.setdefault(key, _Sound(clip.label, caption)).clips.append(clip)
     self.sounds = [*sounds.values()]
 
-  def others(self, clip: Clip, rng: np.random.Generator) -> Iterator[_Sound]:
-    """Sounds that are not the clip's, in random order."""
-    content = _content(clip.captions)
-    count = len(self.sounds)
-    few = count <= _TRIES
-    order = rng.permutation(count) if few else dict.fromkeys(rng.integers(count, size=_TRIES))
+  def others(self, clip: CaptionedClip, rng: np.random.Generator) -> Iterator[_Sound]:
+    """Sounds that the clip does not have, in random order."""
+    stems, count = _stems(clip.captions), len(self.sounds)
+    if count <= _MOST_CANDIDATES:
+      order = rng.permutation(count)
+    else:
+      order = dict.fromkeys(rng.integers(count, size=_MOST_CANDIDATES))
     for sound in map(self.sounds.__getitem__, order):
       if clip.label:
         differs = sound.label != clip.label
       else:
-        differs = sound.content and sound.content.isdisjoint(content)
+        differs = sound.stems and sound.stems.isdisjoint(stems)
       if differs:
         yield sound
 
-  def captions(self, clip: Clip, rng: np.random.Generator) -> list[_Row]:
-    """A caption each."""
+  def captions(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
+    """A row per caption."""
     return [_Row(CAPTION, _sentence(caption), caption) for caption in clip.captions]
 
-  def choice(self, clip: Clip, rng: np.random.Generator) -> list[_Row]:
+  def choice(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
     """Which sound is heard, of up to four."""
     caption = _any(clip.captions, rng)
     options, wrong = [clip.label or _phrase(caption)], list[_Sound]()
     for sound in self.others(clip, rng):
-      # No two options may say the same of a clip.
-      alike = any(not sound.content.isdisjoint(other.content) for other in wrong)
+      # No two options may describe the same sound.
+      alike = any(not sound.stems.isdisjoint(other.stems) for other in wrong)
       if sound.option not in options and (clip.label or not alike):
         wrong.append(sound)
         options.append(sound.option)
@@ -188,33 +196,29 @@ class _Maker:
         break
     return [_choice(CHOICE, options, rng, caption)] if wrong else []
 
-  def binary(self, clip: Clip, rng: np.random.Generator) -> list[_Row]:
-    """Whether a caption of its own is true, and whether another's is."""
+  def binary(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
+    """Whether one of its own captions is true, and whether another clip's is."""
     own = _any(clip.captions, rng)
     rows = [_Row(BINARY.format(caption=_phrase(own)), "yes", own)]
     for other in itertools.islice(self.others(clip, rng), 1):
       rows.append(_Row(BINARY.format(caption=_phrase(other.caption)), "no", own))
     return rows
 
-  def entailment(self, clip: Clip, rng: np.random.Generator) -> list[_Row]:
-    """A hypothesis, as often true as false, where another sound is found."""
-    own = _any(clip.captions, rng)
-    other = next(self.others(clip, rng), None)
+  def entailment(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
+    """A hypothesis, true or false with equal chance."""
+    own, other = _any(clip.captions, rng), next(self.others(clip, rng), None)
     if other is None:
       return []
-    # A caption cannot tell what is plausible; it stands there to be chosen wrongly.
-    verdicts = [sources.TRUE, sources.FALSE, sources.PLAUSIBLE]
-    said = own
+    # No caption is known to be plausible alone: that verdict is always a wrong option.
+    hypothesis, verdicts = own, [sources.TRUE, sources.FALSE, sources.PLAUSIBLE]
     if rng.random() < 0.5:
-      said = other.caption
-      verdicts = [sources.FALSE, sources.TRUE, sources.PLAUSIBLE]
-    question = sources.HYPOTHESIS.format(hypothesis=_phrase(said))
+      hypothesis, verdicts = other.caption, [sources.FALSE, sources.TRUE, sources.PLAUSIBLE]
+    question = sources.HYPOTHESIS.format(hypothesis=_phrase(hypothesis))
     return [_choice(question, verdicts, rng, own)]
 
-  def difference(self, clip: Clip, rng: np.random.Generator) -> list[_Row]:
+  def difference(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
     """How it differs from a clip of another sound."""
-    own = _any(clip.captions, rng)
-    other = next(self.others(clip, rng), None)
+    own, other = _any(clip.captions, rng), next(self.others(clip, rng), None)
     if other is None:
       return []
     answer = DIFFERS.format(first=_phrase(own), second=_phrase(other.caption))
@@ -228,72 +232,83 @@ def _any(values: Sequence, rng: np.random.Generator):
 def _choice(stem: str, options: list[str], rng: np.random.Generator, caption: str) -> _Row:
   """A multiple choice in random order; the first option is the right one."""
   order = rng.permutation(len(options)).tolist()
-  listed = sources.lettered([options[i] for i in order])
-  return _Row(" ".join([stem, *listed]), listed[order.index(0)], caption)
+  lettered = sources.lettered([options[i] for i in order])
+  return _Row(" ".join([stem, *lettered]), lettered[order.index(0)], caption)
+
+
+# --- Rows of a table -----------------------------------------------------------------------------
 
 
 def rows(
   path: str | os.PathLike,
-  clips: Sequence[Clip],
+  clips: Sequence[CaptionedClip],
   split: str,
   seed: int,
   absent: Container[str] = (),
-) -> list[Source]:
-  """The rows of a table's clips of a split, a Source a kind; none about clips that are absent."""
+) -> list[SourceRows]:
+  """The rows of a table's clips of a split, by kind; none about clips that are absent."""
   name = Path(path).stem
   clips = [clip for clip in clips if clip.split == split]
-  heard = [clip for clip in clips if clip.captions]
-  make = _Maker([clip for clip in heard if clip.path not in absent])
-  kinds = {
-    "": (make.captions, "captions", 1),
-    "-MCQ": (make.choice, "clips", 1),
-    "-Binary": (make.binary, "clips, a caption true and one false", 2),
-    "-Entailment": (make.entailment, "clips", 1),
-    "-Difference": (make.difference, "clips", 1),
-  }
-  found = []
-  for kind, (method, unit, each) in kinds.items():
-    source = Source(
-      dataset=name + kind, split=split, file=os.fspath(path), unit=unit, each=each, read=len(heard)
+  captioned = [clip for clip in clips if clip.captions]
+  make = _RowMaker([clip for clip in captioned if clip.path not in absent])
+
+  def source(kind: str, unit: str, each: int, read: int) -> SourceRows:
+    return SourceRows(
+      dataset=name + kind, split=split, file=os.fspath(path), unit=unit, each=each, read=read
     )
-    if method == make.captions:
-      source.read = sum(len(clip.captions) for clip in heard)
-    for clip in heard:
-      if clip.path in absent:
-        rows_lost = len(clip.captions) if method == make.captions else each
-        source.dropped.append(Dropped(clip.path, clip.line, sources.NO_AUDIO, rows_lost))
-        continue
-      # Of the clip and the kind alone, whatever rows there are beside.
-      said = hashlib.sha256(f"{seed} {kind} {clip.path}".encode()).digest()
-      made = method(clip, np.random.default_rng(np.frombuffer(said, np.uint32)))
-      for row in made:
-        source.add(
-          clip.line,
-          row.question,
-          row.answer,
-          taskname=name.lower(),
-          clips=(clip.path, row.second),
-          captions=(row.caption, row.caption2),
-        )
-      if len(made) < each:
-        reason = "no other clip of the split sounds different enough"
-        source.dropped.append(Dropped(clip.path, clip.line, reason, each - len(made)))
-    found.append(source)
-  details = Source(
-    dataset=f"{name}-Detail", split=split, file=os.fspath(path), unit="questions", each=1
+
+  captions = sum(len(clip.captions) for clip in captioned)
+  kinds = (
+    (make.captions, source("", "captions", 1, captions)),
+    (make.choice, source("-MCQ", "clips", 1, len(captioned))),
+    (make.binary, source("-Binary", "clips, a caption true and one false", 2, len(captioned))),
+    (make.entailment, source("-Entailment", "clips", 1, len(captioned))),
+    (make.difference, source("-Difference", "clips", 1, len(captioned))),
   )
+  for method, found in kinds:
+    _add_rows(found, found.dataset.removeprefix(name), method, captioned, seed, absent)
+  questions = source("-Detail", "questions", 1, sum(len(clip.questions) for clip in clips))
+  _add_questions(questions, clips, absent)
+  return [found for found in (*(found for _, found in kinds), questions) if found.read]
+
+
+def _add_rows(
+  found: SourceRows,
+  kind: str,
+  make: Callable[[CaptionedClip, np.random.Generator], list[_Row]],
+  clips: Sequence[CaptionedClip],
+  seed: int,
+  absent: Container[str],
+) -> None:
+  """Adds the rows of a kind about each clip."""
   for clip in clips:
+    expected = found.each if kind else len(clip.captions)
+    if clip.path in absent:
+      found.drop(clip.path, clip.line, NO_AUDIO, expected)
+      continue
+    # It depends on the clip and the kind alone, whatever other rows there are.
+    digest = hashlib.sha256(f"{seed} {kind} {clip.path}".encode()).digest()
+    rows = make(clip, np.random.default_rng(np.frombuffer(digest, np.uint32)))
+    for row in rows:
+      found.add(clip.line, taskname=_taskname(found), clip=clip.path, **row._asdict())
+    if len(rows) < expected:
+      reason = "no other clip of the split sounds different enough"
+      found.drop(clip.path, clip.line, reason, expected - len(rows))
+
+
+def _add_questions(
+  found: SourceRows, clips: Sequence[CaptionedClip], absent: Container[str]
+) -> None:
+  """Adds the table's own questions."""
+  for clip in clips:
+    caption = clip.captions[0] if clip.captions else ""
     for line, question, answer in clip.questions:
-      details.read += 1
       if clip.path in absent:
-        details.dropped.append(Dropped(clip.path, line, sources.NO_AUDIO, 1))
-        continue
-      details.add(
-        line,
-        question,
-        answer,
-        taskname=name.lower(),
-        clips=(clip.path, ""),
-        captions=(clip.captions[0] if clip.captions else "", ""),
-      )
-  return [source for source in [*found, details] if source.read]
+        found.drop(clip.path, line, NO_AUDIO, 1)
+      else:
+        task = _taskname(found)
+        found.add(line, question, answer, taskname=task, clip=clip.path, caption=caption)
+
+
+def _taskname(found: SourceRows) -> str:
+  return Path(found.file).stem.lower()

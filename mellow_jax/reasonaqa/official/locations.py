@@ -1,4 +1,4 @@
-"""Official files as they are downloaded: found below a folder by their names, and read as CSV."""
+"""Finds official files below a folder by their published names."""
 
 import csv
 import io
@@ -63,7 +63,7 @@ def find(folder: str | os.PathLike, dataset: str, names: list[str]) -> Path:
   return found[0]
 
 
-def read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
   """The rows of a CSV file that has at least the columns, each with the line it begins on."""
   try:
     text = path.read_bytes().decode("utf-8-sig")
