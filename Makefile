@@ -1,9 +1,9 @@
-# Two commands set everything up on a fresh machine with Python 3.11 or 3.12:
+# Two commands set everything up on a fresh machine with Python 3.11, 3.12 or 3.13:
 #   make demo   train the small model and hear it answer
 #   make test   run the tests
 # The first that starts: a version manager may put names on the path that do not.
-FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   $$p -c $(FITS) 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 RUN = $(VENV)/bin/python
@@ -14,7 +14,7 @@ SEED ?= 0
 
 $(VENV)/installed: requirements.lock setup.py
 	@$(or $(PYTHON),false) -c $(FITS) || \
-	  { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .

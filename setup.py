@@ -15,11 +15,33 @@ setup(
   long_description=(HERE / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
-  python_requires=">=3.11",
-  packages=find_packages(include=["mellow_jax", "mellow_jax.*", "tools", "tools.*", "configs"]),
+  project_urls={
+    "Paper": "https://arxiv.org/abs/2503.08540",
+    "Reference implementation": "https://github.com/soham97/mellow",
+  },
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Operating System :: MacOS",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Multimedia :: Sound/Audio :: Analysis",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
+  python_requires=">=3.11,<3.14",
+  # mellow_jax/configs is a link to configs/: both are the same files in a checkout, and a wheel
+  # holds them inside the package.
+  packages=[*find_packages(include=["mellow_jax", "mellow_jax.*"]), "mellow_jax.configs"],
+  package_data={"mellow_jax": ["py.typed"]},
   install_requires=[
-    "jax>=0.10,<0.12",
-    "flax>=0.12.5,<0.13",
+    "jax>=0.10,<0.13",
+    # Older than 0.12.9, Flax cannot import nnx with jax 0.11; newer ones need Python 3.12.
+    "flax>=0.12.5,<0.13; python_version < '3.12'",
+    "flax>=0.12.9,<0.13; python_version >= '3.12'",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11,<0.13",
     "grain>=0.2.16,<0.3",
@@ -40,9 +62,10 @@ setup(
     "matplotlib>=3.9",
     "scikit-learn>=1.5",  # the linear probe; librosa brings it anyway
   ],
-  # lmms-eval finds the model by this: --model mellow.
   entry_points={
-    "lmms_eval.models": ["mellow = mellow_jax.evaluation.external.lmms_manifest:MANIFEST"]
+    "console_scripts": ["mellow = mellow_jax.__main__:main"],
+    # lmms-eval finds the model by this: --model mellow.
+    "lmms_eval.models": ["mellow = mellow_jax.evaluation.external.lmms_manifest:MANIFEST"],
   },
   extras_require={
     "tpu": ["jax[tpu]>=0.10"],

@@ -11,8 +11,8 @@
 
 import dataclasses
 
-from configs import demo
 from mellow_jax import config
+from mellow_jax.configs import demo
 
 
 def get_config(arg: str = "") -> config.Config:

@@ -1,6 +1,6 @@
 """What a run would need on a TPU slice: compiled for it, on a machine that has none.
 
-  python -m mellow_jax.plan --config=configs/mellow.py --topology=v5e:16x16 --batch_per_chip=8 \\
+  mellow plan --config=mellow --topology=v5e:16x16 --batch_per_chip=8 \\
     [--config.FIELD=VALUE ...] [--utilisation=0.5] [--json]
 
 The training step and the answering of a batch are compiled ahead of time by the TPU compiler, from
@@ -17,18 +17,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.experimental import topologies
 from jax.stages import Compiled
-from ml_collections import config_flags
 
-from mellow_jax import config, parallel
+from mellow_jax import cli, config, parallel
 from mellow_jax.config import Config
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, FlagsError
 from mellow_jax.training import programs, step
 
 
@@ -258,35 +257,33 @@ def table(found: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Reads the command line for `app.run` and returns what is no flag."""
-  config_flags.DEFINE_config_file("config", None, "File with get_config().")
-  flags.DEFINE_string("topology", None, "TPU slice, such as v5e:16x16.")
-  flags.DEFINE_integer("batch_per_chip", 8, "Examples a step on each chip.")
-  flags.DEFINE_float("utilisation", 0.5, "Assumed share of the chip's peak while computing.")
-  flags.DEFINE_bool("json", False, "Print JSON alone.")
-  flags.mark_flags_as_required(["config", "topology"])
-  try:
-    return app.parse_flags_with_usage(argv)
-  except KeyError as error:
-    print(f"mellow_jax.plan: unknown config field ({error.args[0]})", file=sys.stderr)
-    sys.exit(1)
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
+  f = cli.flag_values()
+  cli.define_config(f, argv)
+  flags.DEFINE_string("topology", None, "TPU slice, such as v5e:16x16.", flag_values=f)
+  flags.DEFINE_integer("batch_per_chip", 8, "Examples a step on each chip.", flag_values=f)
+  share = "Assumed share of the chip's peak while computing."
+  flags.DEFINE_float("utilisation", 0.5, share, flag_values=f)
+  flags.DEFINE_bool("json", False, "Print JSON alone.", flag_values=f)
+  return f
 
 
-def main(argv: list[str]) -> None:
-  """Entry of the command; anticipated errors are one line and exit status 1."""
-  values = flags.FLAGS
+def _plan(f: flags.FlagValues) -> None:
+  if not f.config:
+    raise FlagsError("--config is missing: name a config, such as --config=mellow")
+  if not f.topology:
+    raise FlagsError("--topology is missing: name a TPU slice, such as --topology=v5e:16x16")
   jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: it is compiled for one
-  say = functools.partial(print, file=sys.stderr if values.json else sys.stdout, flush=True)
-  try:
-    if len(argv) > 1:
-      raise ConfigError(f"unexpected argument {argv[1]!r}")
-    found = plan(values.config, values.topology, values.batch_per_chip, values.utilisation, say)
-  except ConfigError as error:
-    print(f"mellow_jax.plan: {error}", file=sys.stderr)
-    sys.exit(1)
-  print(json.dumps(found, indent=1) if values.json else table(found))
+  say = functools.partial(print, file=sys.stderr if f.json else sys.stdout, flush=True)
+  found = plan(f.config, f.topology, f.batch_per_chip, f.utilisation, say)
+  print(json.dumps(found, indent=1) if f.json else table(found))
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  example = "--config=mellow --topology=v5e:16x16"
+  return cli.run(argv, _flags(argv), __doc__, _plan, example=example)
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  sys.exit(main(sys.argv))

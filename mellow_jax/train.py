@@ -1,6 +1,6 @@
 """The training command.
 
-  python -m mellow_jax.train --config=configs/demo.py --workdir=runs/demo [--config.FIELD=VALUE ...]
+  mellow train --config=demo --workdir=runs/demo [--config.FIELD=VALUE ...]
 
 The same command again resumes from the last checkpoint. The workdir gets checkpoints/, the model
 folders best/ (lowest validation loss so far) and model/ (the last step's), the page report.html,
@@ -16,6 +16,8 @@ same files. The folder launch/ has a script for each place.
 """
 
 import dataclasses
+import faulthandler
+import functools
 import itertools
 import json
 import math
@@ -23,17 +25,16 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
-from mellow_jax import checkpoint, config, parallel
+from mellow_jax import checkpoint, cli, config, parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records
-from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, StalledError, UserError
+from mellow_jax.errors import CheckpointError, ConfigError, DivergedError, FlagsError, StalledError
 from mellow_jax.parallel import say
 from mellow_jax.training import checkpoints as checkpoints_lib
 from mellow_jax.training import init, programs, step, validation
@@ -61,7 +62,7 @@ def attempt(write: Callable, *args: Any) -> bool:
   try:
     write(*args)
   except CheckpointError as error:
-    print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
+    print(f"warning: {error}", file=sys.stderr, flush=True)
     return False
   return True
 
@@ -231,52 +232,46 @@ def train(
   return state
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Reads the command line for `app.run` and returns what is no flag.
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
+  f = cli.flag_values()
+  cli.define_config(f, argv)
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  number = functools.partial(flags.DEFINE_integer, flag_values=f)
+  text("workdir", None, "Folder of this run: checkpoints and metrics.")
+  text("coordinator", "", "HOST:PORT of process 0; none: this process is alone.")
+  number("processes", None, "Processes of this run.")
+  number("process_id", None, "Number of this one, from 0.")
+  text("profile", "", "STEP:COUNT, the first step to trace and how many.")
+  number("start_seconds", 300, "How long processes wait for each other to start.")
+  number("heartbeat_seconds", 100, "Silence after which a process counts as dead.")
+  text("verbosity", None, "What libraries log: debug, info, warning or error; warning if absent.")
+  return f
 
-  The flags are defined here, since other commands have some of the same names. An unknown config
-  field is one line and exit status 1.
-  """
-  config_flags.DEFINE_config_file("config", None, "File with get_config().")
-  flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints and metrics.")
-  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; none: this process is alone.")
-  flags.DEFINE_integer("processes", None, "Processes of this run.")
-  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
-  flags.DEFINE_string("profile", "", "STEP:COUNT, the first step to trace and how many.")
-  flags.DEFINE_integer("start_seconds", 300, "How long processes wait for each other to start.")
-  flags.DEFINE_integer("heartbeat_seconds", 100, "Silence after which a process counts as dead.")
-  flags.mark_flags_as_required(["config", "workdir"])
+
+def _train(f: flags.FlagValues) -> int:
+  if not f.config:
+    raise FlagsError("--config is missing: name a config, such as --config=demo")
+  if not f.workdir:
+    raise FlagsError("--workdir is missing: name a folder for this run")
+  flags.FLAGS.mark_as_parsed()  # Grain reads its flags there when it starts workers
+  faulthandler.enable()
+  logging.use_absl_handler()
+  logging.set_verbosity(f.verbosity or logging.WARNING)
+  if not f.verbosity:
+    checkpoints_lib.hush()  # Orbax reports every phase of every save at INFO
+  workdir, profile = pathlib.Path(f.workdir).absolute(), parse_profile(f.profile)
+  parallel.use_compilation_cache()
+  if f.config.deterministic:
+    parallel.make_deterministic()
+  place = (f.coordinator, f.processes, f.process_id)
+  parallel.initialize(*place, f.start_seconds, f.heartbeat_seconds)
+  stop = parallel.Stop()
+  workdir.mkdir(parents=True, exist_ok=True)
   try:
-    return app.parse_flags_with_usage(argv)
-  except KeyError as error:
-    print(f"mellow_jax.train: unknown config field ({error.args[0]})", file=sys.stderr)
-    sys.exit(1)
-
-
-def main(argv: list[str]) -> None:
-  """Entry of the command; anticipated errors are one line and exit status 1."""
-  values = flags.FLAGS
-  if not values["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every phase of every save at INFO
-    checkpoints_lib.hush()
-  workdir = pathlib.Path(values.workdir).absolute()
-  try:
-    if len(argv) > 1:
-      raise ConfigError(f"unexpected argument {argv[1]!r}")
-    profile = parse_profile(values.profile)
-    parallel.use_compilation_cache()
-    if values.config.deterministic:
-      parallel.make_deterministic()
-    place = (values.coordinator, values.processes, values.process_id)
-    parallel.initialize(*place, values.start_seconds, values.heartbeat_seconds)
-    stop = parallel.Stop()
-    workdir.mkdir(parents=True, exist_ok=True)
-    state = train(values.config, workdir, profile, stop.asked)
-  except (UserError, OSError) as error:
-    print(f"mellow_jax.train: {error}", file=sys.stderr, flush=True)
-    if isinstance(error, StalledError):
-      os._exit(1)  # an ordinary exit would wait for the thread that hangs
-    sys.exit(1)
+    state = train(f.config, workdir, profile, stop.asked)
+  except StalledError as error:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(1)  # an ordinary exit would wait for the thread that hangs
   except jax.errors.JaxRuntimeError:
     if jax.process_count() == 1:
       raise
@@ -284,9 +279,15 @@ def main(argv: list[str]) -> None:
     # a collective may notice it before, and ends the same way: start all of them again.
     traceback.print_exc()
     os.abort()
-  if int(state.step) < values.config.steps:
-    sys.exit(os.EX_TEMPFAIL)  # 75, which launchers answer with the same command
+  # EX_TEMPFAIL is 75, which launchers answer with the same command.
+  return os.EX_TEMPFAIL if int(state.step) < f.config.steps else 0
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  example = "--config=demo --workdir=DIR"
+  return cli.run(argv, _flags(argv), __doc__, _train, example=example)
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  sys.exit(main(sys.argv))

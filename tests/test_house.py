@@ -24,6 +24,7 @@ ROOMS = """
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
     | evaluation.external evaluation.linear_probe evaluation.listening | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan
+    | __main__
 """
 
 
@@ -104,33 +105,44 @@ def test_every_choice_is_read_and_explained():
 
 
 def pinned():
-  """Name to version of requirements.lock; each must be followed by its hashes."""
+  """Name to (version, marker) of each pin of requirements.lock; hashes must follow each."""
   text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
   found = {}
   for line in text.splitlines():
     if line.strip() and not line.startswith("#"):
       requirement, *hashes = re.split(r"\s+--hash=", line.strip())
-      name, version = re.fullmatch(r"([\w.-]+)==(\S+)(?: ;.*)?", requirement.strip()).groups()
-      assert hashes, f"{name} has no hash"
+      pin = Requirement(requirement)
+      (specifier,) = pin.specifier
+      assert specifier.operator == "==", pin
+      assert hashes, f"{pin.name} has no hash"
       assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", h.strip()) for h in hashes)
-      found.setdefault(name.lower().replace("_", "-"), set()).add(version)
+      name = pin.name.lower().replace("_", "-")
+      found.setdefault(name, []).append((specifier.version, pin.marker))
   return found
 
 
-def test_what_is_installed_is_pinned_by_hash_and_comes_from_no_named_place():
-  text = (ROOT / "requirements.lock").read_text()
-  assert not re.search(r"://|--index-url|--extra-index-url|--find-links|--trusted-host", text)
-  versions = pinned()
+def setup_arguments():
   tree = ast.parse((ROOT / "setup.py").read_text())
   (call,) = (
     n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "setup"
   )
-  arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+  return {keyword.arg: keyword.value for keyword in call.keywords}
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_what_is_installed_is_pinned_by_hash_and_comes_from_no_named_place(python):
+  text = (ROOT / "requirements.lock").read_text()
+  assert not re.search(r"://|--index-url|--extra-index-url|--find-links|--trusted-host", text)
+  pins, arguments = pinned(), setup_arguments()
+  here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
   wanted = ast.literal_eval(arguments["install_requires"])
   wanted += ast.literal_eval(arguments["extras_require"])["dev"]
   for requirement in map(Requirement, wanted):
-    for version in versions[requirement.name.lower().replace("_", "-")]:
-      assert requirement.specifier.contains(version), requirement
+    if requirement.marker and not requirement.marker.evaluate(here):
+      continue
+    found = pins[requirement.name.lower().replace("_", "-")]
+    (version,) = (v for v, marker in found if not marker or marker.evaluate(here))
+    assert requirement.specifier.contains(version), requirement
 
 
 def test_the_package_has_the_version_it_says():

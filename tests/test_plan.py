@@ -88,7 +88,7 @@ def test_without_the_tpu_compiler_a_line_says_how_to_get_it():
   found = command("--config=configs/mellow.py", "--topology=v5e:2x4")
   assert (found.returncode, found.stdout) == (1, "")
   assert found.stderr == (
-    "mellow_jax.plan: the TPU compiler is missing: in the checkout, pip install '.[tpu]'\n"
+    "error: the TPU compiler is missing: in the checkout, pip install '.[tpu]'\n"
   )
 
 

@@ -245,4 +245,4 @@ def test_the_command_ends_with_one_line_where_no_batch_comes(run_config, compile
   assert process.returncode == 1
   # Python's own tracker of semaphores may have a remark of its own.
   (line,) = [line for line in err.splitlines() if "resource_tracker" not in line and line[0] != " "]
-  assert re.search(f"^mellow_jax.train: no batch came for 1 s: {HANGS} .0.1. allows; start", line)
+  assert re.search(f"^error: no batch came for 1 s: {HANGS} .0.1. allows; start", line)

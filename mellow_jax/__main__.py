@@ -1,0 +1,56 @@
+"""Mellow, a small audio-language model.
+
+  mellow train       trains a model, or resumes a run
+  mellow generate    answers questions about audio
+  mellow convert     converts PyTorch weights to a model folder and back
+  mellow evaluate    answers benchmarks, scores and compares the answers
+  mellow inspect     draws the sound events that the encoder detects beside an answer
+  mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
+  mellow plan        memory and step time of a run on a TPU slice
+
+`mellow COMMAND --help` shows the flags of each, `mellow --version` the version. Each is also
+`python -m mellow_jax.COMMAND`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import mellow_jax
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command that argv, by default sys.argv, names; returns its exit status."""
+  _, *words = sys.argv if argv is None else argv
+  name = words[0] if words else ""
+  # Imported where it is called: the commands need different things, some of them JAX.
+  match name:
+    case "train":
+      from mellow_jax.train import main as command
+    case "generate":
+      from mellow_jax.generate import main as command
+    case "convert":
+      from mellow_jax.convert.__main__ import main as command
+    case "evaluate":
+      from mellow_jax.evaluate import main as command
+    case "inspect":
+      from mellow_jax.inspect import main as command
+    case "reasonaqa":
+      from mellow_jax.reasonaqa.__main__ import main as command
+    case "plan":
+      from mellow_jax.plan import main as command
+    case "--version":
+      print(f"mellow {mellow_jax.__version__}")
+      return 0
+    case "--help" | "-h" | "help":
+      print(__doc__.strip())
+      return 0
+    case _:
+      told = f"{name!r} is no command" if name else "a command is missing"
+      commands = "train, generate, convert, evaluate, inspect, reasonaqa or plan"
+      print(f"error: {told}: write {commands}", file=sys.stderr)
+      return 1
+  return command([f"mellow {name}", *words[1:]])
+
+
+if __name__ == "__main__":
+  sys.exit(main())
