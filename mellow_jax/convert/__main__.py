@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from mellow_jax import checkpoint, files
 from mellow_jax.config import ModelConfig
-from mellow_jax.convert import convert, sources, torch_files
+from mellow_jax.convert import convert, gguf_files, sources, torch_files
 from mellow_jax.data import presets
 from mellow_jax.data.tokenizer import load_tokenizer
 from mellow_jax.errors import CheckpointError, UserError
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument(
     "--input",
     required=True,
-    help="a .ckpt, .pt, .pth or .safetensors file, a folder that holds one, or "
+    help="a .ckpt, .pt, .pth, .safetensors or .gguf file, a folder that holds one, or "
     "hf://OWNER/REPO/FILE, of Mellow, HTSAT or SmolLM2; with --reverse a model folder",
   )
   parser.add_argument("--output", help="model folder to write; with --reverse a file")
@@ -60,6 +60,14 @@ def find_tokenizer(source: str) -> tokenizers.Tokenizer:
     ) from error
 
 
+def _choose_tokenizer(given: str | None, weights: pathlib.Path) -> tokenizers.Tokenizer:
+  """The one asked for, else that within or beside the weights, else the hub's."""
+  if not given and weights.suffix == ".gguf":
+    return gguf_files.read_tokenizer(weights)
+  beside = weights.parent if (weights.parent / "tokenizer.json").exists() else None
+  return find_tokenizer(given or str(beside or SMOLLM2))
+
+
 def forward(args: argparse.Namespace) -> None:
   """PyTorch to a model folder."""
   cfg = ModelConfig()
@@ -79,8 +87,7 @@ def forward(args: argparse.Namespace) -> None:
     raise CheckpointError(f"{path}: {error}") from error
   tokenizer = None
   if kind != "htsat":
-    beside = path.parent if (path.parent / "tokenizer.json").exists() else None
-    tokenizer = find_tokenizer(args.tokenizer or str(beside or SMOLLM2))
+    tokenizer = _choose_tokenizer(args.tokenizer, path)
   checkpoint.save_model(args.output, flat, cfg, args.preset, tokenizer)
   dropped = sorted(line.key for line in lines if line.path is None)
   print(f"{path} ({kind}) -> {args.output}: {len(flat)} arrays")

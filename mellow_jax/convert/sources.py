@@ -12,10 +12,11 @@ import ml_dtypes  # noqa: F401  Importing it teaches numpy, and thereby safetens
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mellow_jax.convert import torch_files
+from mellow_jax.convert import gguf_files, torch_files
 from mellow_jax.errors import CheckpointError
 
 _TORCH = (".ckpt", ".pt", ".pth")
+_ENDINGS = (*_TORCH, ".safetensors", ".gguf")
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 _WRAPPERS = ("state_dict", "model")  # Lightning's key, and the one of CNN14's training code
@@ -26,8 +27,8 @@ _HUB_SYNTAX = "hf://owner/repo[/file][@revision]"
 def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
   """The tensors of a checkpoint by name, and the file they came from.
 
-  `source` is a `.ckpt`, `.pt`, `.pth` or `.safetensors` file, the index of a sharded one, a
-  folder that holds one checkpoint, or hf://owner/repo[/file][@revision]. Wrappers such as
+  `source` is a `.ckpt`, `.pt`, `.pth`, `.safetensors` or `.gguf` file, the index of a sharded
+  one, a folder that holds one checkpoint, or hf://owner/repo[/file][@revision]. Wrappers such as
   {"state_dict": ...} and the prefix "module." of distributed training are taken off. Raises
   CheckpointError.
   """
@@ -40,10 +41,12 @@ def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
     tensors = _unwrap(torch_files.read(path), path)
   elif path.suffix == ".safetensors":
     tensors = _read_safetensors(path)
+  elif path.suffix == ".gguf":
+    tensors = gguf_files.read(path)
   elif path.name.endswith(".index.json"):
     tensors = _read_shards(path)
   else:
-    known = ", ".join((*_TORCH, ".safetensors"))
+    known = ", ".join(_ENDINGS)
     raise CheckpointError(f"{path}: unknown kind of file; it should end in one of {known}")
   return _strip_module(tensors, path), path
 
@@ -51,7 +54,7 @@ def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
 def _choose(names: list[str], place: str) -> str:
   """The one checkpoint among the files of a folder or repository."""
   shards = [name for name in names if _SHARD.fullmatch(name)]
-  found = [n for n in names if Path(n).suffix in (*_TORCH, ".safetensors") and n not in shards]
+  found = [n for n in names if Path(n).suffix in _ENDINGS and n not in shards]
   found += [name for name in names if name == _INDEX]
   if len(found) == 1:
     return found[0]
@@ -60,9 +63,7 @@ def _choose(names: list[str], place: str) -> str:
     raise CheckpointError(f"{place}: holds several checkpoints, name one of them: {listed}")
   if shards:
     raise CheckpointError(f"{place}: has shards such as {shards[0]} but no {_INDEX}; add it")
-  raise CheckpointError(
-    f"{place}: holds no checkpoint (.ckpt, .pt, .pth, .safetensors or {_INDEX})"
-  )
+  raise CheckpointError(f"{place}: holds no checkpoint ({', '.join(_ENDINGS)} or {_INDEX})")
 
 
 def _download(source: str) -> Path:
