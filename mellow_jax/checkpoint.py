@@ -21,11 +21,10 @@ import tokenizers
 from jaxtyping import PyTree
 from orbax.checkpoint import options as ocp_options
 
-from mellow_jax import config as config_lib
-from mellow_jax import parallel
-from mellow_jax.config import ModelConfig
+from mellow_jax import files, parallel
+from mellow_jax.config import ModelConfig, from_dict, validate_model
 from mellow_jax.data.tokenizer import load_tokenizer
-from mellow_jax.errors import CheckpointError, first_line
+from mellow_jax.errors import CheckpointError, DataError, first_line
 from mellow_jax.models import lora, mellow
 
 FORMAT = 1
@@ -104,40 +103,31 @@ def save_model(
   folder = pathlib.Path(folder).absolute()
   if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
     raise CheckpointError(f"{folder} exists and is not empty: name a new folder or remove it")
-  part = folder.with_name(folder.name + ".part")
-  shutil.rmtree(part, ignore_errors=True)
+  flat = mellow.flatten(params)
   try:
-    part.mkdir(parents=True)
-    flat = mellow.flatten(params)
-    if lack := lack_of_room(part, flat):
-      raise OSError(lack)
-    with _local_checkpointer() as checkpointer:
-      checkpointer.save(part / "params", flat)
-    content = {
-      "format": FORMAT,
-      "preset": preset,
-      "model": dataclasses.asdict(config),
-      "lora_rank": lora.rank(flat),
-      "sha256": digest(flat),
-    }
-    (part / "config.json").write_text(json.dumps(content, indent=1))
-    if tokenizer is not None:
-      tokenizer.save(str(part / "tokenizer.json"))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-      folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with files.replacing_folder(folder) as part:
+      if lack := lack_of_room(part, flat):
+        raise OSError(lack)
+      with _local_checkpointer() as checkpointer:
+        checkpointer.save(part / "params", flat)
+      content = {
+        "format": FORMAT,
+        "preset": preset,
+        "model": dataclasses.asdict(config),
+        "lora_rank": lora.rank(flat),
+        "sha256": digest(flat),
+      }
+      files.write_json(part / "config.json", content)
+      if tokenizer is not None:
+        tokenizer.save(str(part / "tokenizer.json"))
   except Exception as error:  # a full disk arrives as OSError, ValueError or plain Exception
-    shutil.rmtree(part, ignore_errors=True)
     raise unwritten(folder, "could not be written", error) from error
 
 
 def _read_config(folder: pathlib.Path) -> dict:
   try:
-    content = json.loads((folder / "config.json").read_text())
-  except (OSError, ValueError) as error:
+    content = files.read_json(folder / "config.json", "a model's configuration")
+  except DataError as error:
     raise CheckpointError(
       f"{folder}: no readable config.json; a model folder is written by "
       f"`python -m tools.convert_weights` or by training ({error})"
@@ -157,8 +147,8 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   folder = pathlib.Path(folder).absolute()
   content = _read_config(folder)
   try:
-    config = config_lib.from_dict(ModelConfig, content["model"])
-    config_lib.validate_model(config)
+    config = from_dict(ModelConfig, content["model"])
+    validate_model(config)
     names, preset, rank = content["sha256"], content["preset"], content.get("lora_rank", 0)
     abstract = lora.abstract(mellow.flatten(mellow.abstract(config)[1]), names, rank)
   except (AttributeError, KeyError, TypeError, ValueError) as error:

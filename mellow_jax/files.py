@@ -74,7 +74,8 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
   try:
     return json.loads(Path(path).read_text(encoding="utf-8"))
   except (OSError, ValueError, RecursionError) as error:
-    raise DataError(f"{path}: is not {what} ({error}): check the path, or make it anew") from None
+    reason = getattr(error, "strerror", None) or error
+    raise DataError(f"{path}: is not {what} ({reason}): check the path, or make it anew") from None
 
 
 def append_lines(path: str | os.PathLike, lines: Iterable[dict[str, Any]], *, sync: bool) -> None:

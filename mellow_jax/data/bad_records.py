@@ -1,6 +1,5 @@
 """Records whose audio cannot be used: what was met, how much of it, and when it is too much."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
+from mellow_jax import files
 from mellow_jax.data.audio import REASONS
 from mellow_jax.errors import PipelineError
 
@@ -98,24 +98,18 @@ def describe(counters: Mapping[str, int]) -> str:
   return f"{bad} of {counters.get(_EXAMPLES, 0) + bad} records drawn were bad ({listed or 'none'})"
 
 
-class Report:
-  """bad_records.jsonl: a line for each bad path, the first time that it is met."""
+class BadRecords:
+  """bad_records.jsonl: a line for each path that could not be used, the first time it is met."""
 
   def __init__(self, path: str | os.PathLike):
-    """Goes on with a report that is there; a line that a kill cut off is dropped."""
+    """Goes on with a file that is there; a line that a kill cut off is dropped."""
     self._path = Path(path)
-    text = self._path.read_text() if self._path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-      part = self._path.with_suffix(".part")
-      part.write_text(whole)
-      part.replace(self._path)
-    self._listed = {json.loads(line)["path"] for line in whole.splitlines()}
+    files.cut_partial_line(path)
+    self._listed = {line["path"] for line in files.read_lines(path)}
 
   def add(self, found: Iterable[BadRecord]) -> None:
     """Appends those whose paths are not listed yet."""
     for record in found:
       if record.path not in self._listed:
         self._listed.add(record.path)
-        with self._path.open("a") as file:
-          file.write(json.dumps(record._asdict()) + "\n")
+        files.append_lines(self._path, [record._asdict()], sync=False)

@@ -19,7 +19,6 @@ import hashlib
 import json
 import operator
 import os
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float32
 
+from mellow_jax import files
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, bad_records, records
 from mellow_jax.data.bad_records import BadRecord
@@ -53,12 +53,7 @@ class Cache:
   def __init__(self, folder: str | os.PathLike):
     """Raises DataError where the folder is no whole cache."""
     self.path = os.fspath(folder)
-    try:
-      index = json.loads((Path(folder) / INDEX).read_text())
-    except (OSError, ValueError) as error:
-      raise DataError(
-        f"{self.path}: no readable {INDEX} ({error}): write it with python -m mellow_jax.data.cache"
-      ) from None
+    index = files.read_json(Path(folder) / INDEX, "the index of a mellow_jax.data.cache")
     if index.get("version") != VERSION:
       raise DataError(f"{self.path}: is not a cache of version {VERSION}: write it anew")
     for name, file in index["files"].items():
@@ -185,59 +180,68 @@ def write(
   output = Path(output)
   if output.exists():
     raise PipelineError(f"{output}: is there already: remove it, or give another --output")
-  first: dict[str, int] = {}
-  for row in rows:
-    for path in filter(None, (row.filepath1, row.filepath2)):
-      first.setdefault(path, row.row)
-  with ThreadPoolExecutor(THREADS) as pool:  # where files are far away, most of it is waiting
-    faults = pool.map(lambda path: _fault(Path(audio_root) / path), first)
-    bad = {
-      path: BadRecord(path, fault.reason, str(fault), number)
-      for (path, number), fault in zip(first.items(), faults, strict=True)
-      if fault
-    }
-  named = sum(row.filepath1 in bad or row.filepath2 in bad for row in rows)
-  if named > max_bad_fraction * len(rows):
+  named = _first_rows(rows)
+  bad = _unusable(named, Path(audio_root))
+  affected = sum(row.filepath1 in bad or row.filepath2 in bad for row in rows)
+  if affected > max_bad_fraction * len(rows):
     raise PipelineError(
-      f"{len(bad)} of {len(first)} audio files cannot be used, {named} of {len(rows)} rows name "
+      f"{len(bad)} of {len(named)} audio files cannot be used, {affected} of {len(rows)} rows name "
       f"them, first: {next(iter(bad.values())).message}; mend them, check --audio_root, or allow "
       "more by --max_bad_fraction"
     )
+  digest, clips = hashlib.sha256(), []  # of the rows; path and CRC-32 of each audio file
 
-  unfinished = output.with_name(f"{output.name}.part")
-  shutil.rmtree(unfinished, ignore_errors=True)  # of a writer that was killed
-  unfinished.mkdir(parents=True)
-  clips: list[tuple[str, int]] = []
-  digest = hashlib.sha256()
-
-  def said() -> Iterator[bytes]:
+  def encoded_rows() -> Iterator[bytes]:
     for row in rows:
       digest.update(fields := records.said(row))
       yield fields
 
-  def encoded() -> Iterator[bytes]:
-    usable = [path for path in first if path not in bad]
-    with ThreadPoolExecutor(THREADS) as pool:
-      for begin in range(0, len(usable), THREADS):  # no more of them than that are in memory
-        some = usable[begin : begin + THREADS]
-        contents = pool.map(lambda path: (Path(audio_root) / path).read_bytes(), some)
-        for path, raw in zip(some, contents, strict=True):
-          clips.append((path, zlib.crc32(raw)))
-          yield raw
+  def encoded_clips() -> Iterator[bytes]:
+    usable = [path for path in named if path not in bad]
+    for path, raw in zip(usable, _contents(Path(audio_root), usable), strict=True):
+      clips.append((path, zlib.crc32(raw)))
+      yield raw
 
-  files = _write_shards(unfinished, "rows", said(), shard_bytes)
-  files |= _write_shards(unfinished, "clips", encoded(), shard_bytes)
-  index = {
-    "version": VERSION,
-    "files": files,
-    "digest": digest.hexdigest()[:16],
-    "clips": clips,
-    "bad": {path: (record.message, record.reason) for path, record in bad.items()},
-  }
-  (unfinished / INDEX).write_text(json.dumps(index))
-  bad_records.Report(unfinished / "bad_records.jsonl").add(bad.values())
-  unfinished.rename(output)
+  with files.replacing_folder(output) as folder:
+    shards = _write_shards(folder, "rows", encoded_rows(), shard_bytes)
+    shards |= _write_shards(folder, "clips", encoded_clips(), shard_bytes)
+    index = {
+      "version": VERSION,
+      "files": shards,
+      "digest": digest.hexdigest()[:16],
+      "clips": clips,
+      "bad": {path: (record.message, record.reason) for path, record in bad.items()},
+    }
+    files.write_text(folder / INDEX, json.dumps(index))  # in one line: there may be a million clips
+    bad_records.BadRecords(folder / "bad_records.jsonl").add(bad.values())
   return [*bad.values()]
+
+
+def _first_rows(rows: Iterable[Record]) -> dict[str, int]:
+  """Each audio path that the rows name, and the number of the first row that does."""
+  found: dict[str, int] = {}
+  for row in rows:
+    for path in filter(None, (row.filepath1, row.filepath2)):
+      found.setdefault(path, row.row)
+  return found
+
+
+def _unusable(named: dict[str, int], root: Path) -> dict[str, BadRecord]:
+  """Those of the audio files that cannot be used, by path."""
+  with ThreadPoolExecutor(THREADS) as pool:  # where files are far away, most of it is waiting
+    faults = pool.map(lambda path: _fault(root / path), named)
+    return {
+      path: BadRecord(path, fault.reason, str(fault), number)
+      for (path, number), fault in zip(named.items(), faults, strict=True)
+      if fault
+    }
+
+
+def _contents(root: Path, paths: Sequence[str]) -> Iterator[bytes]:
+  """The bytes of files, of which no more than THREADS are in memory."""
+  with ThreadPoolExecutor(THREADS) as pool:
+    for begin in range(0, len(paths), THREADS):
+      yield from pool.map(lambda path: (root / path).read_bytes(), paths[begin : begin + THREADS])
 
 
 def _fault(path: Path) -> AudioError | None:

@@ -10,7 +10,6 @@ Source: our own. The format of the rows is ReasonAQA's.
 import argparse
 import functools
 import itertools
-import json
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import soundfile
 import tokenizers
 from jaxtyping import Float
 
+from mellow_jax import files
 from mellow_jax.data import tokenizer
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.data.scene_audio import (
@@ -285,9 +285,7 @@ def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:
     for path in filter(None, (record.filepath1, record.filepath2)):
       soundfile.write(output / path, clips.load(path), clips.sample_rate, subtype="FLOAT")
     listed.append({field: getattr(record, field) for field in FIELDS})
-  unfinished = table.with_suffix(".json.tmp")
-  unfinished.write_text(json.dumps(listed, indent=1), encoding="utf-8")
-  unfinished.replace(table)
+  files.write_json(table, listed)
   return table
 
 

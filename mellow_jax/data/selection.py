@@ -1,17 +1,29 @@
-"""Which rows of its sources a run uses, and how often."""
+"""Which rows of its sources a run uses, and how often.
+
+Rows that are not to be used stand in a quarantine file, which `mellow_jax.reasonaqa check` writes:
+
+  {"version": 1, "rows": {"0123456789abcdef": ["answer is empty", ...], ...}}
+
+A row's id is that of `records.row_id`, so that the list holds for whatever file the row stands in.
+"""
 
 import functools
 import hashlib
 import itertools
 import operator
+import os
+import re
 from collections.abc import Container, Mapping, Sequence
 from typing import SupportsIndex
 
 import numpy as np
 
+from mellow_jax import files
 from mellow_jax.data import records
 from mellow_jax.data.records import Record, Rows
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, DataError
+
+QUARANTINE_VERSION = 1
 
 
 class Chosen(Rows):
@@ -60,6 +72,26 @@ class Joined(Rows):
   def digest(self) -> str:
     """Follows from those of the sources."""
     return hashlib.sha256("".join(part.digest for part in self.parts).encode()).hexdigest()[:16]
+
+
+def read_quarantine(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
+  """The ids of the rows that a quarantine file lists, and the reasons for each.
+
+  Raises DataError where the file cannot be read or is not of this form.
+  """
+  name, found = os.fspath(path), files.read_json(path, "a quarantine file")
+  if not isinstance(found, dict) or not isinstance(found.get("rows"), dict):
+    raise DataError(f"{name}: is no quarantine file: expected an object with 'rows' by id")
+  if (version := found.get("version")) != QUARANTINE_VERSION:
+    raise DataError(
+      f"{name}: has version {version!r}, expected {QUARANTINE_VERSION}: write it anew"
+    )
+  for row, reasons in found["rows"].items():
+    if not re.fullmatch(r"[0-9a-f]{16}", row):
+      raise DataError(f"{name}: {row!r} is no id of a row, which has 16 hex digits")
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+      raise DataError(f"{name}: row {row}: expected a list of reasons, each a text")
+  return {row: tuple(reasons) for row, reasons in found["rows"].items()}
 
 
 def leave_out(rows: Rows, listed: Container[str]) -> tuple[Rows, set[str]]:

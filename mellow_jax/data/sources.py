@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from mellow_jax.config import Config
-from mellow_jax.data import cache, clips, presets, quarantine, records
+from mellow_jax.data import cache, clips, presets, records, selection
 from mellow_jax.data.clips import Clips, FileClips, Store
 from mellow_jax.data.records import Rows
 from mellow_jax.errors import ConfigError, PipelineError
@@ -27,7 +27,7 @@ class Opened:
 
   def __init__(self, cfg: Config):
     self._cfg = cfg
-    self.listed = quarantine.read(cfg.data.quarantine) if cfg.data.quarantine else {}
+    self.listed = selection.read_quarantine(cfg.data.quarantine) if cfg.data.quarantine else {}
     self._stores: dict[str, Store] = {}  # by path
     self._roots: dict[str, FileClips] = {}  # of JSON and CSV, by root folder
 

@@ -34,7 +34,7 @@ class Feed:
     shard = jax.process_index()
     self._part = {"shard": shard, "shards": jax.process_count()}
     self.report_name = f"bad_records.{shard}.jsonl" if shard else "bad_records.jsonl"
-    self._report = bad_records.Report(workdir / self.report_name)
+    self._report = bad_records.BadRecords(workdir / self.report_name)
     self._said: dict[str, int] = {}
 
   def train(self, start_step: int, counters: Mapping[str, int]) -> Iterator[Batch]:

@@ -299,11 +299,11 @@ def test_processes_count_together():
 def test_the_report_lists_each_path_once_and_goes_on_after_a_kill(tmp_path):
   path = tmp_path / "bad_records.jsonl"
   first, second = (BadRecord(f"{i}.wav", "damaged", "is {damaged}", i) for i in range(2))
-  report = bad_records.Report(path)
+  report = bad_records.BadRecords(path)
   report.add([first, first._replace(row=9)])
   with path.open("a") as file:
     file.write('{"path": "2.wav", "reason": "damaged", "message": "is {damaged}')
-  report = bad_records.Report(path)
+  report = bad_records.BadRecords(path)
   report.add([first, second])
   assert [json.loads(line) for line in path.read_text().splitlines()] == [
     {"path": "0.wav", "reason": "damaged", "message": "is {damaged}", "row": 0},

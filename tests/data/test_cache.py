@@ -85,7 +85,7 @@ def test_a_cache_that_is_not_whole_is_refused(dataset, damage):
   message = {
     "cut": "clips-00000.array_record: has .* bytes",
     "gone": "clips-00000.array_record: has 0 of",
-    "index": "train: no readable index.json",
+    "index": "train/index.json: is not the index of a",
     "version": "train: is not a cache of version 1",
   }
   with pytest.raises(DataError, match=message[damage]):

@@ -1,12 +1,13 @@
 """Rows of several sources: each row in its place, and each source by its weight."""
 
 import collections
+import json
 
 import pytest
 
 from mellow_jax.data import pipeline, selection
 from mellow_jax.data.records import FIELDS, Record, Rows
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, DataError
 
 
 class Numbered(Rows):
@@ -97,3 +98,44 @@ def test_a_clip_that_two_sources_name_is_held_out_of_both():
   clips = [{row.filepath1 for part in of for row in part} for of in (train, val)]
   assert not clips[0] & clips[1] and len(clips[1]) == 3
   assert sum(map(len, [*train, *val])) == 18
+
+
+# --- Quarantine files ----------------------------------------------------------------------------
+
+ID = "0123456789abcdef"
+
+
+def test_ids_and_reasons_are_read(tmp_path):
+  path = tmp_path / "quarantine.json"
+  path.write_text(json.dumps({"version": 1, "rows": {ID: ["silent", "answer is empty"]}}))
+  assert selection.read_quarantine(path) == {ID: ("silent", "answer is empty")}
+  path.write_text('{"version": 1, "rows": {}}')
+  assert selection.read_quarantine(path) == {}
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("{", "is not a quarantine file"),
+    ("[" * 100_000, "is not a quarantine file"),
+    ("[]", "expected an object with 'rows' by id"),
+    ('{"version": 1}', "expected an object with 'rows' by id"),
+    ('{"version": 1, "rows": []}', "expected an object with 'rows' by id"),
+    ('{"version": 2, "rows": {}}', "has version 2, expected 1"),
+    ('{"rows": {}}', "has version None, expected 1"),
+    ('{"version": 1, "rows": {"12": []}}', "'12' is no id of a row"),
+    (f'{{"version": 1, "rows": {{"{ID}": "silent"}}}}', f"row {ID}: expected a list of reasons"),
+    (f'{{"version": 1, "rows": {{"{ID}": [1]}}}}', f"row {ID}: expected a list of reasons"),
+  ],
+)
+def test_what_is_no_quarantine_file_is_refused(tmp_path, text, message):
+  path = tmp_path / "quarantine.json"
+  path.write_text(text)
+  with pytest.raises(DataError, match=message) as caught:
+    selection.read_quarantine(path)
+  assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(DataError, match=r"none\.json: is not a quarantine file \(No such file"):
+    selection.read_quarantine(tmp_path / "none.json")

@@ -298,7 +298,7 @@ def test_answers_before_a_damaged_clip_are_kept(run, data, tmp_path):
     ({"data": "absent"}, "absent: is no file"),
     ({"checkpoint": "absent"}, "absent: no readable config.json"),
     ({"preset": "nosuch"}, "preset 'nosuch' is unknown"),
-    ({"quarantine": "absent"}, "absent: is no readable quarantine file"),
+    ({"quarantine": "absent"}, "absent: is not a quarantine file"),
     ({"max_new_tokens": 0}, "max_new_tokens"),
     ({"batch_size": 0}, "batch_size"),
     ({"audio": "shuffled", "limit": 1}, "1 clips are too few: 2 are needed"),

@@ -22,7 +22,7 @@ import tqdm
 from absl import flags
 
 from mellow_jax import checkpoint, cli, parallel
-from mellow_jax.data import presets, prompts, quarantine, scenes
+from mellow_jax.data import presets, prompts, scenes, selection
 from mellow_jax.errors import (
   FlagsError,
   QuestionError,
@@ -79,7 +79,7 @@ def _read_items(f: flags.FlagValues) -> list[Item]:
   for name in ("benchmark", "data"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing")
-  left_out = quarantine.read(f.quarantine) if f.quarantine else {}
+  left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
   return catalogue.read(f.benchmark, f.data, quarantined=left_out, say=_say)
 
 
