@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> config.Config:
       classes=64,
       tscam_init_scale=4.0,
     ),
-    mapper=config.MapperConfig(downsample=16, dropout=0.0, c2l_init_std=1.0),
+    mapper=config.NonlinearConfig(downsample=16, dropout=0.0, c2l_init_std=1.0),
     decoder=config.SmolLM2Config(
       vocab=66,  # the scenes' whole language
       width=96,

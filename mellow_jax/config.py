@@ -11,7 +11,7 @@ import operator
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mellow_jax.data.presets import PRESETS
 from mellow_jax.errors import ConfigError
@@ -37,11 +37,45 @@ class AudioConfig:
   def clip_samples(self) -> int:
     return round(self.sample_rate * self.clip_seconds)
 
+  @property
+  def frames(self) -> int:
+    """Frames of a clip's spectrogram, which are centred (1001)."""
+    return 1 + self.clip_samples // self.hop_samples
+
+
+# --- Encoders ------------------------------------------------------------------------------------
+# A model's encoder is one of the classes below, each with `kind`, `row_width` (D of the rows that
+# it makes of a clip), `clip_rows` (which they are) and `check`.
+
+
+class ClipRows(NamedTuple):
+  """The rows that an encoder makes of a clip, for the mapper."""
+
+  single: int  # that come first, each an audio token of its own
+  steps: int = 0  # distinct rows after them, which the downsampler pools
+  frames: int = 1  # equal rows that each of these stands for
+
+
+def _require(holds: bool, message: str) -> None:
+  if not holds:
+    raise ConfigError(f"config.model: {message}")
+
+
+class HTSATSizes(NamedTuple):
+  """What follows from HTSAT's configuration and the number of mel bins."""
+
+  image_side: int  # pixels along a side of the folded log-mel image
+  frames: int  # after the resize in time
+  grid: int  # patches along a side after the last stage
+  steps: int  # distinct time steps that the encoder tells apart (32, one every 0.31 s)
+  bands: int  # frequency bands of the last stage (2)
+
 
 @dataclass(kw_only=True)
 class HTSATConfig:
   """HTSAT, the audio encoder: a Swin transformer over the folded log-mel image."""
 
+  kind: str = "htsat"  # in config.json
   chunks: int = 4  # pieces of time stacked into the square image; release
   patch: int = 4  # pixels; release
   width: int = 96  # channels after the patch embedding; release
@@ -59,20 +93,70 @@ class HTSATConfig:
   mel_stripe_bins: int = 8  # bins, upper bound (exclusive) of a stripe's width; training
   stochastic_depth: float = 0.0  # drop rate of the last block, rising from 0; training: 0.1
 
+  @property
+  def row_width(self) -> int:
+    return self.width * 2 ** (len(self.depths) - 1)
+
+  def sizes(self, audio: AudioConfig) -> HTSATSizes:
+    side = audio.mel_bins * self.chunks
+    grid = side // (self.patch * 2 ** (len(self.depths) - 1))
+    return HTSATSizes(side, side * self.chunks, grid, grid * self.chunks, grid // self.chunks)
+
+  def clip_rows(self, audio: AudioConfig) -> ClipRows:
+    """The latent, then the steps as c2l maps their events; the reference repeats each to frames."""
+    sizes = self.sizes(audio)
+    return ClipRows(1, sizes.steps, sizes.frames // sizes.steps)
+
+  def check(self, audio: AudioConfig) -> None:
+    """Raises ConfigError, naming the fields, where sizes do not fit together."""
+    stages, sizes = len(self.depths), self.sizes(audio)
+    step = self.patch * 2 ** (stages - 1)
+    _require(len(self.heads) == stages, "encoder.heads and encoder.depths differ in length")
+    _require(sizes.image_side % step == 0, f"audio.mel_bins * encoder.chunks must divide by {step}")
+    _require(
+      sizes.grid % self.chunks == 0 and sizes.bands > 0,
+      f"encoder.chunks {self.chunks} must divide the last stage's grid of {sizes.grid}",
+    )
+    for stage, heads in enumerate(self.heads):
+      width, grid = self.width * 2**stage, sizes.image_side // (self.patch * 2**stage)
+      _require(width % heads == 0, f"stage {stage}: {heads} heads do not divide {width} channels")
+      window = min(self.window, grid)
+      _require(
+        grid % window == 0, f"stage {stage}: window {window} does not divide a grid of {grid}"
+      )
+
+
+# --- Mappers -------------------------------------------------------------------------------------
+
 
 @dataclass(kw_only=True)
 class MapperConfig:
-  """Encoder outputs to decoder embeddings."""
+  """What every mapper from encoder rows to decoder embeddings has."""
 
   downsample: int = 8  # frames averaged into one audio token; paper, appendix E.1
-  dropout: float = 0.5  # rate inside the projection, while training; release
   c2l_init_std: float | None = None  # initial deviation of c2l's weights; None: 1/sqrt(classes)
+
+  def audio_tokens(self, rows: ClipRows) -> int:
+    """Audio tokens that a clip becomes."""
+    return rows.single + rows.steps * rows.frames // self.downsample
+
+
+@dataclass(kw_only=True)
+class NonlinearConfig(MapperConfig):
+  """The non-linear projection of the paper's figure 2."""
+
+  kind: str = "nonlinear"  # in config.json
+  dropout: float = 0.5  # rate inside the projection, while training; release
+
+
+# --- Decoders ------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
 class SmolLM2Config:
   """SmolLM2-135M, a Llama decoder."""
 
+  kind: str = "smollm2"  # in config.json
   vocab: int = 49_152  # tokens; release
   width: int = 576  # release
   layers: int = 30  # release
@@ -93,7 +177,7 @@ class ModelConfig:
 
   audio: AudioConfig = field(default_factory=AudioConfig)
   encoder: HTSATConfig = field(default_factory=HTSATConfig)
-  mapper: MapperConfig = field(default_factory=MapperConfig)
+  mapper: NonlinearConfig = field(default_factory=NonlinearConfig)
   decoder: SmolLM2Config = field(default_factory=SmolLM2Config)
   text_tokens: int = 129  # slots for the question; release
   answer_tokens: int = 250  # slots for the answer in training; training
@@ -105,38 +189,14 @@ class ModelConfig:
   dtype: str = "auto"
 
   @property
-  def image_side(self) -> int:
-    """Pixels along a side of the folded log-mel image."""
-    return self.audio.mel_bins * self.encoder.chunks
-
-  @property
-  def frames(self) -> int:
-    """Frames after the resize in time."""
-    return self.image_side * self.encoder.chunks
-
-  @property
-  def grid(self) -> int:
-    """Patches along a side after the last stage."""
-    return self.image_side // (self.encoder.patch * 2 ** (len(self.encoder.depths) - 1))
-
-  @property
-  def encoder_width(self) -> int:
-    return self.encoder.width * 2 ** (len(self.encoder.depths) - 1)
-
-  @property
-  def steps(self) -> int:
-    """Distinct time steps the encoder tells apart (32, one every 0.31 s)."""
-    return self.grid * self.encoder.chunks
-
-  @property
-  def bands(self) -> int:
-    """Frequency bands of the last stage (2)."""
-    return self.grid // self.encoder.chunks
+  def clip_rows(self) -> ClipRows:
+    """The rows that the encoder makes of a clip."""
+    return self.encoder.clip_rows(self.audio)
 
   @property
   def audio_tokens(self) -> int:
-    """Tokens a clip takes in the prefix: the latent and the averaged frames (129)."""
-    return 1 + self.frames // self.mapper.downsample
+    """Tokens that a clip takes in the prefix (129)."""
+    return self.mapper.audio_tokens(self.clip_rows)
 
   @property
   def prefix_tokens(self) -> int:
@@ -348,36 +408,19 @@ def _faults_of_files(cfg: Config) -> Iterator[str]:
 
 def validate_model(model: ModelConfig) -> None:
   """Raises ConfigError, naming the fields, where sizes do not fit together."""
-  encoder, stages = model.encoder, len(model.encoder.depths)
-  step = encoder.patch * 2 ** (stages - 1)
-
-  def require(holds: bool, message: str) -> None:
-    if not holds:
-      raise ConfigError(f"config.model: {message}")
-
-  require(len(encoder.heads) == stages, "encoder.heads and encoder.depths differ in length")
-  require(model.image_side % step == 0, f"audio.mel_bins * encoder.chunks must divide by {step}")
-  require(
-    model.grid % encoder.chunks == 0 and model.bands > 0,
-    f"encoder.chunks {encoder.chunks} must divide the last stage's grid of {model.grid}",
+  model.encoder.check(model.audio)
+  rows = model.clip_rows
+  _require(
+    rows.steps == 0 or rows.frames % model.mapper.downsample == 0,
+    f"mapper.downsample must divide the {rows.frames} frames of an encoder step",
   )
-  for stage, heads in enumerate(encoder.heads):
-    width, grid = encoder.width * 2**stage, model.image_side // (encoder.patch * 2**stage)
-    require(width % heads == 0, f"stage {stage}: {heads} heads do not divide {width} channels")
-    window = min(encoder.window, grid)
-    require(grid % window == 0, f"stage {stage}: window {window} does not divide a grid of {grid}")
-  repeat = model.frames // model.steps
-  require(
-    model.mapper.downsample <= repeat and repeat % model.mapper.downsample == 0,
-    f"mapper.downsample must divide the {repeat} frames of an encoder step",
-  )
-  require(
+  _require(
     model.decoder.heads % model.decoder.kv_heads == 0,
     "decoder.kv_heads must divide decoder.heads",
   )
   for name, value in (("audio.stft", model.audio.stft), ("dtype", model.dtype)):
     known = CHOICES[f"model.{name}"]
-    require(value in known, f"{name} {value!r}: use {', '.join(known)}")
+    _require(value in known, f"{name} {value!r}: use {', '.join(known)}")
 
 
 # --- Reading -------------------------------------------------------------------------------------

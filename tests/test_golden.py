@@ -151,8 +151,8 @@ def test_inspected_event_curves(cfg, golden, heard, params, record_property):
   clips = [Clip(wav, 10.0 * i, 10.0, 20.0) for i, wav in enumerate(heard[0][0])]
   nested = mellow.unflatten(params, mellow.abstract(cfg)[1])
   with jax.default_matmul_precision("highest"):
-    hear = events.make_hearing(cfg)
-    timeline = events.listen("clip", clips, cfg, hear, nested["encoder"])
+    detect = events.make_detector(cfg)
+    timeline = events.detect_events("clip", clips, cfg, detect, nested["encoder"])
   expected = golden["framewise_audio1"].reshape(64, 527)
   check(record_property, "inspected events", timeline.probabilities, expected)
   shown = inspect.report_clip(timeline, top=3, threshold=0.5)

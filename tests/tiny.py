@@ -12,8 +12,8 @@ from mellow_jax.config import (
   Config,
   DataConfig,
   HTSATConfig,
-  MapperConfig,
   ModelConfig,
+  NonlinearConfig,
   OptimConfig,
   SmolLM2Config,
 )
@@ -32,7 +32,7 @@ def config(**changes: Any) -> ModelConfig:
     "encoder": HTSATConfig(
       chunks=2, patch=4, width=24, depths=(1, 1), heads=(2, 4), window=4, classes=16
     ),
-    "mapper": MapperConfig(downsample=4),
+    "mapper": NonlinearConfig(downsample=4),
     "decoder": SmolLM2Config(
       vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_size=8, mlp=48
     ),

@@ -170,7 +170,7 @@ def computed(cfg: ModelConfig) -> dict[str, np.ndarray]:
     prefix + "bn0.num_batches_tracked": np.zeros((), np.int64),
   }
   for stage, depth in enumerate(encoder.depths):
-    grid = cfg.image_side // (encoder.patch * 2**stage)
+    grid = encoder.sizes(audio).image_side // (encoder.patch * 2**stage)
     window_side = min(encoder.window, grid)
     for block in range(depth):
       name = f"{prefix}layers.{stage}.blocks.{block}."

@@ -1,6 +1,7 @@
 """HTSAT: a Swin transformer that hears a clip and names AudioSet events over time."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from mellow_jax.config import ModelConfig
+from mellow_jax.config import AudioConfig, HTSATConfig
 from mellow_jax.models import example_rng, logmel
 
 LAYER_NORM_EPS = 1e-5
@@ -23,6 +24,11 @@ class HTSATOutput(NamedTuple):
   latent: Float[Array, "B C"]  # mean over time and frequency of the last stage
   framewise: Float[Array, "B Z E"]  # probability of each event E in each distinct step Z
   clipwise: Float[Array, "B E"]  # probability of each event in the whole clip
+
+  def rows(self, c2l: Callable[[Array], Array]) -> Float[Array, "B Z1 C"]:
+    """The latent, and after it the framewise events as c2l maps them to its width."""
+    latent = self.latent[:, None].astype(jnp.float32)
+    return jnp.concatenate([latent, c2l(self.framewise).astype(jnp.float32)], axis=1)
 
 
 def window_partition(x: Float[Array, "B Y X C"], size: int) -> Float[Array, "W M C"]:
@@ -159,9 +165,10 @@ class PatchMerging(nnx.Module):
 class Stage(nnx.Module):
   """Swin blocks at one resolution, every second one shifted, and the merging after them."""
 
-  def __init__(self, cfg: ModelConfig, stage: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-    enc = cfg.encoder
-    width, grid = enc.width * 2**stage, cfg.image_side // (enc.patch * 2**stage)
+  def __init__(
+    self, enc: HTSATConfig, image_side: int, stage: int, dtype: jnp.dtype, *, rngs: nnx.Rngs
+  ):
+    width, grid = enc.width * 2**stage, image_side // (enc.patch * 2**stage)
     window = min(enc.window, grid)
     rates = np.linspace(0.0, enc.stochastic_depth, sum(enc.depths))
     first = sum(enc.depths[:stage])
@@ -207,12 +214,11 @@ def _stripes(keys: Key[Array, "B"], axis: int, stripes: int, width: int) -> Floa
 class HTSAT(nnx.Module):
   """The audio encoder, `audio_encoder.base.htsat` of the reference."""
 
-  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-    self.cfg = cfg
-    enc, dtype = cfg.encoder, jnp.dtype(cfg.dtype)
+  def __init__(self, cfg: HTSATConfig, audio: AudioConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    enc, self.cfg, self.audio, self.sizes = cfg, cfg, audio, cfg.sizes(audio)
     init = nnx.initializers.truncated_normal(0.02)
     self.bn0 = nnx.BatchNorm(
-      cfg.audio.mel_bins, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPS, rngs=rngs
+      audio.mel_bins, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPS, rngs=rngs
     )
     self.patch_embed = nnx.Conv(
       1,
@@ -224,13 +230,15 @@ class HTSAT(nnx.Module):
       rngs=rngs,
     )
     self.patch_norm = nnx.LayerNorm(enc.width, epsilon=LAYER_NORM_EPS, rngs=rngs)
-    self.stages = nnx.List(Stage(cfg, s, dtype, rngs=rngs) for s in range(len(enc.depths)))
-    self.norm = nnx.LayerNorm(cfg.encoder_width, epsilon=LAYER_NORM_EPS, rngs=rngs)
+    self.stages = nnx.List(
+      Stage(enc, self.sizes.image_side, s, dtype, rngs=rngs) for s in range(len(enc.depths))
+    )
+    self.norm = nnx.LayerNorm(enc.row_width, epsilon=LAYER_NORM_EPS, rngs=rngs)
     tscam_init = nnx.initializers.variance_scaling(enc.tscam_init_scale**2 / 3, "fan_in", "uniform")
     self.tscam_conv = nnx.Conv(
-      cfg.encoder_width,
+      enc.row_width,
       enc.classes,
-      (cfg.bands, 3),
+      (self.sizes.bands, 3),
       padding=((0, 0), (1, 1)),
       kernel_init=tscam_init,
       dtype=dtype,
@@ -242,7 +250,7 @@ class HTSAT(nnx.Module):
 
   def _augment(self, x: Float[Array, "B T F"], keys: Key[Array, "B"]) -> Float[Array, "B T F"]:
     """SpecAugment: stripes of time and of mel set to 0 after bn0."""
-    enc, (_, frames, bins) = self.cfg.encoder, x.shape
+    enc, (_, frames, bins) = self.cfg, x.shape
     time = _stripes(example_rng.fold(keys, 0), frames, enc.time_stripes, enc.time_stripe_frames)
     mel = _stripes(example_rng.fold(keys, 1), bins, enc.mel_stripes, enc.mel_stripe_bins)
     return x * time[:, :, None] * mel[:, None, :]
@@ -255,11 +263,11 @@ class HTSAT(nnx.Module):
     With keys, one an example, the encoder is in training mode: of SpecAugment, stochastic depth and
     batch statistics those act that the config switches on.
     """
-    train, enc = keys is not None, self.cfg.encoder
+    train, enc = keys is not None, self.cfg
     x = self.bn0(db, use_running_average=not (train and enc.batch_statistics))
     if train and enc.spec_augment:
       x = self._augment(x, example_rng.fold(keys, 0))
-    image = logmel.fold(logmel.resize_time(x, self.cfg.frames), enc.chunks)
+    image = logmel.fold(logmel.resize_time(x, self.sizes.frames), enc.chunks)
     x = self.patch_norm(self.patch_embed(image[..., None]))
     outputs = [x]
     for i, stage in enumerate(self.stages):
@@ -270,11 +278,11 @@ class HTSAT(nnx.Module):
   def classify(self, x: Float[Array, "B Y X C"]) -> HTSATOutput:
     """Latent, framewise and clipwise outputs from the last stage."""
     b, _, _, c = x.shape
-    chunks, bands = self.cfg.encoder.chunks, self.cfg.bands
+    chunks, sizes = self.cfg.chunks, self.sizes
     x = self.norm(x)
     # Rows are chunk * bands + band; a step is chunk * grid + column.
-    x = x.reshape(b, chunks, bands, self.cfg.grid, c).transpose(0, 2, 1, 3, 4)
-    x = x.reshape(b, bands, self.cfg.steps, c)
+    x = x.reshape(b, chunks, sizes.bands, sizes.grid, c).transpose(0, 2, 1, 3, 4)
+    x = x.reshape(b, sizes.bands, sizes.steps, c)
     scores = self.tscam_conv(x)[:, 0].astype(jnp.float32)
     return HTSATOutput(
       latent=x.mean(axis=(1, 2)),
@@ -284,4 +292,4 @@ class HTSAT(nnx.Module):
 
   def __call__(self, wav: Float[Array, "B S"], keys: Key[Array, "B"] | None = None) -> HTSATOutput:
     """Hears clips in [-1, 1] at the config's sample rate; see `stage_outputs` for keys."""
-    return self.classify(self.stage_outputs(logmel.log_mel(wav, self.cfg.audio), keys)[-1])
+    return self.classify(self.stage_outputs(logmel.log_mel(wav, self.audio), keys)[-1])

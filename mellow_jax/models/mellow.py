@@ -11,18 +11,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import config
-from mellow_jax.config import ModelConfig
+from mellow_jax.config import HTSATConfig, ModelConfig, SmolLM2Config
 from mellow_jax.models import smollm2
-from mellow_jax.models.decoder import Cache
+from mellow_jax.models.decoder import Cache, Decoder
 from mellow_jax.models.htsat import HTSAT
 from mellow_jax.models.mapper import Mapper
 from mellow_jax.models.smollm2 import SmolLM2
 
 
 class MellowModel(nnx.Module):
-  """HTSAT, the mapper and SmolLM2.
+  """An audio encoder, the mapper and a language model.
 
-  The sequence, with the default sizes:
+  The sequence, with the sizes of HTSAT:
 
     [audio 1: 129][sep][audio 2: 129][sep][question: 129][answer]
     0                                                   389
@@ -32,9 +32,9 @@ class MellowModel(nnx.Module):
     config.validate_model(cfg)
     cfg = dataclasses.replace(cfg, dtype=resolve_dtype(cfg))
     self.cfg = cfg
-    self.encoder = HTSAT(cfg, rngs=rngs)
+    self.encoder = make_encoder(cfg, rngs=rngs)
     self.mapper = Mapper(cfg, rngs=rngs)
-    self.decoder = SmolLM2(cfg.decoder, jnp.dtype(cfg.dtype), rngs=rngs, fused=fused)
+    self.decoder = make_decoder(cfg, rngs=rngs, fused=fused)
 
   def encode(
     self,
@@ -74,15 +74,16 @@ class MellowModel(nnx.Module):
     prefix: Float[Array, "B P D"],
     text_lengths: Int[Array, "B"],
     answer_ids: Int[Array, "B R"],
+    keys: Key[Array, "B"] | None = None,
   ) -> Float[Array, "B R D"]:
     """Hidden states that predict each answer token from the true tokens before it, for training.
 
     The prefix's last attended position predicts the first answer token, so the last answer token
-    is not read.
+    is not read. Keys, one an example, put the decoder in training mode.
     """
     x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
     mask = self.attention_mask(text_lengths, answer_ids.shape[1] - 1)
-    hidden = self.decoder.states(x, positions(mask), causal(mask))
+    hidden = self.decoder.states(x, positions(mask), causal(mask), keys)
     first = last_state(hidden, self.attention_mask(text_lengths))
     return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
 
@@ -93,6 +94,22 @@ class MellowModel(nnx.Module):
     mask = self.attention_mask(text_lengths)
     hidden, cache = self.decoder(prefix, positions(mask), causal(mask))
     return last_state(hidden, mask), cache
+
+
+def make_encoder(cfg: ModelConfig, *, rngs: nnx.Rngs) -> HTSAT:
+  """The audio encoder of the configuration."""
+  dtype = jnp.dtype(resolve_dtype(cfg))
+  match cfg.encoder:
+    case HTSATConfig():
+      return HTSAT(cfg.encoder, cfg.audio, dtype, rngs=rngs)
+
+
+def make_decoder(cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False) -> Decoder:
+  """The language model of the configuration."""
+  dtype = jnp.dtype(resolve_dtype(cfg))
+  match cfg.decoder:
+    case SmolLM2Config():
+      return SmolLM2(cfg.decoder, dtype, rngs=rngs, fused=fused)
 
 
 def resolve_dtype(cfg: ModelConfig) -> str:
@@ -150,14 +167,21 @@ def fuse(cfg: ModelConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
   of the time of a token.
   """
   dtype = jnp.dtype(resolve_dtype(cfg))
-  graphdef, _ = abstract(cfg, fused=True)
-  return graphdef, {**params, "decoder": smollm2.fuse(params["decoder"], dtype)}
+  match cfg.decoder:
+    case SmolLM2Config():
+      decoder = smollm2.fuse(params["decoder"], dtype)
+  return abstract(cfg, fused=True)[0], {**params, "decoder": decoder}
 
 
 def init_params(cfg: ModelConfig, seed: int) -> dict:
-  """Fresh parameters (and bn0's running statistics) as a nested dict of arrays."""
+  """Fresh parameters and running statistics as a nested dict of arrays."""
   make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(MellowModel(cfg, rngs=nnx.Rngs(seed)))))
   return make()
+
+
+def statistics(model: MellowModel) -> dict[str, Array]:
+  """The running statistics of the encoder's batch norms, by path."""
+  return flatten(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

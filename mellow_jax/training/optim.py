@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from mellow_jax.config import OptimConfig
 from mellow_jax.errors import ConfigError
 
-# bn0's running statistics lie among the parameters and are never trained by gradient.
-STATISTICS = (r"encoder/bn0/(mean|var)",)
+# Batch norms' running statistics lie among the parameters and are never trained by gradient.
+STATISTICS = (r"encoder/(.*/)?bn\d/(mean|var)",)
 Step = Int[Array, ""] | int
 
 

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
   step: Int[Array, ""]  # batches so far, with those whose update was skipped
   trainable: Flat
-  frozen: Flat  # frozen parameters, and bn0's running statistics
+  frozen: Flat  # frozen parameters, and running statistics
   opt_state: optax.OptState
   ema: Flat  # running average of trainable; empty unless the config asks for it
   skipped: Int[Array, ""]  # updates skipped because loss or gradient was not finite
@@ -90,11 +90,12 @@ def answer_nll(
   batch: Batch,
   encoder_keys: Key[Array, "B"] | None = None,
   mapper_keys: Key[Array, "B"] | None = None,
+  decoder_keys: Key[Array, "B"] | None = None,
 ) -> Float[Array, "B R"]:
   """Negative log-likelihood of each answer token, in nats."""
   audio1, audio2 = encode_pair(model, batch, encoder_keys, mapper_keys)
   prefix = model.prefix(audio1, audio2, batch.text_ids)
-  hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids)
+  hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids, decoder_keys)
   return model.decoder.nll(hidden, batch.answer_ids)
 
 
@@ -119,7 +120,7 @@ def gradient(
   cfg: Config,
   axes: tuple[str, ...] = (),
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""], Flat], Flat]:
-  """(loss, tokens, gradient) summed over a batch's answer tokens, and bn0's statistics.
+  """(loss, tokens, gradient) summed over a batch's answer tokens, and the statistics.
 
   With mesh axes, each device computes on its own examples, and one all-reduce at the end sums over
   the devices.
@@ -127,13 +128,14 @@ def gradient(
 
   def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
     model = merge(cfg.model, trainable, frozen, statistics)
-    model.encoder.bn0.axis_name = axes or None  # batch statistics are those of all devices
-    encoder_keys, mapper_keys, lora_keys = (example_rng.fold(keys, i) for i in range(3))
+    # Batch statistics are those of all devices.
+    model.encoder.set_attributes(nnx.BatchNorm, axis_name=axes or None)
+    parts = (example_rng.fold(keys, i) for i in range(4))
+    encoder_keys, mapper_keys, lora_keys, decoder_keys = parts
     lora.attach(model, trainable, lora_keys, cfg.optim.lora)
-    nll = answer_nll(model, batch, encoder_keys if cfg.encoder_train_mode else None, mapper_keys)
-    bn0 = model.encoder.bn0
-    statistics = {"encoder/bn0/mean": bn0.mean[...], "encoder/bn0/var": bn0.var[...]}
-    return jnp.sum(nll * batch.loss_mask), statistics
+    encoder_keys = encoder_keys if cfg.encoder_train_mode else None
+    nll = answer_nll(model, batch, encoder_keys, mapper_keys, decoder_keys)
+    return jnp.sum(nll * batch.loss_mask), mellow.statistics(model)
 
   def microbatch(statistics: Flat, batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple, Flat]:
     run = jax.value_and_grad(loss_fn, has_aux=True)

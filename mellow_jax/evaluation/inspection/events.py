@@ -4,7 +4,6 @@ Source: the paper's appendix I; the probabilities are the framewise output of HT
 head, which AudioSet training made a detector.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
 from mellow_jax.evaluation.inspection import hallucination
 from mellow_jax.models import logmel, mellow
-from mellow_jax.models.htsat import HTSAT
 
 BATCH = 8  # windows encoded together
 # Encoder parameters and waveforms [B, S] -> log-mel in dB, framewise probabilities.
@@ -64,8 +62,7 @@ def make_detector(cfg: ModelConfig) -> Detector:
 
   The probabilities are the framewise output of the token-semantic head, a sigmoid of its scores.
   """
-  cfg = dataclasses.replace(cfg, dtype=mellow.resolve_dtype(cfg))
-  graphdef, _ = nnx.split(nnx.eval_shape(lambda: HTSAT(cfg, rngs=nnx.Rngs(0))))
+  graphdef, _ = nnx.split(nnx.eval_shape(lambda: mellow.make_encoder(cfg, rngs=nnx.Rngs(0))))
 
   @jax.jit
   def detect(
@@ -85,7 +82,8 @@ def detect_events(
   wavs += wavs[-1:] * (-len(wavs) % size)  # another size would compile again
   found = [detect(params, np.stack(wavs[i : i + size])) for i in range(0, len(wavs), size)]
   db, probabilities = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
-  hop, step = cfg.audio.hop_samples / cfg.audio.sample_rate, cfg.audio.clip_seconds / cfg.steps
+  steps = cfg.clip_rows.steps
+  hop, step = cfg.audio.hop_samples / cfg.audio.sample_rate, cfg.audio.clip_seconds / steps
   whole = round(cfg.audio.clip_seconds / hop)  # one frame more stands on a window's end
 
   def cut(array: np.ndarray, seconds: float, most: int) -> np.ndarray:
@@ -99,7 +97,7 @@ def detect_events(
     name=name,
     clips=tuple(clips),
     db=cut(db, hop, whole),
-    probabilities=cut(probabilities, step, cfg.steps),
+    probabilities=cut(probabilities, step, steps),
     step_seconds=step,
     hop_seconds=hop,
   )
