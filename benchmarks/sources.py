@@ -64,7 +64,7 @@ def main() -> None:
       tokenizer = tokenizer_lib.build_tokenizer(
         text for row in rows for text in (row.input, row.answer)
       )
-      encoders[kind] = pipeline.Encoder(rows, clips, tokenizer, cfg.model, cfg.data)
+      encoders[kind] = pipeline.Preprocessor(rows, clips, tokenizer, cfg.model, cfg.data)
       speeds[kind] = []
       print(f"{kind}: {len(rows)} rows, digest {digest}, opened in {opened[kind]:.2f} s")
     for number in range(args.rounds + 1):

@@ -50,8 +50,7 @@ def report_clip(timeline: Timeline, top: int, threshold: float) -> dict:
     "file": timeline.name,
     "total_seconds": total,
     "windows": [
-      {"start_seconds": clip.start_seconds, "seconds": clip.seconds_heard}
-      for clip in timeline.clips
+      {"start_seconds": clip.start_seconds, "seconds": clip.seconds_used} for clip in timeline.clips
     ],
     "step_seconds": timeline.step_seconds,
     "events": [

@@ -54,7 +54,7 @@ def main(folder, workers, timeout_seconds, start_step, batch_size):
   clips = FaultyClips(RATE, model.audio.clip_samples, Path(folder))
   rows = scenes.Scenes("train", 0, 400, {"caption": 1.0, "binary": 1.0})
   batches = pipeline.train_batches(
-    pipeline.Encoder(rows, clips, scenes.build_tokenizer(), model, data),
+    pipeline.Preprocessor(rows, clips, scenes.build_tokenizer(), model, data),
     seed=3,
     batch_size=int(batch_size),
     start_step=int(start_step),

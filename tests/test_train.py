@@ -170,7 +170,7 @@ def validation_loss(model):
   """Of the first batch of the tiny run, whose validation has no other."""
   cfg = tiny.run()
   _, val_rows, clips = pipeline.sources(cfg)
-  encoder = pipeline.Encoder(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
+  encoder = pipeline.Preprocessor(val_rows, clips, model.tokenizer, cfg.model, cfg.data)
   (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
   flat = mellow.flatten(model.params)
   evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))

@@ -1,6 +1,6 @@
 """Audio file or bytes to the float32 waveform of a clip: decode, mono, resample, fit.
 
-Only the part that will be heard is decoded, with the margin that the resampling filter needs: ten
+Only the part that the model takes is decoded, with the margin that the resampling filter needs: ten
 seconds out of an hour cost what ten seconds cost. Resampling any window equals resampling the whole
 file and cutting the window from it.
 """
@@ -56,7 +56,7 @@ Reason = Literal[
   "not_finite",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
-# They hold whatever part of a file is heard, and do not pass by themselves.
+# Those of the whole file, whatever part is decoded, that trying again does not mend.
 LASTING: tuple[Reason, ...] = (
   *("not_a_file", "path", "empty", "undecodable", "no_samples"),
   *("rate", "channels", "too_long", "cut_short"),
@@ -65,14 +65,14 @@ LASTING: tuple[Reason, ...] = (
 
 @dataclass(frozen=True)
 class Clip:
-  """A waveform as long as the model hears, and where it comes from.
+  """A waveform of the model's input length, and where in its source it comes from.
 
   Seconds count the mono signal, which under the preset "release" is every channel end to end.
   """
 
   wav: Float32[np.ndarray, "S"]
   start_seconds: float  # where the clip begins in the signal
-  seconds_heard: float  # of the signal, without repetition and padding
+  seconds_used: float  # of the signal, without repetition and padding
   total_seconds: float  # of the signal
 
 
@@ -266,14 +266,14 @@ def _total(signal: _Signal, rate: int, preset: Preset) -> int:
 
 def _clip(signal: _Signal, cfg: AudioConfig, preset: Preset, start: int, total: int) -> Clip:
   rate, samples = cfg.sample_rate, cfg.clip_samples
-  heard = min(samples, total - start)
-  wav = _cut(signal, rate, preset, start, start + heard)
-  if heard < samples:
-    wav = np.resize(wav, samples) if preset.short == "repeat" else np.pad(wav, (0, samples - heard))
+  used = min(samples, total - start)
+  wav = _cut(signal, rate, preset, start, start + used)
+  if used < samples:
+    wav = np.resize(wav, samples) if preset.short == "repeat" else np.pad(wav, (0, samples - used))
   return Clip(
     wav=np.ascontiguousarray(wav),
     start_seconds=start / rate,
-    seconds_heard=heard / rate,
+    seconds_used=used / rate,
     total_seconds=total / rate,
   )
 
@@ -287,7 +287,7 @@ def load(
   rng: np.random.Generator | None = None,
   name: str | None = None,
 ) -> Clip:
-  """The clip the model hears: one window of a longer source, the whole of a shorter one.
+  """A clip of the model's input length: one window of a longer source, the whole of a shorter one.
 
   The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate);
   name is what messages call bytes. window None leaves the choice to the preset: a random one if it

@@ -157,7 +157,7 @@ class CacheClips:
     return audio.load(self.cache.clip(path), self.cfg, self.preset, rng=rng, name=path).wav
 
   def crc32(self, path: str) -> int | None:
-    """Of the bytes of a file; None where it could not be used."""
+    """CRC-32 of the encoded file, or None where it could not be used."""
     return self.cache.crc32.get(path)
 
 

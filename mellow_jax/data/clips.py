@@ -1,4 +1,4 @@
-"""Where the waveforms of rows come from, by the paths that the rows give."""
+"""The clips of rows by their audio paths: read from files, joined from several stores, cached."""
 
 import os
 import zlib
@@ -19,7 +19,7 @@ from mellow_jax.errors import AudioError, DataError
 
 @runtime_checkable
 class Clips(Protocol):
-  """Where waveforms come from."""
+  """Waveforms by audio path."""
 
   def load(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
     """The clip of a row's path; rng draws the window where the preset crops at random."""
@@ -28,12 +28,12 @@ class Clips(Protocol):
 
 @runtime_checkable
 class Store(Clips, Protocol):
-  """Where the audio of one source lies."""
+  """The clips of one source of rows, with checksums of their files."""
 
   name: str  # for messages
 
   def crc32(self, path: str) -> int | None:
-    """Of the encoded bytes of a clip; None where it cannot be used."""
+    """CRC-32 of the encoded file, or None where it cannot be used."""
     ...
 
 
@@ -42,7 +42,7 @@ class FileClips:
   """Clips of the audio files below a root folder, by the paths that records give.
 
   Symbolic links are followed, wherever they lead: datasets are put together with them, and the root
-  is trusted. What records say is not.
+  is trusted. The paths of records are not.
   """
 
   root: str | os.PathLike
@@ -72,7 +72,7 @@ class FileClips:
     return os.fspath(self.root)
 
   def crc32(self, path: str) -> int | None:
-    """Of the bytes of a file; None where it cannot be read."""
+    """CRC-32 of the encoded file, or None where it cannot be read."""
     try:
       return zlib.crc32((Path(self.root) / _relative(path)).read_bytes())
     except (AudioError, OSError):
@@ -88,7 +88,7 @@ def _relative(path: str) -> str:
 
 @dataclass(frozen=True)
 class JoinedClips:
-  """The clips of several stores: each path's in the first that its rows come with."""
+  """The clips of several stores: each path's in the first store whose rows name it."""
 
   stores: tuple[Store, ...]
   place: dict[str, int]  # of each path: which store
@@ -124,7 +124,7 @@ class JoinedClips:
 
 @dataclass(frozen=True)
 class CachedClips:
-  """Clips that are decoded once and kept; for readers that crop nothing at random."""
+  """Clips that are decoded once and kept in memory, for presets that crop nothing at random."""
 
   clips: Clips
   kept: dict[str, Float32[np.ndarray, "S"]] = field(default_factory=dict)

@@ -12,17 +12,17 @@ import numpy as np
 
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records, scenes, selection, workers
-from mellow_jax.data import sources as sources_lib
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
-from mellow_jax.data.examples import Encoder
+from mellow_jax.data.preprocessing import Preprocessor
 from mellow_jax.data.records import Record, Rows
-from mellow_jax.data.selection import Joined
+from mellow_jax.data.selection import JoinedRows
+from mellow_jax.data.sources import OpenSources
 from mellow_jax.errors import ConfigError
 
 
 def sources(
-  cfg: Config, say: Callable[[str], None] = print
+  cfg: Config, log: Callable[[str], None] = print
 ) -> tuple[Sequence[Record], Sequence[Record], Clips]:
   """Training rows, validation rows and their clips, as a config says that `validate` has passed.
 
@@ -39,18 +39,18 @@ def sources(
       return train, val, scenes.SceneClips(model_audio.sample_rate, model_audio.clip_samples)
     except ValueError as error:
       raise ConfigError(f"config: {error}") from error
-  opened = sources_lib.Opened(cfg)
+  opened = OpenSources(cfg)
   train, val = (
     [opened.source(path, split) for path in paths.split(",") if path]
     for split, paths in (("train", data.train), ("val", data.val))
   )
   if data.quarantine:
-    train, val = _leave_out(data.quarantine, opened.listed, train, val, say)
-  found = opened.clips([*train, *val], say)
+    train, val = _leave_out(data.quarantine, opened.listed, train, val, log)
+  found = opened.clips([*train, *val], log)
   if not data.val:
     train, val, held, count = selection.hold_out(train, data.val_share)
     rows = sum(len(part) for part in val)
-    say(f"{data.train}: {held} of {count} clips, {rows} rows, are held out to validate")
+    log(f"{data.train}: {held} of {count} clips, {rows} rows, are held out to validate")
   train = selection.join(selection.repeat(train, data.mix), data.weights)
   return train, selection.join(val, ()), CachedClips(found) if data.cache_clips else found
 
@@ -60,7 +60,7 @@ def _leave_out(
   listed: Mapping[str, tuple[str, ...]],
   train: Sequence[Rows],
   val: Sequence[Rows],
-  say: Callable[[str], None],
+  log: Callable[[str], None],
 ) -> tuple[list[Rows], list[Rows]]:
   """The sources' rows without those that the quarantine file lists; says how many they are."""
   met: set[str] = set()
@@ -69,17 +69,17 @@ def _leave_out(
     kept.append([])
     for rows in parts:
       left, found = selection.leave_out(rows, listed)
-      say(f"{path}: {len(rows) - len(left)} of {len(rows)} rows of {rows.path} are left out")
+      log(f"{path}: {len(rows) - len(left)} of {len(rows)} rows of {rows.path} are left out")
       kept[-1].append(left)
       met |= found
   if absent := listed.keys() - met:
     first = min(absent)
-    say(f"{path}: {len(absent)} of its {len(listed)} rows are in none of these, first {first}")
+    log(f"{path}: {len(absent)} of its {len(listed)} rows are in none of these, first {first}")
   return kept[0], kept[1]
 
 
 def train_batches(
-  encoder: Encoder,
+  preprocessor: Preprocessor,
   *,
   seed: int,
   batch_size: int,
@@ -98,11 +98,13 @@ def train_batches(
   Beside the arrays of examples, "bad" counts the bad records met by audio.REASONS; note is given
   them. Raises PipelineError where a row cannot be used, or no batch comes in time.
   """
-  ds = _in_order(encoder.rows, seed if shuffle else None).random_map(encoder.draw, seed=seed + 1)
+  ds = _in_order(preprocessor.rows, seed if shuffle else None).random_map(
+    preprocessor.training_example, seed=seed + 1
+  )
   # Repeated for ever, there is no remainder.
   ds = ds.batch(batch_size // shards, drop_remainder=True, batch_fn=_stack)
   ds = ds[start_step * shards + shard :: shards]
-  data = encoder.data
+  data = preprocessor.data
   with workers.batches(
     ds, threads=data.threads, workers=data.workers, timeout_seconds=data.timeout_seconds
   ) as batches:
@@ -118,7 +120,7 @@ def _in_order(rows: Sequence[Record], seed: int | None) -> grain.MapDataset:
   Sources with weights are interleaved: of any stretch of the order each has its share, to a row and
   to a hundredth of the least weight, and each begins its next epoch where its own ends.
   """
-  if not (isinstance(rows, Joined) and rows.weights):
+  if not (isinstance(rows, JoinedRows) and rows.weights):
     ds = grain.MapDataset.source(rows)
     return (ds if seed is None else ds.shuffle(seed=seed)).repeat()
   # An epoch is shuffled by the seed and its number added: what stands far off is no other's epoch.
@@ -134,7 +136,7 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def eval_batches(
-  encoder: Encoder,
+  preprocessor: Preprocessor,
   *,
   batch_size: int,
   count: int,
@@ -148,13 +150,13 @@ def eval_batches(
   cannot be used carry none either and are added to left_out; without that list they raise
   PipelineError.
   """
-  part, rows = batch_size // shards, len(encoder.rows)
+  part, rows = batch_size // shards, len(preprocessor.rows)
 
   def example(i: int) -> dict[str, np.ndarray]:
-    row = encoder.rows[min(i, rows - 1)]
+    row = preprocessor.rows[min(i, rows - 1)]
     if left_out is None:
-      return encoder(row)
-    return encoder.heard_or_left_out(row, left_out if i < rows else [])
+      return preprocessor(row)
+    return preprocessor.validation_example(row, left_out if i < rows else [])
 
   for step in range(min(count, -(-rows // batch_size))):
     first = step * batch_size + shard * part

@@ -79,7 +79,7 @@ class Scene(NamedTuple):
 
   @property
   def kinds(self) -> list[str]:
-    """What is heard, in order of onset."""
+    """The events' kinds, in order of onset."""
     return [event.kind for event in self.events]
 
   @property
@@ -191,7 +191,7 @@ def render(scene: Scene, sample_rate: int, clip_samples: int) -> Float[np.ndarra
 
 
 def scene_path(seed: int, split: str, number: int) -> str:
-  """What records call the clip of a scene."""
+  """The audio path of a scene in records."""
   return f"scenes/{split}/{seed}/{number}.wav"
 
 
@@ -222,7 +222,17 @@ class SceneClips:
 
 
 def _sound(event: Event, sample_rate: int) -> Float[np.ndarray, "n"]:
-  """One repetition of an event."""
+  """One repetition of an event, at its loudness and faded at both ends."""
+  sound = _waveform(event, sample_rate)
+  sound *= LOUDNESS[event.loudness]
+  ramp = _ramp(sample_rate)
+  sound[: len(ramp)] *= ramp
+  sound[-len(ramp) :] *= ramp[::-1]
+  return sound
+
+
+def _waveform(event: Event, sample_rate: int) -> Float[np.ndarray, "n"]:
+  """One repetition of an event before its loudness, within [-1, 1]."""
   samples = int(event.duration * sample_rate)
   t = _seconds(sample_rate)[:samples]
   white, bright = _noises(sample_rate)
@@ -260,10 +270,6 @@ def _sound(event: Event, sample_rate: int) -> Float[np.ndarray, "n"]:
       sound = (np.sin(wave) + 0.5 * np.sin(2.0 * wave)) / 1.5
     case _:
       raise ValueError(f"no sound is called {event.kind!r}")
-  sound *= LOUDNESS[event.loudness]
-  ramp = _ramp(sample_rate)
-  sound[: len(ramp)] *= ramp
-  sound[-len(ramp) :] *= ramp[::-1]
   return sound
 
 

@@ -60,7 +60,7 @@ CIRCUMSTANCES = ("indoors", "outdoors", "downstairs", "today")  # what no clip c
 DIFFERENCE = "audio 1: {first}, whereas audio 2: {second}"
 MIX = dict.fromkeys(QUESTIONS, 1.0)  # each task as often as the next
 
-SCENES_PER_ROW = 1000  # row 7 hears the first suitable scenes from number 7000 on
+SCENES_PER_ROW = 1000  # row 7 takes the first suitable scenes from number 7000 on
 
 Condition = Callable[[Scene], bool]
 Find = Callable[..., Scene]  # the row's next scene, or the next of which a condition holds
@@ -100,10 +100,10 @@ class Scenes(Sequence):
     rng = generator(self.seed, self.split, ROW_STREAM, row)
     mix = self._warmup_mix if row < self.warmup_rows else self._mix
     task = list(QUESTIONS)[int(np.searchsorted(mix, rng.random(), side="right"))]
-    heard = []  # path and caption of each clip
-    find = functools.partial(self._find, itertools.count(row * SCENES_PER_ROW), heard)
+    clips = []  # path and caption of each
+    find = functools.partial(self._find, itertools.count(row * SCENES_PER_ROW), clips)
     question, answer = _ASK[task](rng, find)
-    (path1, caption1), (path2, caption2) = [*heard, ("", "")][:2]
+    (path1, caption1), (path2, caption2) = [*clips, ("", "")][:2]
     return Record(
       taskname="scenes",
       filepath1=path1,
@@ -117,14 +117,14 @@ class Scenes(Sequence):
     )
 
   def _find(
-    self, numbers: Iterator[int], heard: list[Text], suits: Condition = lambda _: True
+    self, numbers: Iterator[int], clips: list[Text], suits: Condition = lambda _: True
   ) -> Scene:
-    """The next scene that suits, of which path and caption are put on the list of those heard."""
+    """The next scene that suits; its path and caption are added to clips."""
     for number in numbers:
       scene = draw_scene(self.seed, self.split, number)
       if suits(scene):
         break
-    heard.append((scene_path(self.seed, self.split, number), scene.caption))
+    clips.append((scene_path(self.seed, self.split, number), scene.caption))
     return scene
 
 
@@ -144,7 +144,7 @@ def _pick(rng: np.random.Generator, things: Sequence) -> Any:
 
 
 def _absent(rng: np.random.Generator, scene: Scene) -> list[str]:
-  """The kinds that are not heard, shuffled."""
+  """The kinds that do not occur, shuffled."""
   return [KINDS[k] for k in rng.permutation(len(KINDS)) if KINDS[k] not in scene.kinds]
 
 
@@ -226,8 +226,8 @@ def _ask_binary(rng: np.random.Generator, find: Find) -> Text:
 def _ask_entailment(rng: np.random.Generator, find: Find) -> Text:
   """A hypothesis is false if its sound is absent, plausible if it adds what no clip can tell.
 
-  Each verdict is as likely as the next. Without listening, the words alone make two thirds of the
-  answers right: false hypotheses come with and without a circumstance, the others do not.
+  Each verdict is as likely as the next. The words alone, without the audio, suffice for two thirds
+  of the answers: false hypotheses come with and without a circumstance, the others do not.
   """
   scene, right = find(), _pick(rng, VERDICTS)
   _, false, plausible = VERDICTS
@@ -266,10 +266,10 @@ _ASK: dict[str, Callable[[np.random.Generator, Find], Text]] = {
 
 
 def build_tokenizer() -> tokenizers.Tokenizer:
-  """A token for everything that rows can say."""
+  """A word-level tokenizer of all words that rows can contain."""
   templates = [re.sub(r"{\w+}", " ", text) for text in (*QUESTIONS.values(), DIFFERENCE)]
-  said = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
-  return tokenizer.build_tokenizer([*templates, *said])
+  words = (*KINDS, *LETTERS, *ENDS, *TIMES, *VERDICTS, *CIRCUMSTANCES, "then", "and", "yes", "no")
+  return tokenizer.build_tokenizer([*templates, *words])
 
 
 def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:

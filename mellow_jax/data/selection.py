@@ -26,7 +26,7 @@ from mellow_jax.errors import ConfigError, DataError
 QUARANTINE_VERSION = 1
 
 
-class Chosen(Rows):
+class SelectedRows(Rows):
   """Some of the rows, in an order and as often as chosen."""
 
   def __init__(self, rows: Rows, indices: Sequence[int] | np.ndarray):
@@ -45,7 +45,7 @@ class Chosen(Rows):
     return hashlib.sha256(self._rows.digest.encode() + self._indices.tobytes()).hexdigest()[:16]
 
 
-class Joined(Rows):
+class JoinedRows(Rows):
   """The rows of several sources, one source after the other.
 
   weights, one a source, are those of their shares of what is drawn in training; without them every
@@ -103,7 +103,7 @@ def leave_out(rows: Rows, listed: Container[str]) -> tuple[Rows, set[str]]:
   kept = [i for i, row_id in enumerate(ids) if row_id not in listed]
   if not kept:
     raise ConfigError(f"config.data.quarantine: leaves no row of {rows.path}")
-  return Chosen(rows, kept), {row_id for row_id in ids if row_id in listed}
+  return SelectedRows(rows, kept), {row_id for row_id in ids if row_id in listed}
 
 
 def hold_out(parts: Sequence[Rows], share: float) -> tuple[list[Rows], list[Rows], int, int]:
@@ -121,8 +121,8 @@ def hold_out(parts: Sequence[Rows], share: float) -> tuple[list[Rows], list[Rows
       raise ConfigError(
         f"config.data.val_share {share:g}: leaves no row of {rows.path} to train on"
       )
-    train.append(Chosen(rows, np.flatnonzero(~is_held)))
-    val.append(Chosen(rows, np.flatnonzero(is_held)))
+    train.append(SelectedRows(rows, np.flatnonzero(~is_held)))
+    val.append(SelectedRows(rows, np.flatnonzero(is_held)))
   return train, val, len(held), len(paths)
 
 
@@ -144,9 +144,9 @@ def repeat(parts: Sequence[Rows], mix: Mapping[str, float]) -> list[Rows]:
   for rows, indices in zip(parts, repeated, strict=True):
     if not len(indices):
       raise ConfigError(f"config.data.mix: {mix} leaves no row of {rows.path}")
-  return [Chosen(rows, indices) for rows, indices in zip(parts, repeated, strict=True)]
+  return [SelectedRows(rows, indices) for rows, indices in zip(parts, repeated, strict=True)]
 
 
 def join(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
   """One sequence of all the sources' rows."""
-  return parts[0] if len(parts) == 1 else Joined(parts, weights)
+  return parts[0] if len(parts) == 1 else JoinedRows(parts, weights)

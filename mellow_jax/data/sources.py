@@ -19,7 +19,7 @@ from mellow_jax.data.records import Rows
 from mellow_jax.errors import ConfigError, PipelineError
 
 
-class Opened:
+class OpenSources:
   """The sources of a run, each opened once.
 
   Rows in the config's quarantine may be faulty: they are here still, for the caller to leave out.
@@ -57,21 +57,21 @@ class Opened:
     self._stores[path] = files
     return rows
 
-  def clips(self, sources: Sequence[Rows], say: Callable[[str], None]) -> Clips:
+  def clips(self, sources: Sequence[Rows], log: Callable[[str], None]) -> Clips:
     """The clips of the rows of sources; says how many of their files are absent.
 
     Raises PipelineError if they are too many, DataError where two sources differ in a clip.
     """
     for rows in sources:
       if isinstance(store := self._stores[rows.path], FileClips):
-        _check_audio(rows, store.root, self._cfg.data.max_bad_fraction, say)
+        _check_audio(rows, store.root, self._cfg.data.max_bad_fraction, log)
     if len({id(store) for store in self._stores.values()}) == 1:
       return next(iter(self._stores.values()))
     return clips.JoinedClips.of((self._stores[rows.path], rows.audio_paths()) for rows in sources)
 
 
 def _check_audio(
-  rows: Rows, root: str | os.PathLike, most: float, say: Callable[[str], None]
+  rows: Rows, root: str | os.PathLike, most: float, log: Callable[[str], None]
 ) -> None:
   """Says how many rows name a file that is not there. Raises PipelineError if they are too many."""
   absent = set(missing := records.missing_audio(rows, root))
@@ -87,4 +87,4 @@ def _check_audio(
       f"{found}, more than config.data.max_bad_fraction {most:g} allows: check "
       "--config.data.audio_root, remove the rows, or allow more"
     )
-  say(f"{found}: they count as bad records")
+  log(f"{found}: they count as bad records")

@@ -162,7 +162,7 @@ class TfdsClips:
     return audio.load(self._bytes(path), self.cfg, self.preset, rng=rng, name=path).wav
 
   def crc32(self, path: str) -> int | None:
-    """Of the bytes of a file; None where it cannot be used."""
+    """CRC-32 of the encoded file, or None where it cannot be used."""
     try:
       return zlib.crc32(self._bytes(path))
     except AudioError:

@@ -24,8 +24,8 @@ import grain
 from mellow_jax.errors import StalledError
 
 POLL_SECONDS = 0.5
-# What a worker said before it ended may still be on its way.
-LAST_WORDS_SECONDS = 3.0
+# A batch that a worker sent before it ended may still be on its way.
+LAST_BATCH_SECONDS = 3.0
 CLOSE_SECONDS = 15.0
 
 
@@ -106,7 +106,7 @@ class Watched(Iterator[Any]):
         now = time.monotonic()
       if self._ended() and ended_at is None:
         ended_at = now
-      if now - start > self._timeout_seconds or now - (ended_at or now) > LAST_WORDS_SECONDS:
+      if now - start > self._timeout_seconds or now - (ended_at or now) > LAST_BATCH_SECONDS:
         raise self._stalled(f"no batch came for {now - start:.0f} s")
     if isinstance(error, RuntimeError) and self._ended():
       raise self._stalled("no batch came")  # Grain's own finding, in many words

@@ -74,7 +74,7 @@ def _task(row: Record) -> str:
 
 
 def answer_rows(
-  model: LoadedModel, encoder: pipeline.Encoder, batch_size: int, *, noise: bool, label: str
+  model: LoadedModel, encoder: pipeline.Preprocessor, batch_size: int, *, noise: bool, label: str
 ) -> list[str]:
   """The greedy answer to every row of the encoder, as text."""
   run = jax.jit(functools.partial(step.answer, cfg=model.config))
@@ -120,7 +120,7 @@ def redraw(rows: Sequence[Record], seed: int) -> list[Record]:
   return [augment.redraw_options(row, captions, rng) for row in chosen]
 
 
-def load_run(workdir: pathlib.Path, rows: int) -> tuple[Config, LoadedModel, pipeline.Encoder]:
+def load_run(workdir: pathlib.Path, rows: int) -> tuple[Config, LoadedModel, pipeline.Preprocessor]:
   """A finished run's config and model, and an encoder over its validation rows.
 
   Raises CheckpointError or ConfigError where the run is not finished or its data is gone.
@@ -134,12 +134,12 @@ def load_run(workdir: pathlib.Path, rows: int) -> tuple[Config, LoadedModel, pip
   _, val, clips = pipeline.sources(cfg)
   if cfg.data.source == "scenes":
     val = scenes.Scenes("val", cfg.seed, rows, cfg.data.mix)
-  encoder = pipeline.Encoder(val, clips, model.tokenizer, model.config, cfg.data)
+  encoder = pipeline.Preprocessor(val, clips, model.tokenizer, model.config, cfg.data)
   return cfg, model, encoder
 
 
 def measure(
-  model: LoadedModel, encoder: pipeline.Encoder, batch_size: int, redraws: int
+  model: LoadedModel, encoder: pipeline.Preprocessor, batch_size: int, redraws: int
 ) -> dict[str, dict]:
   """Accuracy by family and task with the clips and with noise, and over redrawn option sets."""
   rows = encoder.rows
@@ -198,7 +198,7 @@ def table(report: dict[str, dict]) -> str:
   return "\n".join(lines).rstrip()
 
 
-def ask(model: LoadedModel, encoder: pipeline.Encoder) -> list[tuple[Record, str, str]]:
+def ask(model: LoadedModel, encoder: pipeline.Preprocessor) -> list[tuple[Record, str, str]]:
   """Held-out questions of different kinds, each with the answer heard and the one on noise."""
   chosen: dict[str, Record] = {}
   for row in encoder.rows:
@@ -215,7 +215,7 @@ def ask(model: LoadedModel, encoder: pipeline.Encoder) -> list[tuple[Record, str
 def draw(
   path: pathlib.Path,
   asked: list[tuple[Record, str, str]],
-  encoder: pipeline.Encoder,
+  encoder: pipeline.Preprocessor,
   report: dict[str, dict],
   losses: list[tuple[int, float]],
 ) -> None:

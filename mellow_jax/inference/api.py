@@ -65,7 +65,7 @@ class _Batch(NamedTuple):
 
 def describe(clip: Clip) -> str:
   """Which part of a clip is heard."""
-  end = clip.start_seconds + clip.seconds_heard
+  end = clip.start_seconds + clip.seconds_used
   return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
 
 
@@ -272,7 +272,7 @@ class Mellow:
     if isinstance(source, Clip):
       return source
     clip = audio.load(source, self.cfg.audio, self.preset, window=window)
-    if clip.seconds_heard < clip.total_seconds:
+    if clip.seconds_used < clip.total_seconds:
       name = os.fspath(source) if isinstance(source, str | os.PathLike) else "clip"
       self.say(f"{name}: heard {describe(clip)}")
     return clip

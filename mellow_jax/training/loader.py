@@ -28,7 +28,7 @@ class Feed:
     # Scenes follow from the config.
     self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
     self.tokenizer = init.tokenizer(cfg, self.rows)
-    self._encoder = pipeline.Encoder(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
+    self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
     self._cfg, self._mesh = cfg, mesh
     shard = jax.process_index()

@@ -19,7 +19,7 @@ def mean_loss(state: TrainState, batches: Iterator[Batch], eval_step: Callable) 
 
 
 def sample_answers(
-  state: TrainState, batch: Batch, encoder: pipeline.Encoder, count: int, answer_step: Callable
+  state: TrainState, batch: Batch, encoder: pipeline.Preprocessor, count: int, answer_step: Callable
 ) -> list[dict[str, str]]:
   """The first `count` validation questions with the right answer and the model's."""
   found = answer_step(state, batch)

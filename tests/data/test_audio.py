@@ -105,7 +105,7 @@ def test_any_window_equals_decode_whole_then_crop(form, tmp_path):
     clip = audio.load(str(tmp_path / "a"), SMALL, CLEAN, window=window, rng=rng)
     start = round(clip.start_seconds * 32_000)
     np.testing.assert_allclose(clip.wav, whole[start : start + 32_000], rtol=0, atol=1e-6)
-  assert clip.seconds_heard == 1.0 and abs(clip.total_seconds - 3.1) < 0.06
+  assert clip.seconds_used == 1.0 and abs(clip.total_seconds - 3.1) < 0.06
   np.testing.assert_array_equal(
     audio.load((tmp_path / "a").read_bytes(), SMALL, CLEAN).wav,
     audio.load(tmp_path / "a", SMALL, CLEAN).wav,
@@ -142,7 +142,7 @@ def test_consecutive_windows_cover_the_source():
   cfg = AudioConfig(clip_seconds=1.25)
   clips = audio.load_windows((wav, 32_000), cfg, CLEAN)
   assert [clip.start_seconds for clip in clips] == [0.0, 1.25, 2.5]
-  assert [clip.seconds_heard for clip in clips] == [1.25, 1.25, 1.0]
+  assert [clip.seconds_used for clip in clips] == [1.25, 1.25, 1.0]
   np.testing.assert_array_equal(np.concatenate([clip.wav for clip in clips])[:112_000], wav)
   assert len(audio.load_windows((wav[:-1], 32_000), cfg, CLEAN)) == 2  # 1 s less one sample is left
   assert len(audio.load_windows((wav[:100], 32_000), cfg, CLEAN)) == 1
@@ -182,7 +182,7 @@ def test_release_repeats_short_clips():
   wav = noise(0.3, 32_000, 1)[:, 0]
   clip = audio.load((wav, 32_000), SMALL, RELEASE)
   np.testing.assert_array_equal(clip.wav, np.tile(wav, 4)[:32_000])
-  assert clip.seconds_heard == clip.total_seconds == 0.3
+  assert clip.seconds_used == clip.total_seconds == 0.3
 
 
 def test_training_takes_the_mean_of_the_first_two_channels():

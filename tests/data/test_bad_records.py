@@ -106,7 +106,7 @@ def encoder(folder, **fields):
     audio_root=str(folder),
   )
   rows, _, clips = pipeline.sources(tiny.run(model=tiny.config(), data=data), lambda line: None)
-  return pipeline.Encoder(rows, clips, TOKENIZER, tiny.config(), data)
+  return pipeline.Preprocessor(rows, clips, TOKENIZER, tiny.config(), data)
 
 
 def batches(made_by, start, stop, **part):
@@ -223,7 +223,7 @@ def test_another_clip_that_is_bad_is_drawn_again_and_counted(dataset):
   made_by = encoder(folder, second_clip="another")
   rng, met = np.random.default_rng(0), []
   for _ in range(200):
-    example = made_by.draw(made_by.rows[7], rng)
+    example = made_by.training_example(made_by.rows[7], rng)
     np.testing.assert_array_equal(example["wav1"][: RATE // 20], value(7))
     assert round(float(example["wav2"][0]) * 2**11) not in kinds
     met += example["bad"]
@@ -235,7 +235,7 @@ def test_augmented_clips_are_not_mixed_with_a_bad_one(dataset):
   made_by = encoder(folder, augment=True)  # all rows have the same caption, ""
   rng, met = np.random.default_rng(0), []
   for _ in range(200):
-    met += made_by.draw(made_by.rows[7], rng)["bad"]
+    met += made_by.training_example(made_by.rows[7], rng)["bad"]
   # What is noted is the row that was being made, and the path that was drawn.
   assert {record.row for record in met} == {7}
   assert len(met) > 3 and all(int(record.path[:-4]) in kinds for record in met)

@@ -41,7 +41,7 @@ def record(row, *, question="what is heard?", answer=None, second="", **fields):
 def encoder(rows=10, **fields):
   rows = [record(i) for i in range(rows)] if isinstance(rows, int) else rows
   data = DataConfig(**{"preset": "clean", **fields})
-  return pipeline.Encoder(rows, Numbers(), TOKENIZER, tiny.config(pad_id=BANG), data)
+  return pipeline.Preprocessor(rows, Numbers(), TOKENIZER, tiny.config(pad_id=BANG), data)
 
 
 def batches(made_by, count, start_step=0, *, seed=0, batch_size=4, shuffle=True, **part):

@@ -92,7 +92,7 @@ def test_a_mix_repeats_subtypes_of_every_source():
 
 
 def test_a_clip_that_two_sources_name_is_held_out_of_both():
-  parts = [Numbered("a", 10), selection.Chosen(Numbered("a", 10), [9, 8, 7, 6, 5, 4, 3, 2])]
+  parts = [Numbered("a", 10), selection.SelectedRows(Numbered("a", 10), [9, 8, 7, 6, 5, 4, 3, 2])]
   train, val, held, count = selection.hold_out(parts, 0.3)
   assert (held, count) == (3, 10)
   clips = [{row.filepath1 for part in of for row in part} for of in (train, val)]

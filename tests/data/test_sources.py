@@ -39,7 +39,7 @@ def config(folder, *kinds, **fields):
 def encoders(cfg, say=lambda line: None):
   """Of the training rows and of the validation rows, as they travel to workers."""
   rows, val, clips = pipeline.sources(cfg, say)
-  made_by = pipeline.Encoder(rows, clips, TOKENIZER, cfg.model, cfg.data)
+  made_by = pipeline.Preprocessor(rows, clips, TOKENIZER, cfg.model, cfg.data)
   return pickle.loads(pickle.dumps((made_by, dataclasses.replace(made_by, rows=val))))
 
 
@@ -83,7 +83,7 @@ def test_every_kind_gives_the_same_examples_in_the_same_order(made, preset):
 def test_two_hosts_read_every_row_once_an_epoch_and_go_on_from_any_step(made, kind):
   train, _ = encoders(config(made, kind))
   good = [row.row for row in train.rows if not heard.is_bad(row)][:16]  # four batches
-  train = dataclasses.replace(train, rows=selection.Chosen(train.rows, good))
+  train = dataclasses.replace(train, rows=selection.SelectedRows(train.rows, good))
   parts = [batches(train, 8, shard=i, shards=2) for i in range(2)]
   for epoch in (slice(4), slice(4, 8)):
     read = [numbers(part[epoch]) for part in parts]

@@ -40,7 +40,7 @@ class Timeline:
   def span(self, first: int, last: int) -> tuple[float, float]:
     """Begin and end in seconds of the windows first to last (exclusive)."""
     windows = self.clips[first:last]
-    return windows[0].start_seconds, windows[-1].start_seconds + windows[-1].seconds_heard
+    return windows[0].start_seconds, windows[-1].start_seconds + windows[-1].seconds_used
 
   def steps(self, first: int, last: int) -> slice:
     """The steps of the windows first to last (exclusive)."""
@@ -88,7 +88,7 @@ def detect_events(
 
   def cut(array: np.ndarray, seconds: float, most: int) -> np.ndarray:
     kept = [
-      a[: min(ceil(clip.seconds_heard / seconds), most)]
+      a[: min(ceil(clip.seconds_used / seconds), most)]
       for a, clip in zip(array, clips, strict=False)
     ]
     return np.concatenate(kept)

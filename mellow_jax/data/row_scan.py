@@ -1,4 +1,4 @@
-"""Rows of a file one at a time, sound or not, with all that is wrong with each."""
+"""Reads a file of rows one at a time, valid or not, with all faults of each."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from mellow_jax.data import json_stream, records
 from mellow_jax.errors import DataError
 
 
-class Checked(NamedTuple):
-  """A row as it stands in its file, with all that keeps it from being a record."""
+class ScannedRow(NamedTuple):
+  """A row of a file, with all that keeps it from being a Record."""
 
   place: str  # such as "row 7 (from 0)"
   # Those of records.FIELDS, paths as they are kept; None where one is missing or no text.
@@ -18,8 +18,8 @@ class Checked(NamedTuple):
   faults: list[tuple[str, str]]  # (field, what is wrong with it); "" for the row as a whole
 
 
-def read(path: str | os.PathLike) -> Iterator[Checked]:
-  """The rows of a file one at a time, sound or not; a JSON file of any length takes little memory.
+def scan(path: str | os.PathLike) -> Iterator[ScannedRow]:
+  """The rows of a file one at a time, valid or not; a JSON file of any length takes little memory.
 
   Raises DataError for a file that cannot be read, or that is no list of rows.
   """
@@ -35,7 +35,7 @@ def read(path: str | os.PathLike) -> Iterator[Checked]:
       faults = reader.faults(row)
       shaped = not any(not field for field, _ in faults)
       place = f"line {lines[i]}" if lines else f"row {i} (from 0)"
-      yield Checked(place, reader.kept(row) if shaped else None, faults)
+      yield ScannedRow(place, reader.kept(row) if shaped else None, faults)
   except DataError:
     raise
   except OSError as error:

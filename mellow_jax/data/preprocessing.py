@@ -1,7 +1,7 @@
-"""A row to the arrays of an example: what is asked, what is heard, what is answered.
+"""A row to the arrays of an example: waveforms, question, answer and loss mask.
 
 A training row whose audio cannot be used is replaced as a whole, text and audio together, by one
-that follows from the seed and the row's place in the run alone; each is noted.
+that follows from the seed and the row's place in the run alone. Each bad record is collected.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from mellow_jax.data.clips import Clips
 from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, PipelineError
 
-MIXED_SHARE = 0.5  # of augmented clips that sound together with another of their caption
+MIXED_SHARE = 0.5  # of augmented clips that are mixed with another clip of the same caption
 
 T, U = TypeVar("T"), TypeVar("U")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Silence:
-  """Clips without a sound, for rows that are left out and yet fill their place in a batch."""
+  """Silent clips, for validation rows that have no loss and yet fill their place in a batch."""
 
   samples: int
 
@@ -36,8 +36,8 @@ class _Silence:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-  """Makes an example of a row: a random one with rng (training), always the same without."""
+class Preprocessor:
+  """Makes an example of a row: with rng (training) a random one, without always the same."""
 
   rows: Sequence[Record]
   clips: Clips
@@ -46,7 +46,7 @@ class Encoder:
   data: DataConfig
 
   def __call__(self, row: Record, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-    """The arrays of one example, by the names of a step's batch.
+    """The arrays of one example, named as the fields of a batch.
 
     Raises PipelineError naming the row.
     """
@@ -55,43 +55,43 @@ class Encoder:
     except AudioError as error:
       raise PipelineError(f"row {row.row} ({row.subtype}): {error}") from error
 
-  def draw(self, row: Record, rng: np.random.Generator) -> dict[str, Any]:
+  def training_example(self, row: Record, rng: np.random.Generator) -> dict[str, Any]:
     """A training example of the row, or of another one where its audio cannot be used.
 
-    Beside the arrays it holds "bad", the list of BadRecord met on the way. Raises PipelineError for
-    text that cannot be used, and where all records of a long series are bad.
+    Beside the arrays it holds "bad", the list of BadRecord found on the way. Raises PipelineError
+    for text that cannot be used, and where all records of a long series are bad.
     """
-    met: list[BadRecord] = []
+    bad: list[BadRecord] = []
     if self.data.shuffled_audio:
-      heard = self._any_row(rng)
-      row = dataclasses.replace(row, filepath1=heard.filepath1, filepath2=heard.filepath2)
+      other = self._any_row(rng)
+      row = dataclasses.replace(row, filepath1=other.filepath1, filepath2=other.filepath2)
     example = _first_usable(
-      self._any_row, lambda chosen, rng: self._example(chosen, rng, met), rng, first=row
+      self._any_row, lambda chosen, rng: self._example(chosen, rng, bad), rng, first=row
     )
-    return {**example, "bad": met}
+    return {**example, "bad": bad}
 
-  def heard_or_left_out(self, row: Record, met: list[BadRecord]) -> dict[str, np.ndarray]:
-    """A validation example; silence without loss, noted in met, where the audio cannot be used."""
+  def validation_example(self, row: Record, bad: list[BadRecord]) -> dict[str, np.ndarray]:
+    """A validation example; where the audio cannot be used, silence without loss, and bad grows."""
     try:
-      return self._example(row, None, met)
+      return self._example(row, None, bad)
     except AudioError:
       silent = dataclasses.replace(self, clips=_Silence(self.model.audio.clip_samples))
       example = silent(row)
       return {**example, "loss_mask": np.zeros_like(example["loss_mask"])}
 
   def _example(
-    self, row: Record, rng: np.random.Generator | None, met: list[BadRecord]
+    self, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> dict[str, np.ndarray]:
-    """Raises AudioError, noted in met, and PipelineError for what else is wrong with the row."""
+    """Raises AudioError, adding to bad, and PipelineError for what else is wrong with the row."""
     try:
-      return self._encode(row, rng, met)
+      return self._encode(row, rng, bad)
     except AudioError:
       raise
     except ValueError as error:
       raise PipelineError(f"row {row.row} ({row.subtype}): {error}") from error
 
   def _encode(
-    self, row: Record, rng: np.random.Generator | None, met: list[BadRecord]
+    self, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> dict[str, np.ndarray]:
     preset, model = presets.PRESETS[self.data.preset], self.model
     if rng is not None and self.data.augment:
@@ -99,11 +99,11 @@ class Encoder:
       own = {row.filepath1, row.filepath2}
       captions = [c for c, paths in self.clips_by_caption.items() if own.isdisjoint(paths)]
       row = augment.redraw_options(row, captions, rng)
-    wav1 = self._clip(row.filepath1, row.caption1, row, rng, met)
+    wav1 = self._clip(row.filepath1, row.caption1, row, rng, bad)
     if row.filepath2:
-      wav2 = self._clip(row.filepath2, row.caption2, row, rng, met)
+      wav2 = self._clip(row.filepath2, row.caption2, row, rng, bad)
     else:
-      wav2 = self._second_clip(wav1, rng, met)
+      wav2 = self._second_clip(wav1, rng, bad)
     task = prompts.task_of(row.input)
     question = prompts.question(row.input, preset, rng=rng)
     answer = prompts.answer(
@@ -131,19 +131,19 @@ class Encoder:
     }
 
   def _second_clip(
-    self, wav1: Float32[np.ndarray, "S"], rng: np.random.Generator | None, met: list[BadRecord]
+    self, wav1: Float32[np.ndarray, "S"], rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> Float32[np.ndarray, "S"]:
-    """What a row of one clip hears second."""
+    """The second clip of a row that has one."""
     if self.data.second_clip == "silence":
       return np.zeros_like(wav1)
     if self.data.second_clip == "same" or rng is None:
       return wav1
     if rng.random() >= self.data.another_clip_share:
       return wav1
-    # The reference lets one-clip questions hear any clip of the dataset second.
+    # The reference takes any clip of the dataset as the second of a one-clip question.
     return _first_usable(
       self._any_row,
-      lambda other, rng: self._clip(other.filepath1, other.caption1, other, rng, met),
+      lambda other, rng: self._clip(other.filepath1, other.caption1, other, rng, bad),
       rng,
     )
 
@@ -153,9 +153,9 @@ class Encoder:
     caption: str,
     row: Record,
     rng: np.random.Generator | None,
-    met: list[BadRecord],
+    bad: list[BadRecord],
   ) -> Float32[np.ndarray, "S"]:
-    wav = self._load(path, row, rng, met)
+    wav = self._load(path, row, rng, bad)
     if rng is None or not self.data.augment:
       return wav
     wav = augment.distort(wav, rng)
@@ -163,19 +163,19 @@ class Encoder:
     if rng.random() < MIXED_SHARE:
       other = _first_usable(
         lambda rng: paths[int(rng.integers(len(paths)))],
-        lambda path, rng: self._load(path, row, rng, met),
+        lambda path, rng: self._load(path, row, rng, bad),
         rng,
       )
       wav = augment.mix(wav, augment.distort(other, rng), rng)
     return wav
 
   def _load(
-    self, path: str, row: Record, rng: np.random.Generator | None, met: list[BadRecord]
+    self, path: str, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> Float32[np.ndarray, "S"]:
     try:
       return self.clips.load(path, rng)
     except AudioError as error:
-      met.append(BadRecord(path, error.reason, str(error), row.row))
+      bad.append(BadRecord(path, error.reason, str(error), row.row))
       raise
 
   def _any_row(self, rng: np.random.Generator) -> Record:
@@ -183,7 +183,7 @@ class Encoder:
 
   @functools.cached_property
   def clips_by_caption(self) -> dict[str, list[str]]:
-    """Each caption of the rows' first clips, and the paths of those, once each."""
+    """The paths of the rows' first clips by their caption, each once."""
     found: dict[str, dict[str, None]] = {}
     for row in self.rows:
       found.setdefault(row.caption1, {})[row.filepath1] = None
@@ -196,9 +196,9 @@ def _first_usable(
   rng: np.random.Generator,
   first: T | None = None,
 ) -> U:
-  """What use makes of what draw draws (at first of `first`), until that is no AudioError.
+  """`use` of `first`, or of what `draw` gives, drawn again until it raises no AudioError.
 
-  Raises PipelineError after a long series of those.
+  Raises PipelineError after MOST_TRIES.
   """
   try:
     return use(draw(rng) if first is None else first, rng)
