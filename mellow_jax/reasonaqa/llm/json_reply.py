@@ -36,15 +36,17 @@ def is_json(text: str) -> bool:
   return bool(_QUESTION_FIELD.search(text))
 
 
-def drafts(text: str, kind: Kind) -> Iterator[tuple[Draft | Rejected, str]]:
-  """(draft or why there is none, source text) for each question in a completion, in its order."""
-  for value in _values(text):
-    for item in _items(value):
-      try:
-        found = _draft(item, kind)
-      except Rejected as error:
-        found = error
-      yield found, json.dumps(item) if isinstance(item, dict) else text[-200:]
+def drafts(text: str, kind: Kind) -> list[Draft]:
+  """The drafts in a completion with JSON, in its order; never raises."""
+  found = []
+  for item in (item for value in _values(text) for item in _items(value)):
+    try:
+      draft = _draft(item, kind)
+    except Rejected as error:
+      draft = Draft(reason=str(error))
+    draft.source = json.dumps(item) if isinstance(item, dict) else text[-200:]
+    found.append(draft)
+  return found
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> Any:

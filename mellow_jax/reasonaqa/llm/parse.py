@@ -6,11 +6,10 @@ word, but for white space and markup.
 """
 
 import re
-from collections.abc import Iterator
 
 from mellow_jax.reasonaqa.llm import json_reply, qa_pairs, text_reply
 from mellow_jax.reasonaqa.llm.prompt import QUESTIONS, Kind
-from mellow_jax.reasonaqa.llm.qa_pairs import Draft, QAPair, Reject, Rejected
+from mellow_jax.reasonaqa.llm.qa_pairs import QAPair, Reject
 
 LONGEST = 50_000  # characters of a completion; five questions have about 2,000
 
@@ -34,7 +33,13 @@ def parse(completion: str, kind: Kind, cut_off: bool = False) -> list[QAPair | R
     return [Reject("the completion is empty", completion[:200])]
   if len(text) > LONGEST:
     return [Reject("the completion is too long", text[:200])]
-  items = [_checked(draft, source, kind) for draft, source in _drafts(text, kind, cut_off)]
+  if json_reply.is_json(text):
+    drafts = json_reply.drafts(text, kind)  # a whole object was not cut off
+  else:
+    drafts = text_reply.drafts(text, kind)
+    if cut_off and drafts:
+      drafts[-1].reason = "is cut off"
+  items = [qa_pairs.check(draft, kind) for draft in drafts]
   if not any(isinstance(item, QAPair) for item in items) and _REFUSAL.search(text[:300]):
     return [Reject("the model refused", text[:500])]
   return _limited(items) or [Reject("no question was found", text[:500])]
@@ -45,26 +50,6 @@ def _without_reasoning(completion: str) -> str:
   if ends := list(_THINK_END.finditer(completion)):
     return completion[ends[-1].end() :].strip()
   return "" if _THINK.match(completion) else completion.strip()
-
-
-def _drafts(text: str, kind: Kind, cut_off: bool) -> Iterator[tuple[Draft | Rejected, str]]:
-  """(draft or why there is none, source text) for each question, in order."""
-  if json_reply.is_json(text):
-    yield from json_reply.drafts(text, kind)  # a whole object was not cut off
-    return
-  drafts = text_reply.drafts(text, kind)
-  for i, draft in enumerate(drafts):
-    incomplete = cut_off and i == len(drafts) - 1
-    yield Rejected("is cut off") if incomplete else draft, draft.text
-
-
-def _checked(draft: Draft | Rejected, source: str, kind: Kind) -> QAPair | Reject:
-  if isinstance(draft, Rejected):
-    return Reject(str(draft), source)
-  try:
-    return qa_pairs.check(draft, kind)
-  except Rejected as error:
-    return Reject(str(error), source)
 
 
 def _limited(items: list[QAPair | Reject]) -> list[QAPair | Reject]:

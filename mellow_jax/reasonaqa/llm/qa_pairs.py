@@ -60,15 +60,11 @@ class Draft:
   ticked: set[int] = field(default_factory=set)  # options marked as right, as by (correct)
   number: int | None = None
   reason: str = ""  # the first ambiguity found, for which it is rejected
+  source: str = ""  # its text in the completion; "" for its parts
 
   def reject(self, reason: str) -> None:
     """Notes the reason, unless there is one already."""
     self.reason = self.reason or reason
-
-  @property
-  def text(self) -> str:
-    """All its parts in one line."""
-    return " | ".join(filter(None, [self.question, *self.options, self.answer]))
 
 
 class Rejected(Exception):
@@ -140,12 +136,16 @@ def _field(text: str, name: str) -> str:
   return text
 
 
-def check(draft: Draft, kind: Kind) -> QAPair:
-  """The pair of a draft; raises Rejected for one that is incomplete or ambiguous."""
-  if draft.reason:
-    raise Rejected(draft.reason)
-  question = _field(draft.question, "question")
-  return (_check_detail if kind == "detail" else _check_mcq)(draft, question)
+def check(draft: Draft, kind: Kind) -> QAPair | Reject:
+  """The pair of a draft, or why it is incomplete or ambiguous."""
+  try:
+    if draft.reason:
+      raise Rejected(draft.reason)
+    question = _field(draft.question, "question")
+    return (_check_detail if kind == "detail" else _check_mcq)(draft, question)
+  except Rejected as error:
+    parts = " | ".join(filter(None, [draft.question, *draft.options, draft.answer]))
+    return Reject(str(error), draft.source or parts)
 
 
 def _check_detail(draft: Draft, question: str) -> QAPair:

@@ -6,10 +6,9 @@ how a row was made), `rejects.jsonl` (each question that gave no row, with the r
 """
 
 import collections
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,55 +29,44 @@ _SUBTYPES = {"mcq": "MCQ", "detail": "Detail"}
 
 
 class Results:
-  """Rows and rejects of a folder, written as they come, with the counts of its report."""
+  """The rows and rejects of a folder."""
 
-  def __init__(self, rows: Any, rejects: Any, reasons: Iterable[str] = ()):
-    """Writes to open files; the given reasons are in the report even where nothing is rejected."""
-    self._rows, self._rejects = rows, rejects
-    self._kept = 0
-    self._letters = collections.Counter()
-    self._reasons = {reason: {"count": 0, "examples": []} for reason in reasons}
-
-  def keep(self, row: dict[str, Any]) -> None:
-    """Adds a row."""
-    self._rows.write((",\n " if self._kept else "[\n ") + json.dumps(row, ensure_ascii=False))
-    self._kept += 1
-    if row["subtype"].endswith("-MCQ.json"):
-      self._letters[row["answer"][0]] += 1
+  def __init__(self):
+    self.rows: list[dict[str, Any]] = []
+    self.rejects: list[dict[str, str]] = []
 
   def reject(self, reason: str, file: str, caption: str, text: str) -> None:
     """Adds a reject."""
-    example = {"file": file, "caption": caption, "text": text}
-    self._rejects.write(json.dumps({"reason": reason, **example}) + "\n")
-    found = self._reasons.setdefault(reason, {"count": 0, "examples": []})
-    found["count"] += 1
-    if len(found["examples"]) < EXAMPLES:
-      found["examples"].append(example)
+    self.rejects.append({"reason": reason, "file": file, "caption": caption, "text": text})
 
-  def finish(self) -> dict[str, Any]:
-    """Ends the list of rows; the counts."""
-    self._rows.write("\n]\n" if self._kept else "[]\n")
-    return {
-      "kept": self._kept,
-      "rejected": sum(found["count"] for found in self._reasons.values()),
-      "letters": dict(sorted(self._letters.items())),
-      "rejects": dict(sorted(self._reasons.items(), key=lambda item: -item[1]["count"])),
+  def write(
+    self, folder: Path, report: dict[str, Any], reasons: Iterable[str] = ()
+  ) -> dict[str, Any]:
+    """Writes the three files; the report, with the counts of rows and rejects.
+
+    The given reasons are in the report even where nothing is rejected for them.
+    """
+    by_reason = {reason: {"count": 0, "examples": []} for reason in reasons}
+    for reject in self.rejects:
+      found = by_reason.setdefault(reject["reason"], {"count": 0, "examples": []})
+      found["count"] += 1
+      if len(found["examples"]) < EXAMPLES:
+        found["examples"].append({name: reject[name] for name in ("file", "caption", "text")})
+    mcq = (row for row in self.rows if row["subtype"].endswith("-MCQ.json"))
+    letters = collections.Counter(row["answer"][0] for row in mcq)
+    report = {
+      **report,
+      "kept": len(self.rows),
+      "rejected": len(self.rejects),
+      "letters": dict(sorted(letters.items())),
+      "rejects": dict(sorted(by_reason.items(), key=lambda item: -item[1]["count"])),
     }
-
-
-@contextlib.contextmanager
-def _writing(
-  folder: Path, report: dict[str, Any], reasons: Iterable[str] = ()
-) -> Iterator[Results]:
-  """Results of a folder; its files take their places, and report gets the counts, at the end."""
-  with (
-    files.replacing(folder / "rows.json") as rows,
-    files.replacing(folder / "rejects.jsonl") as rejects,
-  ):
-    results = Results(rows, rejects, reasons)
-    yield results
-    report |= results.finish()
-  files.write_json(folder / "report.json", report)
+    rows = ",\n ".join(json.dumps(row, ensure_ascii=False) for row in self.rows)
+    files.write_text(folder / "rows.json", f"[\n {rows}\n]\n" if rows else "[]\n")
+    rejects = "".join(json.dumps(reject) + "\n" for reject in self.rejects)
+    files.write_text(folder / "rejects.jsonl", rejects)
+    files.write_json(folder / "report.json", report)
+    return report
 
 
 def digest(captions: Iterable[Caption]) -> str:
@@ -98,7 +86,7 @@ def write(
   clips: int,
   report: dict[str, Any],
 ) -> dict[str, Any]:
-  """Parses and filters all replies and writes the folder; returns its report.
+  """Parses and filters all replies, and writes the rows; the report.
 
   A question may be kept with the same answer for repeat_share of the clips.
   """
@@ -106,27 +94,27 @@ def write(
   notes = {f"_{name}": settings[name] for name in ("type", "prompt", "model")}
   repetition = filters.RepetitionFilter(max(LEAST_REPEATS, int(repeat_share * clips)))
   counts = collections.Counter()
+  results = Results()
+  for caption, reply in replies:
+    cut_off = reply.finish_reason == "length"
+    before = len(results.rows)
+    for item in parse(reply.completion, kind, cut_off):
+      if isinstance(item, Reject):
+        results.reject(item.reason, caption.file, caption.text, item.text)
+        continue
+      question, answer = item.fields()
+      reason = filters.reject_reason(item) or repetition.reject_reason(item, caption.file)
+      if reason:
+        results.reject(reason, caption.file, caption.text, f"{question} | {answer}")
+        continue
+      values = (caption.taskname, caption.file, "", caption.text, "", question, answer)
+      subtype = f"{caption.source}-{_SUBTYPES[kind]}.json"
+      results.rows.append({**dict(zip(FIELDS, (*values, subtype), strict=True)), **notes})
+    kept = len(results.rows) - before
+    counts["cut off"] += cut_off
+    counts[f"with {QUESTIONS} rows" if kept == QUESTIONS else "with fewer"] += 1
   report = {**settings, **report, "completions": counts}
-  with _writing(folder, report, filters.REASONS) as results:
-    for caption, reply in replies:
-      cut_off = reply.finish_reason == "length"
-      kept = 0
-      for item in parse(reply.completion, kind, cut_off):
-        if isinstance(item, Reject):
-          results.reject(item.reason, caption.file, caption.text, item.text)
-          continue
-        question, answer = item.fields()
-        reason = filters.reject_reason(item) or repetition.reject_reason(item, caption.file)
-        if reason:
-          results.reject(reason, caption.file, caption.text, f"{question} | {answer}")
-          continue
-        values = (caption.taskname, caption.file, "", caption.text, "", question, answer)
-        subtype = f"{caption.source}-{_SUBTYPES[kind]}.json"
-        results.keep({**dict(zip(FIELDS, (*values, subtype), strict=True)), **notes})
-        kept += 1
-      counts["cut off"] += cut_off
-      counts[f"with {QUESTIONS} rows" if kept == QUESTIONS else "with fewer"] += 1
-  return report
+  return results.write(folder, report, filters.REASONS)
 
 
 def _read(folder: Path, kind: Kind) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -156,22 +144,18 @@ def compose(folder: Path, folders: list[Path], kind: Kind) -> dict[str, Any]:
   for path, report, _ in parts[1:]:
     if report["captions_sha256"] != first["captions_sha256"]:
       raise DataError(f"{path}: was made of other captions than {first_path}: make it again")
-  composed = {
-    "type": 4,
-    **{name: first[name] for name in ("kind", "captions", "captions_sha256")},
-    "parts": {
-      str(report["type"]): {name: report[name] for name in ("model", "prompt", "kept")}
-      for _, report, _ in parts
-    },
+  seen, results = set(), Results()
+  for row in (row for _, _, rows in parts for row in rows):
+    pair = tuple(row[field] for field in ("filepath1", "input", "answer"))
+    if pair in seen:
+      text = f"{row['input']} | {row['answer']}"
+      results.reject("also of an earlier type", row["filepath1"], row["caption1"], text)
+    else:
+      seen.add(pair)
+      results.rows.append(row)
+  made = {
+    str(report["type"]): {name: report[name] for name in ("model", "prompt", "kept")}
+    for _, report, _ in parts
   }
-  seen = set()
-  with _writing(folder, composed) as results:
-    for row in (row for _, _, rows in parts for row in rows):
-      pair = tuple(row[field] for field in ("filepath1", "input", "answer"))
-      if pair in seen:
-        text = f"{row['input']} | {row['answer']}"
-        results.reject("also of an earlier type", row["filepath1"], row["caption1"], text)
-      else:
-        seen.add(pair)
-        results.keep(row)
-  return composed
+  same = {name: first[name] for name in ("kind", "captions", "captions_sha256")}
+  return results.write(folder, {"type": 4, **same, "parts": made})
