@@ -1,12 +1,13 @@
-"""Builds ReasonAQA and looks into it.
+"""Builds the dataset ReasonAQA, checks it and counts what it holds.
 
-  python -m mellow_jax.reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
-  python -m mellow_jax.reasonaqa synthesize --captions=FILE --endpoint=URL --model=NAME ...
-  python -m mellow_jax.reasonaqa stats --rows=DIR
-  python -m mellow_jax.reasonaqa check --rows=DIR --audio_root=DIR
-  python -m mellow_jax.reasonaqa tfds --manual_dir=DIR --data_dir=DIR
+  mellow reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
+  mellow reasonaqa synthesize --captions=FILE --endpoint=URL --model=NAME ...
+  mellow reasonaqa stats --rows=DIR
+  mellow reasonaqa check --rows=DIR --audio_root=DIR
+  mellow reasonaqa tfds --manual_dir=DIR --data_dir=DIR
 
-`... WORD --help` shows the flags of each.
+`mellow reasonaqa COMMAND --help` shows the flags of each; `python -m mellow_jax.reasonaqa` is the
+same command.
 """
 
 import sys
@@ -14,25 +15,26 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> int:
-  """Gives the arguments from the word on to the command of that name; its exit status."""
-  word = argv[1] if len(argv) > 1 else ""
-  # Each brings what it alone needs; processes that check audio start with none of it.
-  if word == "build":
-    from mellow_jax.reasonaqa.commands import build as command
-  elif word == "synthesize":
-    from mellow_jax.reasonaqa.commands import synthesize as command
-  elif word == "stats":
-    from mellow_jax.reasonaqa.commands import stats as command
-  elif word == "check":
-    from mellow_jax.reasonaqa.commands import check as command
-  elif word == "tfds":
-    from mellow_jax.reasonaqa import tfds as command
-  elif word in ("-h", "--help"):
-    print(__doc__)
-    return 0
-  else:
-    print(f"error: {word!r}: write build, synthesize, stats, check or tfds", file=sys.stderr)
-    return 1
+  """Runs the command that argv[1] names; returns its exit status."""
+  name = argv[1] if len(argv) > 1 else ""
+  # Imported where it is called: processes that check audio need none of the others' imports.
+  match name:
+    case "build":
+      from mellow_jax.reasonaqa.commands import build as command
+    case "synthesize":
+      from mellow_jax.reasonaqa.commands import synthesize as command
+    case "stats":
+      from mellow_jax.reasonaqa.commands import stats as command
+    case "check":
+      from mellow_jax.reasonaqa.commands import check as command
+    case "tfds":
+      from mellow_jax.reasonaqa import tfds as command
+    case "-h" | "--help":
+      print(__doc__.strip())
+      return 0
+    case _:
+      print(f"error: {name!r}: write build, synthesize, stats, check or tfds", file=sys.stderr)
+      return 1
   return command.main(argv[1:])
 
 

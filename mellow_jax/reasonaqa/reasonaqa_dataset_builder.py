@@ -1,17 +1,16 @@
 """ReasonAQA as a dataset of TensorFlow Datasets (TFDS): its rows, and the clips that they name.
 
-A row names a clip or two, and a clip stands in many rows: audio is held once, in a dataset of its
-own, in which a row's clip1 and clip2 are places.
+A clip is named by many rows: audio is stored once, in a dataset of its own, of which a row's clip1
+and clip2 are indices.
 
   rows = tfds.data_source("reasonaqa/rows", split="train", data_dir=DIR)
   clips = tfds.data_source("reasonaqa/audio", split="clips", data_dir=DIR)
   ds = grain.MapDataset.source(rows).map(lambda row: {**row, "audio": clips[row["clip1"]]["audio"]})
 
-Rows stay in the order of their file, and audio is the bytes of its file, encoded: training on the
-dataset gives the examples that the files give. Shards are written as they stand, one after the
-other or, with the options or the runner of a Beam pipeline, each by a worker of it, without a
-shuffle between workers. Neither needs TensorFlow; the command `tfds` does, and
-`python -m mellow_jax.reasonaqa.tfds` does not.
+Rows keep the order of their file, and audio is the encoded bytes of its file, so training on the
+dataset gives the same examples as training on the files. Shards are written one after the other, or
+by the workers of a Beam pipeline where its options or runner are given, without a shuffle. Neither
+needs TensorFlow; the command `tfds` does, and `python -m mellow_jax.reasonaqa.tfds` does not.
 """
 
 import functools
@@ -37,37 +36,37 @@ SHARD_BYTES = 2**28  # of audio; a worker holds a shard in memory
 
 
 @dataclass(frozen=True)
-class Manual:
-  """What a folder holds: the rows of each split, and the place of each clip among all of them."""
+class Folder:
+  """A folder's rows by split, and the index of each clip among all of them."""
 
   rows: Mapping[str, Records]
-  places: Mapping[str, int]
+  clips: Mapping[str, int]  # path -> index
 
 
 @functools.lru_cache(maxsize=1)  # a worker writes many shards of the same folder
-def read(folder: Path) -> Manual:
-  """The files of a folder. Raises DataError as reading does, PipelineError for want of them."""
+def read(folder: Path) -> Folder:
+  """The files of a folder. Raises DataError as records.read does, PipelineError without any."""
   found = {split: folder / f"{split}.json" for split in SPLITS}
   if not found["train"].exists():
     raise PipelineError(f"{folder}: holds no train.json: name the folder by --manual_dir")
   rows = {split: records.read(path) for split, path in found.items() if path.exists()}
   paths = dict.fromkeys(path for part in rows.values() for path in part.audio_paths())
-  return Manual(rows, {path: place for place, path in enumerate(paths)})
+  return Folder(rows, {path: i for i, path in enumerate(paths)})
 
 
-def about(manual: Manual, name: str) -> dict[str, Any]:
-  """What is kept beside a dataset: which rows they are, or the paths of the clips in order."""
+def metadata(source: Folder, name: str) -> dict[str, Any]:
+  """Metadata of a dataset: digest and audio paths of the rows, or the paths of the clips."""
   if name == "audio":
-    return {"paths": list(manual.places)}
+    return {"paths": list(source.clips)}
   return {
     split: {"digest": rows.digest, "audio_paths": rows.audio_paths()}
-    for split, rows in manual.rows.items()
+    for split, rows in source.rows.items()
   }
 
 
 @dataclass(frozen=True)
 class RowShard:
-  """Rows of one file, from one place to another."""
+  """Rows of one file, from start to stop."""
 
   folder: Path
   split: str
@@ -75,27 +74,27 @@ class RowShard:
   stop: int
 
   def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row's place and its features."""
-    manual = read(self.folder)
+    """(index, features) of each row."""
+    source = read(self.folder)
     for i in range(self.start, self.stop):
-      row = manual.rows[self.split][i]
+      row = source.rows[self.split][i]
       clips = {
-        "clip1": manual.places[row.filepath1],
-        "clip2": manual.places[row.filepath2] if row.filepath2 else NO_CLIP,
+        "clip1": source.clips[row.filepath1],
+        "clip2": source.clips[row.filepath2] if row.filepath2 else NO_CLIP,
       }
       yield i, {field: getattr(row, field) for field in FIELDS} | clips
 
 
 @dataclass(frozen=True)
 class ClipShard:
-  """Some of the clips, of which the first has the place start."""
+  """Some of the clips; the first has the index start."""
 
   root: Path
   start: int
   paths: tuple[str, ...]
 
   def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each clip's place and its features: the bytes of its file, or why it cannot be used."""
+    """(index, features) of each clip: the bytes of its file, or why it cannot be used."""
     for i, path in enumerate(self.paths, self.start):
       example = {"path": path, "audio": b"", "fault": "", "reason": ""}
       try:
@@ -121,7 +120,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     "name) that the rows' paths start from."
   )
 
-  max_bad_fraction = DataConfig().max_bad_fraction  # of a split's rows, whose audio is not there
+  max_bad_fraction = DataConfig().max_bad_fraction  # of a split's rows whose audio is missing
 
   def _info(self) -> tfds.core.DatasetInfo:
     text = {field: tfds.features.Text() for field in FIELDS}
@@ -131,7 +130,7 @@ class Builder(tfds.core.ShardBasedBuilder):
       "audio": {
         "path": tfds.features.Text(),
         "audio": tfds.features.Tensor(shape=(), dtype=np.object_),
-        "fault": tfds.features.Text(),  # "" of a clip that can be used
+        "fault": tfds.features.Text(),  # "" for a usable clip
         "reason": tfds.features.Text(),
       },
     }
@@ -161,26 +160,26 @@ class Builder(tfds.core.ShardBasedBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> Mapping[str, Sequence[RowShard | ClipShard]]:
     folder = Path(os.fspath(dl_manager.manual_dir))
-    manual = read(folder)
-    self.info.metadata.update(about(manual, self.builder_config.name))
+    source = read(folder)
+    self.info.metadata.update(metadata(source, self.builder_config.name))
     if self.builder_config.name == "rows":
       return {
         split: [
           RowShard(folder, split, start, min(start + SHARD_ROWS, len(rows)))
           for start in range(0, len(rows), SHARD_ROWS)
         ]
-        for split, rows in manual.rows.items()
+        for split, rows in source.rows.items()
       }
-    return {"clips": _clip_shards(folder / AUDIO, manual, self.max_bad_fraction)}
+    return {"clips": _clip_shards(folder / AUDIO, source, self.max_bad_fraction)}
 
 
-def _clip_shards(root: Path, manual: Manual, most: float) -> list[ClipShard]:
+def _clip_shards(root: Path, source: Folder, most: float) -> list[ClipShard]:
   """The clips in shards of about SHARD_BYTES.
 
   Raises PipelineError where more of a split's rows than allowed name a file that is not there.
   """
-  sizes = {path: _size(root / path) for path in manual.places}
-  for rows in manual.rows.values():
+  sizes = {path: _size(root / path) for path in source.clips}
+  for rows in source.rows.values():
     named = sum(0 in (sizes[r.filepath1], sizes.get(r.filepath2, 1)) for r in rows)
     if named > most * len(rows):
       absent = next(path for path in rows.audio_paths() if not sizes[path])
@@ -195,7 +194,7 @@ def _clip_shards(root: Path, manual: Manual, most: float) -> list[ClipShard]:
       some, held = [], 0
     some.append(path)
     held += size
-  starts = [manual.places[paths[0]] for paths in [*shards, some]]
+  starts = [source.clips[paths[0]] for paths in [*shards, some]]
   return [
     ClipShard(root, start, tuple(paths))
     for start, paths in zip(starts, [*shards, some], strict=True)

@@ -3,7 +3,7 @@
   python -m mellow_jax.reasonaqa.tfds --manual_dir=reasonaqa --data_dir=tfds
   python -m mellow_jax.train ... --config.data.train=tfds/reasonaqa/rows/1.0.0
 
-manual_dir holds train.json, if wanted val.json and test.json, and the folder audio/ or a link of
+manual_dir holds train.json, optionally val.json and test.json, and the folder audio/ or a link of
 that name. The flags are those of `tfds build`, which does the same and needs TensorFlow:
 
   tfds build reasonaqa --imports=mellow_jax.reasonaqa.reasonaqa_dataset_builder --manual_dir=...
@@ -14,56 +14,64 @@ With --beam_pipeline_options, Apache Beam builds the shards in parallel, here or
 direct_running_mode=multi_processing"
 """
 
-import argparse
+import functools
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets
+from absl import flags
 
-from mellow_jax.errors import DataError, PipelineError
+from mellow_jax import cli
+from mellow_jax.errors import FlagsError, PipelineError
 from mellow_jax.reasonaqa import reasonaqa_dataset_builder
 
 
-def main(argv: Sequence[str]) -> int:
-  """The command, argv[0] being its name. Its exit status: 0, or 1 after an error of one line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--manual_dir", type=Path, required=True, help="folder of rows and audio")
-  parser.add_argument("--data_dir", type=Path, required=True, help="folder to write to")
-  parser.add_argument("--beam_pipeline_options", default="", help="NAME=VALUE,... of Apache Beam")
-  parser.add_argument("--max_bad_fraction", type=float, default=0.01, help="of rows (default 0.01)")
-  args = parser.parse_args(argv[1:])
-  config = tensorflow_datasets.download.DownloadConfig(manual_dir=args.manual_dir.absolute())
-  if args.beam_pipeline_options:
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
+  text("manual_dir", help="Folder of rows and audio.")
+  text("data_dir", help="Folder to write to.")
+  text("beam_pipeline_options", default="", help="NAME=VALUE,... of Apache Beam.")
+  share = reasonaqa_dataset_builder.Builder.max_bad_fraction
+  allowed = "Share of a split's rows whose audio may be missing."
+  flags.DEFINE_float("max_bad_fraction", share, allowed, flag_values=f)
+  return f
+
+
+def _build(f: flags.FlagValues) -> None:
+  for name in ("manual_dir", "data_dir"):
+    if not f[name].value:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  manual_dir = Path(f.manual_dir).absolute()
+  config = tensorflow_datasets.download.DownloadConfig(manual_dir=manual_dir)
+  if f.beam_pipeline_options:
     if not importlib.util.find_spec("apache_beam"):
-      print("mellow_jax.reasonaqa.tfds: pip install apache-beam first", file=sys.stderr)
-      return 1
+      raise FlagsError("--beam_pipeline_options: pip install apache-beam first")
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    flags = [f"--{option}" for option in args.beam_pipeline_options.split(",")]
-    config.beam_options = PipelineOptions(flags)
-  for name in ("audio", "rows"):  # audio may be refused, and then there is nothing yet
+    options = [f"--{option}" for option in f.beam_pipeline_options.split(",")]
+    config.beam_options = PipelineOptions(options)
+  for name in ("audio", "rows"):  # audio first: where it is refused, nothing is written
     builder = reasonaqa_dataset_builder.Builder(
-      config=name, data_dir=args.data_dir.absolute(), file_format="array_record"
+      config=name, data_dir=Path(f.data_dir).absolute(), file_format="array_record"
     )
-    builder.max_bad_fraction = args.max_bad_fraction
-    try:
-      builder.download_and_prepare(download_config=config)
-      manual = reasonaqa_dataset_builder.read(Path(config.manual_dir))
-      if dict(builder.info.metadata.items()) != reasonaqa_dataset_builder.about(manual, name):
-        raise PipelineError(
-          f"{builder.data_dir}: is there already, of other rows: remove it, or give another "
-          "--data_dir"
-        )
-    except (PipelineError, DataError, OSError) as error:
-      print(f"mellow_jax.reasonaqa.tfds: {error}", file=sys.stderr)
-      return 1
+    builder.max_bad_fraction = f.max_bad_fraction
+    builder.download_and_prepare(download_config=config)
+    source = reasonaqa_dataset_builder.read(manual_dir)
+    if dict(builder.info.metadata.items()) != reasonaqa_dataset_builder.metadata(source, name):
+      raise PipelineError(
+        f"{builder.data_dir}: is there already, of other rows: remove it, or give another "
+        "--data_dir"
+      )
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     print(f"{builder.data_dir}: {', '.join(f'{n} {split}' for split, n in counts.items())}")
-  return 0
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for a UserError."""
+  return cli.run(argv, _flags(), __doc__, _build, example="--manual_dir=DIR --data_dir=DIR")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_what_cannot_be_built_is_told_in_a_line_and_leaves_nothing(folder, capsy
   def fails(message):
     assert command.main(flags) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mellow_jax.reasonaqa.tfds: ") and message in line
+    assert line.startswith("error: ") and message in line
 
   fails("train.json: 2 of 24 rows name audio that is empty or not below")
   assert not [*folder.glob("tfds/reasonaqa/*/1.0.0")]

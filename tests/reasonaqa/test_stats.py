@@ -119,5 +119,5 @@ def test_an_unknown_word_is_refused_and_nothing_needs_jax(capsys):
   assert command.main(["reasonaqa", "bild"]) == 1
   assert "write build, synthesize, stats, check or tfds" in capsys.readouterr().err
   assert command.main(["reasonaqa", "--help"]) == 0
-  assert "mellow_jax.reasonaqa check" in capsys.readouterr().out
+  assert "mellow reasonaqa check" in capsys.readouterr().out
   assert "mellow_jax.reasonaqa.commands.stats" in sys.modules

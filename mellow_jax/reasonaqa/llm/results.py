@@ -61,10 +61,12 @@ class Results:
       "letters": dict(sorted(letters.items())),
       "rejects": dict(sorted(by_reason.items(), key=lambda item: -item[1]["count"])),
     }
-    rows = ",\n ".join(json.dumps(row, ensure_ascii=False) for row in self.rows)
-    files.write_text(folder / "rows.json", f"[\n {rows}\n]\n" if rows else "[]\n")
-    rejects = "".join(json.dumps(reject) + "\n" for reject in self.rejects)
-    files.write_text(folder / "rejects.jsonl", rejects)
+    with files.replacing(folder / "rows.json") as file:
+      for i, row in enumerate(self.rows):
+        file.write((",\n " if i else "[\n ") + json.dumps(row, ensure_ascii=False))
+      file.write("\n]\n" if self.rows else "[]\n")
+    with files.replacing(folder / "rejects.jsonl") as file:
+      file.writelines(json.dumps(reject) + "\n" for reject in self.rejects)
     files.write_json(folder / "report.json", report)
     return report
 
