@@ -132,7 +132,7 @@ def test_other_models_files_are_joined_to_the_questions(tmp_path, reference_data
   (part,) = found["sections"]
   lines = {line["name"]: line["value"] for line in part["lines"]}
   assert lines["mmau_official"] == lines["mmau_official [as written]"] == 100
-  assert lines["letter_reference [whole]"] < 1 and lines["option_text"] == 100
+  assert lines["letter_reference [whole]"] < 1 and lines["option-text accuracy"] == 100
   assert found["unanswered"] == 10
   paper = [one for one in part["beside"] if one["value"] == 61.26]
   assert [(one["group"], one["ours"]) for one in paper] == [("sound", pytest.approx(0, abs=1))]
@@ -201,7 +201,7 @@ def test_letters_are_those_of_the_order_in_which_options_were_shown(write):
     letter, text = "{letter}" in write, "{text}" in write
     assert judged["option"] is True
     assert judged["letter_strict"] is (True if letter else None)
-    assert judged["option_text"] is (True if text else None)
+    assert judged["option-text accuracy"] is (True if text else None)
     assert judged["mmau_official"] is text
     # Whatever holds no letter counts as "a".
     assert judged["letter_reference"] is (letter or shown[0] == item.answer)

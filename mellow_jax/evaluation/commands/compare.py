@@ -7,23 +7,21 @@ difference by a bootstrap over items. Files whose items differ are refused.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, files
 from mellow_jax.errors import FlagsError, PredictionsError, UserError
 from mellow_jax.evaluation.benchmarks import prediction_files
+from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.benchmarks.prediction_files import Answers
 from mellow_jax.evaluation.commands import score
 from mellow_jax.evaluation.metrics import captions, free_text, intervals, rules
-from mellow_jax.evaluation.report import grounding, sections
-from mellow_jax.evaluation.report import text as reports
-from mellow_jax.evaluation.report.sections import Section
+from mellow_jax.evaluation.report import content, grounding, sections
+from mellow_jax.evaluation.report.sections import ItemValues, Section
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,66 +64,41 @@ def check_same(a: Answers, b: Answers) -> None:
       )
 
 
-def _judged(a: Section, b: Section, seed: int) -> list[Difference]:
-  found = []
-  for rule in rules.of_kind(a.kind, (*a.predictions, *b.predictions)):
-    first, second = (
-      sections.by_item(s.predictions, rules.judge(rule, s.predictions)[0]) for s in (a, b)
-    )
-    found.append(
-      _differ(
-        a.name,
-        rule.name,
-        "%",
-        dict(zip(*first, strict=True)),
-        dict(zip(*second, strict=True)),
-        seed,
-      )
-    )
-  return found
+def _values(section: Section, predictions: Sequence[Prediction]) -> list[ItemValues]:
+  """Every figure compared, by item: all rules of a kind; of text CIDEr-D and ROUGE-L.
+
+  The rules are those that both models' predictions allow.
+  """
+  own = section.predictions
+  if section.kind != "text":
+    found = [
+      (rule.name, "%", rules.judge(rule, own)[0])
+      for rule in rules.of_kind(section.kind, predictions)
+    ]
+  else:
+    words = free_text.regex_words(own)
+    found = [("ROUGE-L [regex]", "", captions.rouge_l(*words))]
+    if len(own) > 1:
+      found.insert(0, ("CIDEr-D [regex]", "", captions.cider_d(*words)))
+  by_item = [(name, unit, *sections.by_item(own, values)) for name, unit, values in found]
+  return [ItemValues(name=n, unit=u, ids=ids, values=values) for n, u, ids, values in by_item]
 
 
-def _texts(a: Section, b: Section, seed: int) -> list[Difference]:
-  found = []
-  for name, metric in (("CIDEr-D", captions.cider_d), ("ROUGE-L", captions.rouge_l)):
-    if name == "CIDEr-D" and len(a.predictions) < 2:
-      continue
-    first, second = (
-      dict(
-        zip(
-          (p.item.id for p in s.predictions),
-          metric(*free_text.regex_words(s.predictions)),
-          strict=True,
-        )
-      )
-      for s in (a, b)
-    )
-    found.append(_differ(a.name, f"{name} [regex]", "", first, second, seed))
-  return found
-
-
-def _differ(
-  section: str,
-  figure: str,
-  unit: str,
-  first: dict[str, float],
-  second: dict[str, float],
-  seed: int,
-) -> Difference:
-  """A figure of both models from each item's value."""
-  scale = 100 if unit == "%" else 1
-  mine = np.array(list(first.values()), float)
-  theirs = np.array([second[name] for name in first], float)
-  measure = intervals.difference_interval if unit == "%" else intervals.interval
-  low, high = measure(scale * (mine - theirs), seed)
+def _differ(section: str, first: ItemValues, second: ItemValues, seed: int) -> Difference:
+  """A figure of both models; of right or wrong the values are shares in [0, 1]."""
+  is_share = first.unit == "%"
+  scale, by_id = 100 if is_share else 1, dict(zip(second.ids, second.values, strict=True))
+  mine, theirs = first.values, np.array([by_id[name] for name in first.ids])
+  interval = intervals.difference_interval if is_share else intervals.interval
+  low, high = interval(scale * (mine - theirs), seed)
   alone = exact = None
-  if unit == "%" and np.isin([mine, theirs], (0, 1)).all():
+  if is_share and np.isin([mine, theirs], (0, 1)).all():
     alone = int(np.sum(mine > theirs)), int(np.sum(theirs > mine))
     exact = intervals.mcnemar(*alone)
   return Difference(
     section=section,
-    figure=figure,
-    unit=unit,
+    figure=first.name,
+    unit=first.unit,
     n=len(mine),
     first=scale * float(mine.mean()),
     second=scale * float(theirs.mean()),
@@ -145,7 +118,9 @@ def compare(a: Answers, b: Answers, seed: int) -> list[Difference]:
   found = []
   for one in sections.split(a.predictions):
     other = others[one.kind, one.name]
-    found += (_texts if one.kind == "text" else _judged)(one, other, seed)
+    both = (*one.predictions, *other.predictions)
+    pairs = zip(_values(one, both), _values(other, both), strict=True)
+    found += [_differ(one.name, first, second, seed) for first, second in pairs]
   return found
 
 
@@ -158,10 +133,10 @@ def _rows(found: Sequence[Difference]) -> list[list[str]]:
         d.section,
         d.figure,
         str(d.n),
-        reports.number(d.first, d.unit),
-        reports.number(d.second, d.unit),
-        reports.number(d.first - d.second, d.unit).rstrip("%"),
-        reports.span(d.low, d.high, d.unit),
+        content.number(d.first, d.unit),
+        content.number(d.second, d.unit),
+        content.number(d.first - d.second, d.unit).rstrip("%"),
+        content.span(d.low, d.high, d.unit),
         *("" if n is None else str(n) for n in (d.only_first, d.only_second)),
         f"{d.p:.2g}",
         d.test,
@@ -172,7 +147,7 @@ def _rows(found: Sequence[Difference]) -> list[list[str]]:
 
 def _sentence(d: Difference) -> str:
   """What the leading figure of a section comes to."""
-  said = f"{reports.number(d.first, d.unit)} against {reports.number(d.second, d.unit)}"
+  said = f"{content.number(d.first, d.unit)} against {content.number(d.second, d.unit)}"
   if d.p >= 1 - intervals.LEVEL:
     return f"{d.section}: no difference beyond chance, {said} (p = {d.p:.2g}, {d.n} items)."
   better = "A" if d.first > d.second else "B"
@@ -191,14 +166,13 @@ def _run(f: flags.FlagValues, paths: Sequence[str]) -> None:
   items = score.items_of(f)
   a, b = (prediction_files.read(path, f.benchmark, items) for path in paths)
   found = compare(a, b, f.seed)
-  print(f"A: {a.path}\nB: {b.path}\n\n{reports.markdown_table(_rows(found))}\n")
+  print(f"A: {a.path}\nB: {b.path}\n\n{content.markdown_table(_rows(found))}\n")
   leading = {d.section: d for d in reversed(found)}
   print("\n".join(map(_sentence, reversed(leading.values()))))
   if f.output:
-    lines = [dataclasses.asdict(d) for d in found]
-    files = {"A": a.sha256, "B": b.sha256}
-    text = json.dumps({"sha256": files, "seed": f.seed, "differences": lines}, indent=1)
-    score.write(Path(f.output).parent, {Path(f.output).name: text + "\n"})
+    differences = [dataclasses.asdict(d) for d in found]
+    digests = {"A": a.sha256, "B": b.sha256}
+    files.write_json(f.output, {"sha256": digests, "seed": f.seed, "differences": differences})
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, files
 from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import page
-from mellow_jax.evaluation.report import text as text_lib
+from mellow_jax.evaluation.report import content, page
 
 
 def define_data(f: flags.FlagValues) -> None:
@@ -67,38 +66,24 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def write(folder: Path, files: dict[str, str]) -> None:
-  """Each file whole or not at all."""
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, text in files.items():
-    part = folder / f"{name}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / name)
-
-
 def _score(f: flags.FlagValues) -> None:
   if not f.predictions:
     raise FlagsError("--predictions is missing: name a file of answers")
   items = items_of(f)
   plain = prediction_files.read(f.predictions, f.benchmark, items)
   probes = [prediction_files.read(path, f.benchmark, items) for path in f.probe]
-  found = text_lib.make(plain, probes, java_settings(f), f.seed)
+  report = content.make(plain, probes, java_settings(f), f.seed)
   if not f.output:
-    print(text_lib.markdown(found))
+    print(content.markdown(report))
     return
-  write(
-    Path(f.output),
-    {
-      "report.json": text_lib.json_text(found),
-      "report.md": text_lib.markdown(found),
-      "report.html": page.render(found),
-    },
-  )
-  for row in text_lib.glance(found)[1:]:
-    print("  ".join(cell for cell in row if cell))
-  for sentence in found.grounding.sentences if found.grounding else ():
+  output = Path(f.output)
+  files.write_json(output / "report.json", content.to_json(report))
+  files.write_text(output / "report.md", content.markdown(report))
+  files.write_text(output / "report.html", page.render(report))
+  print(content.plain_table(content.glance(report)))
+  for sentence in report.grounding.sentences if report.grounding else ():
     print(sentence)
-  print(f"report: {Path(f.output) / 'report.html'}")
+  print(f"report: {output / 'report.html'}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from mellow_jax.evaluation.metrics import captions, coco_java, intervals
 from mellow_jax.evaluation.metrics.captions import Tokens
 from mellow_jax.evaluation.metrics.coco_java import Settings
 
+WORD_FOR_WORD = "word-for-word accuracy [regex]"
 FEW = "of one item CIDEr-D is 0 whatever it says: its weights come from the items' references"
 
 
@@ -40,6 +41,14 @@ def regex_words(
   """Words of each prediction and of its references, by regex."""
   given = [captions.words(captions.strip_lead(p.prediction)) for p in predictions]
   return given, [[captions.words(text) for text in references_of(p)] for p in predictions]
+
+
+def word_for_word(
+  given: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
+) -> Float[np.ndarray, "N"]:
+  """100 where a text has the words of one of its references, all and in order, else 0."""
+  same = [text in others for text, others in zip(given, references, strict=True)]
+  return 100.0 * np.array(same)
 
 
 def _ptb_words(
@@ -82,11 +91,9 @@ def measure(predictions: Sequence[Prediction], settings: Settings, seed: int) ->
   """
   given, references = regex_words(predictions)
   figures = core(given, references, "regex", seed)
-  same = [100.0 * (text in others) for text, others in zip(given, references, strict=True)]
-  low, high = intervals.percent_interval(np.array(same), seed)
-  figures.append(
-    Figure(name="word for word [regex]", value=float(np.mean(same)), low=low, high=high, unit="%")
-  )
+  same = word_for_word(given, references)
+  low, high = intervals.percent_interval(same, seed)
+  figures.append(Figure(name=WORD_FOR_WORD, value=float(same.mean()), low=low, high=high, unit="%"))
   try:
     given, references = _ptb_words(predictions, settings)
   except MetricUnavailable as error:

@@ -11,7 +11,7 @@ from mellow_jax.evaluation.metrics import mmau, multiple_choice, yes_no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class ScoringRule:
   """A rule: right, wrong, or None where it cannot read the answer, which then counts as wrong."""
 
   name: str
@@ -49,6 +49,13 @@ def _letter_strict(p: Prediction) -> bool | None:
   return _at(p, multiple_choice.letter_strict(p.prediction, len(p.item.choices)))
 
 
+def _word_for_word(prediction: Prediction) -> bool:
+  """Whether the whole answer is the right option's letter and text; case and spaces are free."""
+  lines = zip(multiple_choice.LETTERS, shown(prediction), strict=False)
+  right = [f"{letter}) {text}" for letter, text in lines if text == prediction.item.answer]
+  return prediction.prediction.lower().split() in [line.lower().split() for line in right]
+
+
 def _loglik(prediction: Prediction, *, per_token: bool) -> bool:
   place = multiple_choice.option_loglik(prediction.option_log_probs, per_token=per_token)
   return prediction.item.choices[place] == prediction.item.answer
@@ -63,58 +70,62 @@ def _first_word(prediction: Prediction) -> bool | None:
   return None if word is None else word == prediction.item.answer.lower()
 
 
-PICKED = Rule(
+PICKED = ScoringRule(
   name="option",
   can_fail=True,
   says="the option named, or else the one whose letter is given",
   judge=lambda p: _at(p, picked(p)),
 )
-OFFICIAL = Rule(
+OFFICIAL = ScoringRule(
   name="mmau_official",
   says='MMAU\'s own rule on sets of words, after a leading "b) " is stripped',
   judge=lambda p: _mmau(multiple_choice.strip_letter(p.prediction), p),
 )
-REFERENCE = Rule(
+REFERENCE = ScoringRule(
   name="letter_reference",
   says='the letter before the first ")"; whatever cannot be read counts as "a"',
   judge=lambda p: multiple_choice.letter_reference(p.prediction) == gold_letter(p),
 )
-REFERENCE_WHOLE = Rule(
+REFERENCE_WHOLE = ScoringRule(
   name="letter_reference [whole]",
   says='all before the first ")" is the right letter, as the reference scores MMAU',
   judge=lambda p: multiple_choice.letter_whole(p.prediction) == gold_letter(p),
 )
-_CHOICE = (
-  Rule(
-    name="letter_strict",
-    can_fail=True,
-    says="the one letter given, in any usual form; none or several are wrong",
-    judge=_letter_strict,
-  ),
-  Rule(
-    name="option_text",
-    can_fail=True,
-    says="the one option whose text is named; a letter alone is wrong",
-    judge=lambda p: _at(p, multiple_choice.option_text(p.prediction, shown(p))),
-  ),
+LETTER_STRICT = ScoringRule(
+  name="letter_strict",
+  can_fail=True,
+  says="the one letter given, in any usual form; none or several are wrong",
+  judge=_letter_strict,
 )
-_OFFICIAL_AS_WRITTEN = Rule(
+OPTION_TEXT = ScoringRule(
+  name="option-text accuracy",
+  can_fail=True,
+  says="the one option whose text is named; a letter alone is wrong",
+  judge=lambda p: _at(p, multiple_choice.option_text(p.prediction, shown(p))),
+)
+WORD_FOR_WORD = ScoringRule(
+  name="word-for-word accuracy",
+  says='the whole answer is the right option with its letter, "b) dog"',
+  judge=_word_for_word,
+)
+_CHOICE = (LETTER_STRICT, OPTION_TEXT, WORD_FOR_WORD)
+_OFFICIAL_AS_WRITTEN = ScoringRule(
   name="mmau_official [as written]",
   says='MMAU\'s own rule with the letter left in: "a" may be a word of a wrong option',
   judge=lambda p: _mmau(p.prediction, p),
 )
 _LOGLIK = tuple(
-  Rule(
+  ScoringRule(
     name=f"option_loglik [{'per token' if per_token else 'sum'}]",
     says=f"the most probable option, by {'mean' if per_token else 'summed'} log-likelihood",
     judge=lambda p, per_token=per_token: _loglik(p, per_token=per_token),
   )
   for per_token in (False, True)
 )
-FIRST_WORD = Rule(
+FIRST_WORD = ScoringRule(
   name="first_word", can_fail=True, says="the first word is yes or no", judge=_first_word
 )
-CONTAINS = Rule(
+CONTAINS = ScoringRule(
   name="contains",
   says='the right word\'s letters are anywhere in the text: "no" is in "another"',
   judge=lambda p: yes_no.contains(p.prediction, p.item.answer),
@@ -123,7 +134,7 @@ CONTAINS = Rule(
 OFFICIAL_BENCHMARKS = ("mmau", "mmau-test", "mmar")
 
 
-def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[Rule]:
+def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[ScoringRule]:
   """The rules for questions of one kind, the one that stands for the rest first.
 
   Free text has none: its metrics are not right or wrong.
@@ -140,7 +151,9 @@ def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[Rule]:
   return [PICKED, REFERENCE, *_CHOICE, OFFICIAL, _OFFICIAL_AS_WRITTEN, *loglik]
 
 
-def judge(rule: Rule, predictions: Sequence[Prediction]) -> tuple[Float[np.ndarray, "N"], float]:
+def judge(
+  rule: ScoringRule, predictions: Sequence[Prediction]
+) -> tuple[Float[np.ndarray, "N"], float]:
   """1 where right and 0 elsewhere, and the share of answers that the rule cannot read."""
   found = [rule.judge(prediction) for prediction in predictions]
   unread = sum(one is None for one in found) / len(found)

@@ -1,8 +1,8 @@
-"""Does a model listen? Its answers with the clips beside those with something else in their place.
+"""Does a model use the audio? Its scores with the clips, and with other audio in their place.
 
-Noise and silence are sounds no model was trained on, and may upset one that does not listen.
+Noise and silence are unlike all training audio, and may upset a model that ignores its input.
 Another item's clips are as natural as its own: where a run with shuffled clips is given, it
-decides. Options in another order say whether the model picks what it says or where it stands.
+decides. Options in another order show whether the model picks an option's text or its place.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.benchmarks.prediction_files import Answers
 from mellow_jax.evaluation.metrics import intervals, rules
 from mellow_jax.evaluation.report import sections
+from mellow_jax.evaluation.report.sections import ItemValues
 
 # A model that loses nothing that can be seen, and surely less than this, does not listen: points of
 # right answers, and CIDEr-D, which is 10 for a text that is its reference.
@@ -24,7 +25,7 @@ MARGIN = {"%": 10.0, "": 0.3}
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-  """What a probe costs on the items of a section, or of all right-or-wrong sections together."""
+  """What a probe costs in a figure of a section, or over all right-or-wrong sections together."""
 
   section: str
   pooled: bool  # over all right-or-wrong sections
@@ -43,18 +44,22 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Grounding:
-  """The probes of one run and what they come to."""
+  """The losses by each probe of one run, and the conclusion.
 
-  losses: tuple[Loss, ...]  # the first of each probe is over all right-or-wrong sections, if any
+  Of each probe the loss over all right-or-wrong sections comes first, where there are several; then
+  each section's headline figures, the leading one first.
+  """
+
+  losses: tuple[Loss, ...]
   listens: bool | None  # None where the items are too few, or the probes disagree
   sentences: tuple[str, ...]
 
 
-INSTEAD = {"shuffled": "other items' clips"}  # what was heard, in words where its name is none
+INSTEAD = {"shuffled": "other items' clips"}  # the name of a probe's audio where its word is none
 
 
 def label(run: Answers) -> str:
-  """What was changed in a run, "" if it heard its clips and saw its options in their order."""
+  """What a run changed of the input, "" for an item's own clips and options in their order."""
   changed = [] if run.heard == "clips" else [INSTEAD.get(run.heard, run.heard)]
   if run.permuted:
     changed.append("options in another order")
@@ -98,26 +103,26 @@ def _same_text(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> flo
 
 def _loss(
   section: str,
-  pooled: bool,
-  probe: str,
-  figure: str,
-  unit: str,
-  clips: Float[np.ndarray, "N"],
+  probe: Answers,
+  clips: ItemValues,
   probed: Float[np.ndarray, "N"],
   same: tuple[float, float | None],
   seed: int,
+  *,
+  pooled: bool = False,
 ) -> Loss:
-  differences = clips - probed
-  measure = intervals.difference_interval if unit == "%" else intervals.interval
-  low, high = measure(differences, seed)
+  """What a probe costs in a figure, from its values with the clips and, item by item, probed."""
+  differences = clips.values - probed
+  interval = intervals.difference_interval if clips.unit == "%" else intervals.interval
+  low, high = interval(differences, seed)
   return Loss(
     section=section,
     pooled=pooled,
-    probe=probe,
-    figure=figure,
-    unit=unit,
+    probe=label(probe),
+    figure=clips.name,
+    unit=clips.unit,
     n=len(differences),
-    clips=float(clips.mean()),
+    clips=float(clips.values.mean()),
     probed=float(probed.mean()),
     low=low,
     high=high,
@@ -151,34 +156,46 @@ def _losses(plain: Answers, probe: Answers, seed: int) -> list[Loss]:
       raise PredictionsError(
         f"{probe.path}: id {p.item.id!r} is another item than in {plain.path}: probe the same data"
       )
-  found, right, kinds = [], [], []
+  found: list[Loss] = []
+  right: list[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]] = []  # the leading figures in %
   others = {(s.kind, s.name): s for s in sections.split(theirs)}
   for section in sections.split(mine):
     other = others[section.kind, section.name]
-    a, b = sections.leading(section), sections.leading(other)
-    chosen = section.kind in ("choice", "entailment")
-    pair = section.predictions, other.predictions
+    pair, chosen = (
+      (section.predictions, other.predictions),
+      section.kind in ("choice", "entailment"),
+    )
     same = _same_text(*pair), _same_option(*pair) if chosen else None
-    where = dict(zip(b.ids, b.values, strict=True))
-    values = np.array([where[one] for one in a.ids])
-    found.append(
-      _loss(section.name, False, label(probe), a.name, a.unit, a.values, values, same, seed)
-    )
-    if a.unit == "%":
-      right.append((a.values, values))
-      kinds.append(section.name)
+    figures = zip(sections.headline(section), sections.headline(other), strict=True)
+    for place, (clips, changed) in enumerate(figures):
+      by_id = dict(zip(changed.ids, changed.values, strict=True))
+      values = np.array([by_id[one] for one in clips.ids])
+      found.append(_loss(section.name, probe, clips, values, same, seed))
+      if place == 0 and clips.unit == "%":
+        right.append((found[-1], clips, values))
   if len(right) > 1:
-    clips, changed = (np.concatenate([pair[i] for pair in right]) for i in (0, 1))
-    name, right_ones = "all of " + ", ".join(kinds), [one for one in found if one.unit == "%"]
-    weights = [one.n for one in right_ones]
-    options = [one.same_option for one in right_ones]
-    same = (
-      float(np.average([one.same_text for one in right_ones], weights=weights)),
-      None if None in options else float(np.average(options, weights=weights)),
-    )
-    what = (label(probe), "right answers", "%")
-    found.insert(0, _loss(name, True, *what, clips, changed, same, seed))
+    found.insert(0, _pooled(probe, right, seed))
   return found
+
+
+def _pooled(
+  probe: Answers, right: Sequence[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]], seed: int
+) -> Loss:
+  """The loss over the leading figures of all right-or-wrong sections together."""
+  losses, clips, probed = zip(*right, strict=True)
+  weights, options = [one.n for one in losses], [one.same_option for one in losses]
+  same = (
+    float(np.average([one.same_text for one in losses], weights=weights)),
+    None if None in options else float(np.average(options, weights=weights)),
+  )
+  together = ItemValues(
+    name="right answers",
+    unit="%",
+    ids=tuple(one for figure in clips for one in figure.ids),
+    values=np.concatenate([figure.values for figure in clips]),
+  )
+  name = "all of " + ", ".join(one.section for one in losses)
+  return _loss(name, probe, together, np.concatenate(probed), same, seed, pooled=True)
 
 
 def _sentence(loss: Loss) -> str:
@@ -221,7 +238,7 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
 def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
   """What each probe costs, and whether the model listens.
 
-  Raises PredictionsError if the first run did not hear its clips, a probe changes nothing, or their
+  Raises PredictionsError if the first run is itself a probe, a probe changes nothing, or the runs'
   items differ.
   """
   if label(plain):
@@ -229,7 +246,7 @@ def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
       f"{plain.path}: was made with {label(plain)}: give it as --probe, and the run with the clips "
       "as --predictions"
     )
-  losses, heard, orders = [], [], []
+  losses, audio, orders = [], [], []
   for probe in probes:
     if not label(probe):
       raise PredictionsError(
@@ -238,8 +255,8 @@ def measure(plain: Answers, probes: Sequence[Answers], seed: int) -> Grounding:
     _check_model(plain, probe)
     found = _losses(plain, probe, seed)
     losses += found
-    (heard if probe.heard != "clips" else orders).append(found[0])
-  listens, sentences = _verdict(heard) if heard else (None, [])
+    (audio if probe.heard != "clips" else orders).append(found[0])
+  listens, sentences = _verdict(audio) if audio else (None, [])
   for loss in orders:
     told = _sentence(loss)
     if loss.same_option is not None:

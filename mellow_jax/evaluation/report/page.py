@@ -3,11 +3,10 @@
 import html
 from collections.abc import Iterator, Sequence
 
-from mellow_jax.evaluation.report import plots
-from mellow_jax.evaluation.report import text as text_lib
-from mellow_jax.evaluation.report.summary import Part
-from mellow_jax.evaluation.report.text import Report
-from mellow_jax.training import report as report_page
+from mellow_jax.evaluation.report import content, plots
+from mellow_jax.evaluation.report.content import ScoreReport
+from mellow_jax.evaluation.report.summary import SectionReport
+from mellow_jax.training import report as training_report
 
 STYLE = """
 .verdict { background: #eef5ee; border-left: 4px solid #3a7d44; padding: .6rem 1rem;
@@ -28,12 +27,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
   return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
-def _cell(text: str) -> str:
-  short = len(text) < 18 and any(map(str.isdigit, text))
-  return f"<td{' class=value' if short else ''}>{html.escape(text)}</td>"
+def _cell(cell: str) -> str:
+  short = len(cell) < 18 and any(map(str.isdigit, cell))
+  return f"<td{' class=value' if short else ''}>{html.escape(cell)}</td>"
 
 
-def _part(part: Part) -> Iterator[str]:
+def _part(part: SectionReport) -> Iterator[str]:
   yield f"<h2>{html.escape(part.name[:1].upper() + part.name[1:])}</h2>"
   if picture := plots.groups(part):
     yield f'{picture}<p class="says">Grey: the best of the blind guesses below.</p>'
@@ -42,34 +41,34 @@ def _part(part: Part) -> Iterator[str]:
     yield f"<h3>What is taken for what</h3>{picture}"
   if picture := plots.failures(part.failures):
     yield f"<h3>Answers that do not plainly pick an option</h3>{picture}"
-  for heading, says, rows in text_lib.tables(part):
+  for heading, says, rows in content.tables(part):
     opened = " open" if heading in ("Figures", "Beside published figures") else ""
     yield f"<details{opened}><summary>{html.escape(heading)}</summary>"
     yield f'<p class="says">{html.escape(says)}</p>{_table(rows)}</details>'
 
 
-def render(found: Report) -> str:
+def render(found: ScoreReport) -> str:
   """The page."""
-  title = html.escape(text_lib.title(found))
-  opening = "".join(
+  title = html.escape(content.title(found))
+  summary = "".join(
     f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
-    for name, text in text_lib.opening(found)
+    for name, text in content.summary_texts(found)
   )
   blocks = [
     '<!doctype html><html lang="en"><meta charset="utf-8">',
-    f"<title>{title}</title><style>{report_page.STYLE}{STYLE}</style><h1>{title}</h1>",
+    f"<title>{title}</title><style>{training_report.STYLE}{STYLE}</style><h1>{title}</h1>",
   ]
   if found.grounding and found.grounding.sentences:
     kind = {True: "", False: " not", None: " open"}[found.grounding.listens]
     first, *rest = map(html.escape, found.grounding.sentences)
     text = "<br>".join([f"<strong>{first}</strong>", *rest])
     blocks.append(f'<div class="verdict{kind}">{text}</div>')
-  blocks += [_table(text_lib.glance(found)), plots.glance(found.parts), f"<dl>{opening}</dl>"]
+  blocks += [_table(content.glance(found)), plots.glance(found.parts), f"<dl>{summary}</dl>"]
   if found.grounding:
     says = "Black: where the figure would be, were the difference at the ends of its interval."
     blocks += ["<h2>Does it listen?</h2>", plots.probes(found.grounding)]
     blocks.append(f'<p class="says">{says}</p>')
-    blocks.append(_table(text_lib.probe_rows(found.grounding)))
+    blocks.append(_table(content.probe_rows(found.grounding)))
   for part in found.parts:
     blocks += _part(part)
   digest = f"{found.answers.path.name}, sha256 {found.answers.sha256}"

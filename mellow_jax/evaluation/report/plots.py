@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mellow_jax.evaluation.report.figures import Line
 from mellow_jax.evaluation.report.grounding import Grounding
-from mellow_jax.evaluation.report.summary import Failure, Groups, Part
+from mellow_jax.evaluation.report.scores import Score
+from mellow_jax.evaluation.report.summary import Failure, Groups, SectionReport
 
 OURS, GUESS, PROBE = "#3a7d44", "#8a8f98", "#d98032"
 
@@ -40,7 +40,7 @@ def _bar(ax: Axes, y: int, value: float, low: float, high: float, colour: str) -
   ax.text(101, y, f"{value:.1f}", va="center", fontsize=8)
 
 
-def glance(parts: Sequence[Part]) -> str:
+def glance(parts: Sequence[SectionReport]) -> str:
   """Right answers of each section, with its interval and the best blind guess."""
   shown = [part for part in parts if part.lines[0].unit == "%"]
   if not shown:
@@ -59,7 +59,7 @@ def glance(parts: Sequence[Part]) -> str:
   return _svg(figure)
 
 
-def groups(part: Part) -> str:
+def groups(part: SectionReport) -> str:
   """The leading figure of a section by each of its groups, and the best blind guess (grey)."""
   if not part.groups:
     return ""
@@ -71,7 +71,7 @@ def groups(part: Part) -> str:
   return _svg(figure)
 
 
-def _draw_group(ax: Axes, one: Groups, leading: Line) -> None:
+def _draw_group(ax: Axes, one: Groups, leading: Score) -> None:
   for y, line in enumerate(one.lines):
     ax.plot([line.low, line.high], [y, y], color=OURS, linewidth=1.5)
     ax.plot(line.value, y, "o", color=OURS, markersize=5)
@@ -83,7 +83,7 @@ def _draw_group(ax: Axes, one: Groups, leading: Line) -> None:
     ax.set_xlabel(leading.name, fontsize=8)
 
 
-def spread(part: Part) -> str:
+def spread(part: SectionReport) -> str:
   """How many texts have which value of the leading figure."""
   if not part.spread:
     return ""
@@ -100,8 +100,11 @@ def spread(part: Part) -> str:
 
 
 def probes(grounding: Grounding) -> str:
-  """Each section with its clips and with each probe."""
-  shown = [loss for loss in grounding.losses if loss.unit == "%" and not loss.pooled]
+  """The leading figure of each section with its clips and with each probe."""
+  leading = {}
+  for loss in grounding.losses:
+    leading.setdefault((loss.section, loss.probe), loss)
+  shown = [loss for loss in leading.values() if loss.unit == "%" and not loss.pooled]
   if not shown:
     return ""
   names = list(dict.fromkeys(loss.section for loss in shown))
@@ -125,7 +128,7 @@ def probes(grounding: Grounding) -> str:
   return _svg(figure)
 
 
-def confusion(part: Part) -> str:
+def confusion(part: SectionReport) -> str:
   """Expected classes against the classes given, in percent of each class expected."""
   if not part.confusion:
     return ""

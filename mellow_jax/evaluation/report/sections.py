@@ -1,4 +1,4 @@
-"""A predictions file in the parts that are scored alike, and the figure that leads each part."""
+"""A predictions file divided into sections scored alike, and the headline figures of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leading:
-  """The figure that stands for a section where there is room for one."""
+class ItemValues:
+  """A figure by item: the figure of the section is the mean."""
 
   name: str
   unit: str  # "%" of right answers, or ""
   ids: tuple[str, ...]  # of the items
-  values: Float[np.ndarray, "N"]  # of each item, in this unit: their mean is the figure
+  values: Float[np.ndarray, "N"]  # of each item, in this unit
 
 
 def split(predictions: Sequence[Prediction]) -> list[Section]:
@@ -58,19 +58,28 @@ def by_item(
   return tuple(places), np.stack([values[rows].mean(axis=0) for rows in places.values()])
 
 
-def leading(section: Section) -> Leading:
-  """The leading figure: the first rule of its kind, or CIDEr-D, or ROUGE-L of a single text."""
+def headline(section: Section) -> list[ItemValues]:
+  """The figures that stand for a section: the leading one first, word-for-word accuracy last.
+
+  Leading is the first rule of the kind; of free text CIDEr-D, or ROUGE-L of a single text. Options
+  are also scored by their text alone. Of yes and no the first word is all that is compared.
+  """
   predictions = section.predictions
+
+  def figure(name: str, unit: str, values: Float[np.ndarray, "N"]) -> ItemValues:
+    ids, values = by_item(predictions, values)
+    return ItemValues(name=name, unit=unit, ids=ids, values=values)
+
   if section.kind == "text":
     given, references = free_text.regex_words(predictions)
-    name, metric = (
-      ("CIDEr-D [regex]", captions.cider_d)
-      if len(given) > 1
-      else ("ROUGE-L [regex]", captions.rouge_l)
-    )
-    values, unit = metric(given, references), ""
-  else:
-    rule = rules.of_kind(section.kind, predictions)[0]
-    values, unit, name = 100 * rules.judge(rule, predictions)[0], "%", rule.name
-  ids, values = by_item(predictions, values)
-  return Leading(name=name, unit=unit, ids=ids, values=values)
+    several = len(given) > 1
+    name, metric = ("CIDEr-D", captions.cider_d) if several else ("ROUGE-L", captions.rouge_l)
+    return [
+      figure(f"{name} [regex]", "", metric(given, references)),
+      figure(free_text.WORD_FOR_WORD, "%", free_text.word_for_word(given, references)),
+    ]
+  leading = rules.of_kind(section.kind, predictions)[0]
+  beside = [] if section.kind == "binary" else [rules.OPTION_TEXT, rules.WORD_FOR_WORD]
+  return [
+    figure(rule.name, "%", 100 * rules.judge(rule, predictions)[0]) for rule in (leading, *beside)
+  ]

@@ -1,6 +1,7 @@
-"""All figures of a predictions file, each with its number of items, its interval and its rule."""
+"""All that a report says of one section: scores, blind guesses, groups, failures, examples."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,9 @@ from mellow_jax.evaluation.metrics import (
   rules,
 )
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import figures as figures_lib
-from mellow_jax.evaluation.report import published, sections
-from mellow_jax.evaluation.report.figures import Line
+from mellow_jax.evaluation.report import published, scores, sections
 from mellow_jax.evaluation.report.published import Published
+from mellow_jax.evaluation.report.scores import Score
 from mellow_jax.evaluation.report.sections import Section
 
 MOST_GROUPS = 60  # values of a group that are still a table
@@ -27,7 +27,7 @@ BINS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupLine:
+class GroupScore:
   """The leading figure of the items of one group, and what blind guesses score there."""
 
   name: str
@@ -45,7 +45,7 @@ class Groups:
 
   key: str
   other: str
-  lines: tuple[GroupLine, ...]
+  lines: tuple[GroupScore, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-  """One question, what was expected and what was said."""
+  """One question, the expected answer and the model's."""
 
   question: str
   expected: str
@@ -71,7 +71,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-  """How many texts have which value of the leading figure, and were they dealt to other items."""
+  """Histogram of the leading figure by text, and the same with the texts dealt to other items."""
 
   edges: tuple[float, ...]
   texts: tuple[int, ...]
@@ -79,14 +79,14 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-  """A section with everything a report says about it; the leading line is the first."""
+class SectionReport:
+  """All that a report says of a section; the leading score is the first."""
 
   name: str
   kind: str
   items: int
   answers: int  # more than items where options were shown in several orders
-  lines: tuple[Line, ...]
+  lines: tuple[Score, ...]
   baselines: dict[str, float]  # of the leading figure
   groups: tuple[Groups, ...]
   failures: tuple[Failure, ...]
@@ -97,10 +97,10 @@ class Part:
 
 
 def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
-  """What guesses that hear nothing score on each prediction of a right-or-wrong section, in %."""
+  """Scores, in %, of guesses made without audio on each prediction of a right-or-wrong section."""
   predictions = section.predictions
+  answers = [p.item.answer for p in predictions]
   if section.kind == "binary":
-    answers = [p.item.answer for p in predictions]
     ((most, _),) = Counter(answers).most_common(1)
     return {
       "random": np.full(len(answers), 50.0),
@@ -108,53 +108,96 @@ def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
     }
   offered = [rules.shown(p) for p in predictions]
   letters = [rules.gold_letter(p) for p in predictions]
-  ((most, _),) = Counter(letters).most_common(1)
-  pairs = list(zip(predictions, offered, strict=True))
+  ((letter, _),) = Counter(letters).most_common(1)
+  pairs = list(zip(answers, offered, strict=True))
   found = {
-    "random": [100 * shown.count(p.item.answer) / len(shown) for p, shown in pairs],
-    'always the first option, "a"': [100.0 * (shown[0] == p.item.answer) for p, shown in pairs],
-    f'always option "{most}", where most often the right one is': [
-      100.0 * (one == most) for one in letters
+    "random": [100 * shown.count(a) / len(shown) for a, shown in pairs],
+    'always the first option, "a"': [100.0 * (shown[0] == a) for a, shown in pairs],
+    f'always option "{letter}", where most often the right one is': [
+      100.0 * (one == letter) for one in letters
     ],
   }
   if section.kind == "entailment":
-    answers = [p.item.answer.lower() for p in predictions]
+    answers = [a.lower() for a in answers]
     ((most, _),) = Counter(answers).most_common(1)
     found[f'always "{most}", the most frequent'] = [100.0 * (a == most) for a in answers]
   return {name: np.array(values, float) for name, values in found.items()}
 
 
-def _groups(
-  section: Section,
-  values: Float[np.ndarray, "N"],
-  other: tuple[str, Float[np.ndarray, "N"]],
-  guesses: dict[str, Float[np.ndarray, "N"]],
-  seed: int,
-) -> list[Groups]:
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+  """What kinds of questions are scored differently for, and reported alike."""
+
+  lines: list[Score]
+  values: Float[np.ndarray, "N"]  # of the leading figure
+  other: tuple[str, Float[np.ndarray, "N"]]  # a second figure for the groups
+  guesses: dict[str, Float[np.ndarray, "N"]]
+  hits: dict[str, Float[np.ndarray, "N"]]  # of every rule
+
+
+def _score_text(section: Section, settings: Settings, seed: int) -> _Scored:
+  predictions = section.predictions
+  figures = free_text.measure(predictions, settings, seed)
+  names = ("name", "unit", "value", "low", "high", "reason")
+  cider, rouge = figures[:2]
+  guesses = {}
+  if cider.values is not None:
+    given, references = free_text.regex_words(free_text.dealt(predictions, seed))
+    guesses["the same texts dealt to other items"] = captions.cider_d(given, references)
+  return _Scored(
+    lines=[Score(n=len(predictions), **{k: getattr(f, k) for k in names}) for f in figures],
+    values=rouge.values if cider.values is None else cider.values,
+    other=(rouge.name, rouge.values),
+    guesses=guesses,
+    hits={},
+  )
+
+
+def _score_judged(section: Section, seed: int) -> _Scored:
+  predictions = section.predictions
+  used = rules.of_kind(section.kind, predictions)
+  hits = {rule.name: 100 * rules.judge(rule, predictions)[0] for rule in used}
+  lines = []
+  if section.kind == "entailment":
+    lines = scores.of_entailment(predictions, seed)
+    used = [rule for rule in used if rule not in (rules.PICKED, rules.REFERENCE)]
+  lines += [scores.judged(rule, predictions, seed) for rule in used]
+  if section.kind == "binary":
+    lines += scores.of_votes(predictions, seed)
+  return _Scored(
+    lines=lines,
+    values=next(iter(hits.values())),
+    other=next(pair for pair in hits.items() if pair[0].startswith(("letter_ref", "contains"))),
+    guesses=blind(section),
+    hits=hits,
+  )
+
+
+def _groups(section: Section, scored: _Scored, seed: int) -> list[Groups]:
   predictions, found = section.predictions, []
+  interval = intervals.interval if section.kind == "text" else intervals.percent_interval
   for key in dict.fromkeys(key for p in predictions for key in p.item.groups):
     places: dict[str, list[int]] = {}
     for i, p in enumerate(predictions):
       places.setdefault(p.item.groups.get(key, "(none)"), []).append(i)
     if not 1 < len(places) <= MOST_GROUPS:
       continue
-    rows = []
+    lines = []
     for name, which in sorted(places.items()):
-      _, means = sections.by_item([predictions[i] for i in which], values[which])
-      measure = intervals.interval if section.kind == "text" else intervals.percent_interval
-      low, high = measure(means, seed)
-      rows.append(
-        GroupLine(
+      _, means = sections.by_item([predictions[i] for i in which], scored.values[which])
+      low, high = interval(means, seed)
+      lines.append(
+        GroupScore(
           name=name,
           n=len(means),
           value=float(means.mean()),
           low=low,
           high=high,
-          other=float(other[1][which].mean()),
-          baselines={guess: float(v[which].mean()) for guess, v in guesses.items()},
+          other=float(scored.other[1][which].mean()),
+          baselines={guess: float(v[which].mean()) for guess, v in scored.guesses.items()},
         )
       )
-    found.append(Groups(key=key, other=other[0], lines=tuple(rows)))
+    found.append(Groups(key=key, other=scored.other[0], lines=tuple(lines)))
   return found
 
 
@@ -163,13 +206,12 @@ def _failures(section: Section) -> list[Failure]:
   for p in section.predictions:
     if reason := multiple_choice.failure(p.prediction, rules.shown(p)):
       found.setdefault(reason, []).append(p.prediction)
-  total = len(section.predictions)
   return [
     Failure(
       reason=reason,
       says=says,
       count=len(found[reason]),
-      share=100 * len(found[reason]) / total,
+      share=100 * len(found[reason]) / len(section.predictions),
       example=found[reason][0],
     )
     for reason, says in multiple_choice.REASONS.items()
@@ -194,62 +236,17 @@ def _examples(section: Section, values: Float[np.ndarray, "N"], seed: int) -> li
   found = []
   for i in chosen:
     p = section.predictions[i]
-    offered = " ".join(
-      f"{letter}) {text}"
-      for letter, text in zip(multiple_choice.LETTERS, rules.shown(p), strict=False)
+    offered = zip(multiple_choice.LETTERS, rules.shown(p), strict=False)
+    options = " ".join(f"{letter}) {text}" for letter, text in offered)
+    found.append(
+      Example(
+        question=f"{p.item.question} {options}".strip(),
+        expected=" | ".join(p.item.references) or p.item.answer,
+        said=p.prediction,
+        score=float(values[i]),
+      )
     )
-    expected = " | ".join(p.item.references) or p.item.answer
-    question = f"{p.item.question} {offered}".strip()
-    said = {"expected": expected, "said": p.prediction, "score": float(values[i])}
-    found.append(Example(question=question, **said))
   return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-  """What kinds of questions are scored differently for, and reported alike."""
-
-  lines: list[Line]
-  values: Float[np.ndarray, "N"]  # of the leading figure
-  other: tuple[str, Float[np.ndarray, "N"]]  # a second figure for the groups
-  guesses: dict[str, Float[np.ndarray, "N"]]
-  hits: dict[str, Float[np.ndarray, "N"]]  # of every rule
-
-
-def _score_text(section: Section, settings: Settings, seed: int) -> _Scored:
-  figures = free_text.measure(section.predictions, settings, seed)
-  cider, rouge = figures[:2]
-  guesses = {}
-  if cider.values is not None:
-    given, references = free_text.regex_words(free_text.dealt(section.predictions, seed))
-    guesses["the same texts dealt to other items"] = captions.cider_d(given, references)
-  return _Scored(
-    lines=[figures_lib.of_text(figure, len(section.predictions)) for figure in figures],
-    values=rouge.values if cider.values is None else cider.values,
-    other=(rouge.name, rouge.values),
-    guesses=guesses,
-    hits={},
-  )
-
-
-def _score_judged(section: Section, seed: int) -> _Scored:
-  predictions = section.predictions
-  used = rules.of_kind(section.kind, predictions)
-  hits = {rule.name: 100 * rules.judge(rule, predictions)[0] for rule in used}
-  found = []
-  if section.kind == "entailment":
-    found = figures_lib.of_entailment(predictions, seed)
-    used = [rule for rule in used if rule not in (rules.PICKED, rules.REFERENCE)]
-  found += [figures_lib.judged(rule, predictions, seed) for rule in used]
-  if section.kind == "binary":
-    found += figures_lib.of_votes(predictions, seed)
-  return _Scored(
-    lines=found,
-    values=next(iter(hits.values())),
-    other=next(pair for pair in hits.items() if pair[0].startswith(("letter_ref", "contains"))),
-    guesses=blind(section),
-    hits=hits,
-  )
 
 
 def _spread(scored: _Scored) -> Spread | None:
@@ -262,39 +259,43 @@ def _spread(scored: _Scored) -> Spread | None:
 
 
 def _beside(section: Section, scored: _Scored) -> list[tuple[Published, float | None]]:
-  """What others printed under the protocols of our lines, each with ours, None where it is n/a."""
+  """Published figures of the same rules, each with ours, None where it is n/a."""
   ours = {line.name: line.value for line in scored.lines}
-  found = []
+  groups = [p.item.groups.values() for p in section.predictions]
+  found: list[tuple[Published, float | None]] = []
   for p in published.FIGURES:
     if p.benchmark != section.predictions[0].benchmark or p.figure not in ours:
       continue
     value = ours[p.figure]
     if p.group:
-      groups = [one.item.groups.values() for one in section.predictions]
       which = [i for i, values in enumerate(groups) if p.group in values]
       value = float(scored.hits[p.figure][which].mean()) if which else None
     found.append((p, value))
   return found
 
 
-def summarise(section: Section, settings: Settings, seed: int) -> Part:
-  """Everything a report says about a section."""
-  chosen = section.kind in ("choice", "entailment")
-  if section.kind == "text":
-    scored = _score_text(section, settings, seed)
-  else:
-    scored = _score_judged(section, seed)
-  return Part(
+def summarise(section: Section, settings: Settings, seed: int) -> SectionReport:
+  """All that a report says of a section."""
+  is_text = section.kind == "text"
+  scored = _score_text(section, settings, seed) if is_text else _score_judged(section, seed)
+  return SectionReport(
     name=section.name,
     kind=section.kind,
     items=len({p.item.id for p in section.predictions}),
     answers=len(section.predictions),
     lines=tuple(scored.lines),
     baselines={name: float(values.mean()) for name, values in scored.guesses.items()},
-    groups=tuple(_groups(section, scored.values, scored.other, scored.guesses, seed)),
-    failures=tuple(_failures(section)) if chosen else (),
+    groups=tuple(_groups(section, scored, seed)),
+    failures=tuple(_failures(section)) if section.kind in ("choice", "entailment") else (),
     confusion=_confusion(section) if section.kind == "entailment" else {},
     beside=tuple(_beside(section, scored)),
     examples=tuple(_examples(section, scored.values, seed)),
-    spread=_spread(scored) if section.kind == "text" else None,
+    spread=_spread(scored) if is_text else None,
   )
+
+
+def headline_scores(section: SectionReport) -> Sequence[Score]:
+  """The scores of `sections.headline`, in its order; the leading one may have no value."""
+  names = (rules.OPTION_TEXT.name, rules.WORD_FOR_WORD.name, free_text.WORD_FOR_WORD)
+  leading, *others = section.lines
+  return [leading, *(score for score in others if score.name in names)]

@@ -1,7 +1,6 @@
-"""A report on a predictions file: what was measured, how, and how sure; as JSON and Markdown."""
+"""The report on a predictions file, as tables, as Markdown and as JSON."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from mellow_jax.evaluation.metrics import intervals, multiple_choice
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import grounding, sections, summary
 from mellow_jax.evaluation.report.grounding import Grounding
-from mellow_jax.evaluation.report.summary import Part
+from mellow_jax.evaluation.report.summary import SectionReport
 
 TEXT = "closeness to the references, 0 to 10; words by regex"
 # What a predictions file says of how it was made, and how a report says it.
@@ -26,23 +25,23 @@ SETTINGS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-  """Everything a report says, before it is written in some form."""
+class ScoreReport:
+  """The content of a report, whatever form it is written in."""
 
   answers: Answers
-  parts: tuple[Part, ...]
+  parts: tuple[SectionReport, ...]
   grounding: Grounding | None  # None where no probe was given
   seed: int
 
 
-def make(answers: Answers, probes: Sequence[Answers], settings: Settings, seed: int) -> Report:
+def make(answers: Answers, probes: Sequence[Answers], settings: Settings, seed: int) -> ScoreReport:
   """Scores a predictions file and its probes; raises PredictionsError where these do not fit."""
   found = grounding.measure(answers, probes, seed) if probes else None
   parts = [summary.summarise(one, settings, seed) for one in sections.split(answers.predictions)]
-  return Report(answers=answers, parts=tuple(parts), grounding=found, seed=seed)
+  return ScoreReport(answers=answers, parts=tuple(parts), grounding=found, seed=seed)
 
 
-def title(report: Report) -> str:
+def title(report: ScoreReport) -> str:
   """The benchmark's name and what it is."""
   name = report.answers.benchmark
   known = catalogue.BENCHMARKS.get(name)
@@ -64,7 +63,7 @@ def span(low: float | None, high: float | None, unit: str) -> str:
   return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def opening(report: Report) -> list[tuple[str, str]]:
+def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
   """What was measured, how, and how sure, each in a few sentences."""
   run, parts = report.answers, report.parts
   items, answers = sum(part.items for part in parts), sum(part.answers for part in parts)
@@ -105,34 +104,38 @@ def opening(report: Report) -> list[tuple[str, str]]:
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
 
 
-def glance(report: Report) -> list[list[str]]:
-  """One row a section: figure, interval, and the best that a blind guess scores."""
-  rows = [["", "items", "figure", "value", "95% interval", "best blind guess"]]
+def glance(report: ScoreReport) -> list[list[str]]:
+  """One row a headline figure: with the clips, with each probe, and the best blind guess.
+
+  Of text the figure with a probe is absent, as the guess is, where a section has one text alone.
+  """
+  losses = report.grounding.losses if report.grounding else ()
+  probes = list(dict.fromkeys(loss.probe for loss in losses))
+  rows = [["", "items", "figure", "value", "95% interval", *probes, "best blind guess"]]
   for part in report.parts:
-    line = part.lines[0]
     guess = max(part.baselines.items(), key=lambda pair: pair[1], default=None)
-    rows.append(
-      [
-        part.name,
-        str(part.items),
-        line.name,
-        number(line.value, line.unit),
-        span(line.low, line.high, line.unit),
-        f"{number(guess[1], line.unit)} ({guess[0]})" if guess else "",
-      ]
-    )
+    for place, score in enumerate(summary.headline_scores(part)):
+      row = [part.name, str(part.items), score.name, number(score.value, score.unit)]
+      row.append(span(score.low, score.high, score.unit))
+      for probe in probes:
+        own = [loss for loss in losses if (loss.section, loss.probe) == (part.name, probe)]
+        row.append(number(own[place].probed, own[place].unit) if own else "")
+      is_guessed = guess and place == 0
+      row.append(f"{number(guess[1], score.unit)} ({guess[0]})" if is_guessed else "")
+      rows.append(row)
   return rows
 
 
 def probe_rows(found: Grounding) -> list[list[str]]:
-  """One row a probe and section."""
-  head = ["", "probe", "items", "with clips", "with probe", "difference", "95% interval", "p"]
-  rows = [[*head, "same words"]]
+  """One row a probe, section and headline figure."""
+  head = ["", "probe", "figure", "items", "with clips", "with probe", "difference", "95% interval"]
+  rows = [[*head, "p", "same words"]]
   for loss in found.losses:
     rows.append(
       [
         loss.section,
         loss.probe,
+        loss.figure,
         str(loss.n),
         number(loss.clips, loss.unit),
         number(loss.probed, loss.unit),
@@ -145,7 +148,7 @@ def probe_rows(found: Grounding) -> list[list[str]]:
   return rows
 
 
-def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
+def tables(part: SectionReport) -> Iterator[tuple[str, str, list[list[str]]]]:
   """(heading, what it says, rows) of a section's tables; the first row is the head."""
   rows = [["figure", "value", "95% interval", "items", "unread", ""]]
   absent: dict[str, list[str]] = {}
@@ -206,6 +209,13 @@ def tables(part: Part) -> Iterator[tuple[str, str, list[list[str]]]]:
   yield "Examples", "Drawn at random; the worst of them first.", rows
 
 
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+  """Rows in columns of equal width, for a terminal."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [zip(row, widths, strict=True) for row in rows]
+  return "\n".join("  ".join(cell.ljust(n) for cell, n in line).rstrip() for line in lines)
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
   """Rows as a table of Markdown; the first is its head."""
   cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
@@ -213,10 +223,10 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
   return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])
 
 
-def markdown(report: Report) -> str:
+def markdown(report: ScoreReport) -> str:
   """The report as Markdown."""
   blocks = [f"# {title(report)}"]
-  blocks += [f"**{name}.** {text}" for name, text in opening(report)]
+  blocks += [f"**{name}.** {text}" for name, text in summary_texts(report)]
   blocks.append(markdown_table(glance(report)))
   if report.grounding:
     blocks += report.grounding.sentences
@@ -228,7 +238,7 @@ def markdown(report: Report) -> str:
   return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: ScoreReport) -> dict[str, Any]:
   """The report as JSON: every figure unrounded."""
   run = report.answers
   return {
@@ -246,8 +256,3 @@ def to_json(report: Report) -> dict[str, Any]:
     ],
     "probes": dataclasses.asdict(report.grounding) if report.grounding else None,
   }
-
-
-def json_text(report: Report) -> str:
-  """The report as the text of a JSON file; what is not a number there is an error here."""
-  return json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
