@@ -41,7 +41,7 @@ class LoadedModel:
 
 
 def digest(flat: dict[str, Any]) -> dict[str, str]:
-  """SHA-256 of every leaf's type, shape and bytes; the same in every process."""
+  """SHA-256 of type, shape and bytes of each array, by path; the same in every process."""
   result = {}
   for name, leaf in flat.items():
     array = parallel.to_host(leaf)
@@ -52,7 +52,7 @@ def digest(flat: dict[str, Any]) -> dict[str, str]:
 
 
 def digest_json(values: dict[str, Any]) -> str:
-  """SHA-256 of plain values."""
+  """SHA-256 of a dict of JSON values, whatever the order of its keys."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -63,19 +63,19 @@ def _free_bytes(path: pathlib.Path) -> int:
 
 
 def unwritten(path: pathlib.Path, what: str, error: Exception) -> CheckpointError:
-  """The error of a write that failed, with path and free space."""
+  """The CheckpointError of a write that failed: path, free space and reason."""
   free = f"{_free_bytes(path) / 2**20:.0f} MiB free"
   return CheckpointError(f"{path}: {what} ({free}): {first_line(error)}")
 
 
 def lack_of_room(path: pathlib.Path, flat: dict[str, Any]) -> str:
-  """Why the disk cannot take the arrays, "" if it can: Orbax notices late, and in many words."""
+  """Why the arrays do not fit on the disk, "" if they do: Orbax notices late, in many words."""
   needed = sum(leaf.nbytes for leaf in flat.values())
   return f"{needed / 2**20:.1f} MiB are needed" if needed > _free_bytes(path) else ""
 
 
 def this_process_alone() -> ocp_options.MultiprocessingOptions:
-  """For a checkpointer that neither waits for other processes nor is waited for."""
+  """Options of a checkpointer that works in this process without the others."""
   this = jax.process_index()
   return ocp_options.MultiprocessingOptions(
     primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
@@ -97,8 +97,9 @@ def save_model(
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
 
-  params may be a part of the model's, and low-rank parts, for `init_from`. One process writes.
-  Raises CheckpointError where the folder is in use and not to be overwritten, or the disk full.
+  params may be some of the model's parameters, or LoRA factors, for `init_from`. One process
+  writes. Raises CheckpointError where the folder has files and overwrite is off, or the disk is
+  full.
   """
   folder = pathlib.Path(folder).absolute()
   if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
@@ -189,7 +190,7 @@ def load_model(folder: str | pathlib.Path) -> LoadedModel:
 
 
 def check_digest(where: str, flat: dict[str, Any], expected: dict[str, str]) -> None:
-  """Raises CheckpointError where an array is not the one that was written."""
+  """Raises CheckpointError where an array differs from the digest of the one written."""
   actual = digest(flat)
   wrong = sorted(k for k in actual.keys() | expected.keys() if actual.get(k) != expected.get(k))
   if wrong:

@@ -22,7 +22,7 @@ class AudioConfig:
   """Waveform to log-mel spectrogram."""
 
   sample_rate: int = 32_000  # Hz; paper, appendix E.1
-  clip_seconds: float = 10.0  # seconds heard of each clip; paper, appendix E.1
+  clip_seconds: float = 10.0  # seconds of a clip that the model takes; paper, appendix E.1
   n_fft: int = 1024  # samples per frame, and the length of the Hann window; release
   hop_samples: int = 320  # samples between frames; release
   mel_bins: int = 64  # release
@@ -166,8 +166,8 @@ class SmolLM2Config:
   mlp: int = 1536  # SwiGLU width; release
   rope_theta: float = 100_000.0  # release
   norm_eps: float = 1e-5  # release
-  # Training keeps each layer's input alone and computes the rest again for the gradient: a third
-  # more arithmetic for a fraction of the memory, and the same numbers to rounding.
+  # Rematerialisation: training stores each layer's input alone and recomputes the rest for the
+  # gradient: a third more arithmetic, a fraction of the memory, the same numbers to rounding.
   remat: bool = False
 
 
@@ -207,44 +207,44 @@ class ModelConfig:
 class DataConfig:
   """Where rows and audio come from, and how they become batches."""
 
-  # "files": of train and val, each of which says itself what it is: rows in JSON (ReasonAQA's) or
-  # CSV, a folder that mellow_jax.data.cache wrote of such, or one of the TFDS dataset
-  # reasonaqa/rows; "scenes": generated listening scenes
+  # "files": the paths of train and val, each a file of rows in JSON (ReasonAQA's) or CSV, a folder
+  # that mellow_jax.data.cache wrote, or one of the TFDS dataset reasonaqa/rows; "scenes": generated
+  # listening scenes
   source: str = "files"
-  train: str = ""  # path of the training rows; several with commas between them are mixed
-  # Of each path of train, its share of what is drawn; (): every row is as likely as any other.
+  train: str = ""  # path of the training rows; several paths, separated by commas, are mixed
+  # Sampling weight of each path of train; (): every row is as likely as any other.
   weights: tuple[float, ...] = ()
-  val: str = ""  # path of the validation rows; of several, all rows one after the other
+  val: str = ""  # path of the validation rows; several, separated by commas, are concatenated
   val_share: float = 0.0  # of train's clips held out for validation, where val is ""
-  # Rows that are not used, whatever file they stand in: a list that mellow_jax.reasonaqa check
-  # writes.
+  # File of rows that are not used, in whatever source: `mellow_jax.reasonaqa check` writes it.
   quarantine: str = ""
   audio_root: str = ""  # folder that the audio paths of JSON and CSV start from; "": the rows' own
-  # Folder or file of tokenizer.json; "": that of the last of init_from; "words": one token a word
+  # tokenizer.json or its folder; "": that of the last of init_from; "words": a token for each word
   # of the training rows. Scenes have their own.
   tokenizer: str = ""
   preset: str = "training"  # of preprocessing and prompts: "release", "training" or "clean"
-  # What a row of one clip hears second in training: "another" clip of the rows, training;
-  # "silence"; or the "same" clip. Evaluation hears silence or, for the others, the same.
+  # Second clip of a training row that names one clip: "another" clip of the rows, training;
+  # "silence"; or the "same" clip. In evaluation silence if so set, else the same clip.
   second_clip: str = "another"
-  another_clip_share: float = 1.0  # of those under "another", the rest hear the same; training
-  # scenes: weight of each task; files: how many times an epoch rows of a subtype are seen, if not 1
+  another_clip_share: float = 1.0  # under "another": share that get one, not the same; training
+  # scenes: sampling weight of each task; files: times that an epoch has the rows of a subtype, if
+  # not once
   mix: dict[str, float] = field(default_factory=dict)
   warmup_mix: dict[str, float] = field(default_factory=dict)  # scenes: the same at the start
-  warmup_share: float = 0.0  # scenes: part of the run that draws from warmup_mix
-  # Each training row hears the clips of another: how far a model gets on words alone.
+  warmup_share: float = 0.0  # scenes: part of the run that samples from warmup_mix
+  # Each training row gets the clips of another row: a baseline that has the text alone.
   shuffled_audio: bool = False
   augment: bool = False  # distort training clips, mix those of one caption, redraw the options
-  cache_clips: bool = False  # keep decoded clips in memory; for presets without random windows
-  max_bad_fraction: float = 0.01  # of the records drawn; more whose audio is bad end the run
-  threads: int = 2  # that decode and tokenise, a process
-  workers: int = 0  # processes that do so in place of the trainer's own; for many cores
-  timeout_seconds: float = 300.0  # without a batch before a run ends with an error
+  cache_clips: bool = False  # keep decoded clips in memory; for presets without random crops
+  max_bad_fraction: float = 0.01  # of the records; with more bad audio than that the run ends
+  threads: int = 2  # decoding and tokenising, in each process
+  workers: int = 0  # processes that decode in place of the trainer's; for many cores
+  timeout_seconds: float = 300.0  # the run ends with an error if a batch takes longer
 
 
 @dataclass(kw_only=True)
 class LoRAConfig:
-  """Low-rank parts learnt beside kernels that are held fixed; `freeze` says what else is."""
+  """LoRA: trained low-rank products added to frozen kernels; `freeze` says what else is frozen."""
 
   # Regexes of the paths of linear layers' kernels; (): none. The reference's are
   # r"decoder/.*/attn/[qv]/kernel" with rank and alpha 256, and the rest of the decoder frozen.
@@ -270,8 +270,8 @@ class OptimConfig:
   clip_norm: float = 0.5  # first running norm, or the global norm allowed; training
   freeze: tuple[str, ...] = ("encoder/.*",)  # regexes of parameter paths held fixed; training
   lora: LoRAConfig = field(default_factory=LoRAConfig)
-  # Decay of a running average of the trained parameters, which then is what answers: in validation,
-  # in samples and in the model folder. 0: none; training: none. It rises from 0.1 to this.
+  # Decay of an exponential moving average of the trained parameters, which validation, sample
+  # answers and the model folder then use. It rises from 0.1 to this. 0: none; training: none.
   ema: float = 0.0
   max_skipped: int = 5  # updates in a row without a finite loss and gradient that end the run
 
@@ -284,17 +284,17 @@ class Config:
   data: DataConfig = field(default_factory=DataConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
   seed: int = 0  # of initial weights, data order and dropout
-  # The same bits in every run on the same devices. CPUs and TPUs give them anyway; GPUs then use
-  # slower kernels, which add in a fixed order, and choose none by timing.
+  # Bitwise the same results in every run on the same devices. CPUs and TPUs do so anyway; GPUs then
+  # use slower kernels, which add in a fixed order, and choose none by timing.
   deterministic: bool = False
   init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
   batch_size: int = 4  # examples a step, over all devices
-  # Parts of a batch that a step computes one after the other, in a fraction of the memory: the same
-  # update to rounding. bn0's batch statistics, where they are used, are those of a part.
+  # Gradient accumulation: parts of a batch computed one after the other, in less memory:
+  # the same update to rounding. bn0's batch statistics, where they are used, are those of a part.
   accumulate: int = 1
   steps: int = 1000  # optimiser steps of the run
-  # The encoder hears as in evaluation ("online"), or with SpecAugment, stochastic depth and bn0
-  # statistics as its config says ("online_train"); training: True, also where it is frozen.
+  # In training the encoder runs with SpecAugment, stochastic depth and bn0 statistics as its config
+  # says, or without, as in evaluation; training: True, also where it is frozen.
   encoder_train_mode: bool = False
   calibrate_batches: int = 0  # batches that set bn0's running statistics before step 0
   mesh: tuple[int, int] = (-1, 1)  # devices along (data, fsdp); -1: all that are left
@@ -408,6 +408,9 @@ def _faults_of_files(cfg: Config) -> Iterator[str]:
 
 def validate_model(model: ModelConfig) -> None:
   """Raises ConfigError, naming the fields, where sizes do not fit together."""
+  for name in ("encoder", "mapper", "decoder"):
+    kind, own = getattr(model, name).kind, type(getattr(model, name)).kind
+    _require(kind == own, f"{name}.kind {kind!r} belongs to another class than this, of {own!r}")
   model.encoder.check(model.audio)
   rows = model.clip_rows
   _require(

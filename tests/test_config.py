@@ -87,8 +87,19 @@ def test_a_config_is_what_its_json_says(made):
   assert config.from_dict(Config, json.loads(json.dumps(dataclasses.asdict(made)))) == made
 
 
+@pytest.mark.parametrize("name", ["encoder", "mapper", "decoder"])
+def test_the_kind_of_a_part_is_that_of_its_class(name):
+  model = ModelConfig()
+  getattr(model, name).kind = "other"
+  with pytest.raises(ConfigError, match=f"{name}.kind 'other' belongs to another class than this"):
+    config.validate_model(model)
+  content = json.loads(json.dumps(dataclasses.asdict(model)))
+  with pytest.raises(ConfigError, match=f"'{name}' is of kind 'other'; this version reads "):
+    config.from_dict(ModelConfig, content)
+
+
 def test_an_unknown_field_is_refused():
-  with pytest.raises(ConfigError, match=r"unknown config field encoder\.'ears'; known: chunks, "):
+  with pytest.raises(ConfigError, match=r"unknown config field encoder\.'ears'; known: kind, "):
     config.from_dict(ModelConfig, {"encoder": {"ears": 2}})
   with pytest.raises(ConfigError, match="config field 'encoder' holds 3, where fields belong"):
     config.from_dict(ModelConfig, {"encoder": 3})

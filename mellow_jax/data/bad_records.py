@@ -1,4 +1,4 @@
-"""Records whose audio cannot be used: what was met, how much of it, and when it is too much."""
+"""Records whose audio cannot be used: listed, counted by reason, limited to a share."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +12,10 @@ from mellow_jax import files
 from mellow_jax.data.audio import REASONS
 from mellow_jax.errors import PipelineError
 
-# The share of bad records says nothing before so many examples, or one epoch, were drawn.
+# The share of bad records is not judged before so many examples, or one epoch.
 LEAST_EXAMPLES = 1000
-# Records drawn in another's place before a run gives up: all bad by chance is then out of the
-# question, unless nearly every record is.
+# Replacements tried for a bad record before the run ends: that all are bad by chance is unlikely
+# unless nearly every record is.
 MOST_TRIES = 100
 
 _EXAMPLES = "examples_drawn"
@@ -23,16 +23,16 @@ _KEYS = (_EXAMPLES, *(f"bad_{reason}" for reason in REASONS))
 
 
 class BadRecord(NamedTuple):
-  """Audio that a row named and that could not be used."""
+  """An audio file that a row names and that cannot be used."""
 
   path: str
   reason: str
   message: str
-  row: int  # that named it, from 0 in its file
+  row: int  # number of the row in its file, from 0
 
 
 def count(found: Iterable[BadRecord]) -> Integer[np.ndarray, "reasons"]:
-  """How many there are of each of REASONS."""
+  """The number of records for each of REASONS."""
   counts = np.zeros(len(REASONS), np.int32)
   for record in found:
     counts[REASONS.index(record.reason)] += 1
@@ -40,9 +40,9 @@ def count(found: Iterable[BadRecord]) -> Integer[np.ndarray, "reasons"]:
 
 
 class Tally:
-  """Bad records of a run by reason, of all processes and over restarts.
+  """Counts the bad records of a run by reason, over all processes and restarts.
 
-  A bad record that is drawn again counts again: what counts is the share of what is drawn.
+  A bad record counts each time it is sampled, since its share of the samples is limited.
   """
 
   def __init__(
@@ -65,12 +65,12 @@ class Tally:
     self._since += np.array([examples, *counts])
 
   def counters(self) -> dict[str, int]:
-    """What to keep for a restart. Where there are several processes, all must ask for it."""
+    """The counts to save in a checkpoint. Collective: every process must call it."""
     counts = self._before + self._total(self._since)
     return {key: int(n) for key, n in zip(_KEYS, counts, strict=True) if n}
 
   def check(self) -> dict[str, int]:
-    """The counters as they are, if the run may go on. All processes must ask for it.
+    """The counters, if the run may go on. Collective: every process must call it.
 
     Raises PipelineError where more than the allowed share of the records drawn were bad.
     """
@@ -86,7 +86,7 @@ class Tally:
 
 
 def by_reason(counters: Mapping[str, int]) -> dict[str, int]:
-  """Those of the counters that count bad records."""
+  """The counters of bad records alone."""
   return {key: counters[key] for key in _KEYS[1:] if counters.get(key)}
 
 
