@@ -131,7 +131,7 @@ def _read_config(folder: pathlib.Path) -> dict:
   except DataError as error:
     raise CheckpointError(
       f"{folder}: no readable config.json; a model folder is written by "
-      f"`python -m tools.convert_weights` or by training ({error})"
+      f"`mellow convert` or by training ({error})"
     ) from error
   found = content.get("format") if isinstance(content, dict) else None
   if found != FORMAT:

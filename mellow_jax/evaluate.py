@@ -1,10 +1,10 @@
 """Evaluation on benchmarks, one command for each step.
 
-  python -m mellow_jax.evaluate predict   answers a benchmark's questions with a model
-  python -m mellow_jax.evaluate score     scores a file of answers, and reports
-  python -m mellow_jax.evaluate compare   two models on the same items, with a paired test
-  python -m mellow_jax.evaluate doctor    says which metrics and data work here
-  python -m mellow_jax.evaluate export    writes answers as other evaluations read them
+  mellow evaluate predict   answers a benchmark's questions with a model
+  mellow evaluate score     scores a file of answers, and reports
+  mellow evaluate compare   two models on the same items, with a paired test
+  mellow evaluate doctor    says which metrics and data work here
+  mellow evaluate export    writes answers as other evaluations read them
 
 `COMMAND --help` shows a command's flags.
 """

@@ -1,7 +1,7 @@
 """Answers questions about audio: one, or a whole manifest of them.
 
-  python -m mellow_jax.generate --checkpoint=DIR --audio=a.wav [--audio=b.wav] --prompt="..."
-  python -m mellow_jax.generate --checkpoint=DIR --manifest=rows.json --audio_root=DIR \
+  mellow generate --checkpoint=DIR --audio=a.wav [--audio=b.wav] --prompt="..."
+  mellow generate --checkpoint=DIR --manifest=rows.json --audio_root=DIR \\
     --output=predictions.jsonl
 """
 

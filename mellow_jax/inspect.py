@@ -1,6 +1,6 @@
 """Draws the sound events a model's encoder detects under its answer: pictures and a JSON file.
 
-  python -m mellow_jax.inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
+  mellow inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
 
 For each clip: its log-mel spectrogram, and over the same time axis the probabilities of the sound
 events that the model's own audio encoder finds most likely; above them the answer. Words of the

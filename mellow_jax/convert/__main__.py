@@ -1,131 +1,58 @@
-"""The conversion command; `mellow convert --help`."""
+"""Converts PyTorch weights to a model folder and back, exactly.
 
-import argparse
-import pathlib
+mellow convert --input=FILE --output=DIR [--tokenizer=DIR]
+mellow convert --reverse --input=DIR --output=FILE.safetensors
+"""
+
+import functools
 import sys
+from collections.abc import Sequence
 
-import numpy as np
-import tokenizers
-from safetensors.numpy import save
-from transformers import AutoTokenizer
+from absl import flags
 
-from mellow_jax import checkpoint, files
-from mellow_jax.config import ModelConfig
-from mellow_jax.convert import convert, gguf_files, sources, torch_files
+from mellow_jax import cli
 from mellow_jax.data import presets
-from mellow_jax.data.tokenizer import load_tokenizer
-from mellow_jax.errors import CheckpointError, UserError
-
-SMOLLM2 = "hf://HuggingFaceTB/SmolLM2-135M"  # whose tokenizer the released Mellow uses
+from mellow_jax.errors import FlagsError
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-  """The command line."""
-  parser = argparse.ArgumentParser(
-    prog="mellow convert",
-    description="Converts PyTorch weights to a model folder and back, exactly.",
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
+  switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=f)
+  text(
+    "input",
+    help="A .ckpt, .pt, .pth, .safetensors or .gguf file, a folder that holds one, or "
+    "hf://OWNER/REPO/FILE, of Mellow, HTSAT or SmolLM2; with --reverse a model folder.",
   )
-  parser.add_argument(
-    "--input",
-    required=True,
-    help="a .ckpt, .pt, .pth, .safetensors or .gguf file, a folder that holds one, or "
-    "hf://OWNER/REPO/FILE, of Mellow, HTSAT or SmolLM2; with --reverse a model folder",
-  )
-  parser.add_argument("--output", help="model folder to write; with --reverse a file")
-  parser.add_argument("--tokenizer", help=f"folder or hf://OWNER/REPO; default {SMOLLM2}")
-  parser.add_argument("--preset", default="release", choices=sorted(presets.PRESETS))
-  parser.add_argument(
-    "--reverse", action="store_true", help="write a .safetensors or .pt file for the PyTorch code"
-  )
-  parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
-  args = parser.parse_args(argv)
-  if not args.output and not args.dry_run:
-    parser.error("--output is required unless --dry-run is given")
-  return args
+  text("output", help="Model folder to write; with --reverse a .safetensors or .pt file.")
+  text("tokenizer", help="Folder or hf://OWNER/REPO; by default that of the weights or SmolLM2's.")
+  names = sorted(presets.PRESETS)
+  flags.DEFINE_enum("preset", "release", names, "How the model reads its input.", flag_values=f)
+  switch("reverse", help="Write a file for the PyTorch code.")
+  switch("dry-run", help="Print the table and write nothing.")
+  return f
 
 
-def find_tokenizer(source: str) -> tokenizers.Tokenizer:
-  """The tokenizer of a folder or of a hub repository.
+def _convert(f: flags.FlagValues) -> None:
+  if not f.input:
+    raise FlagsError("--input is missing: name the weights")
+  dry_run = f["dry-run"].value
+  if not f.output and not dry_run:
+    raise FlagsError("--output is missing: name what to write, or give --dry-run")
+  # Here, as it takes seconds, which --help and wrong flags need not.
+  from mellow_jax.convert import model_folders
 
-  Raises CheckpointError saying what to give instead.
-  """
-  if not source.startswith("hf://") and pathlib.Path(source, "tokenizer.json").exists():
-    return load_tokenizer(source)
-  try:
-    return AutoTokenizer.from_pretrained(source.removeprefix("hf://")).backend_tokenizer
-  except (OSError, ValueError) as error:
-    reason = str(error).strip().splitlines()[0]
-    raise CheckpointError(
-      f"{source}: no tokenizer found ({reason}); give --tokenizer=FOLDER with a tokenizer.json"
-    ) from error
-
-
-def _choose_tokenizer(given: str | None, weights: pathlib.Path) -> tokenizers.Tokenizer:
-  """The one asked for, else that within or beside the weights, else the hub's."""
-  if not given and weights.suffix == ".gguf":
-    return gguf_files.read_tokenizer(weights)
-  beside = weights.parent if (weights.parent / "tokenizer.json").exists() else None
-  return find_tokenizer(given or str(beside or SMOLLM2))
-
-
-def forward(args: argparse.Namespace) -> None:
-  """PyTorch to a model folder."""
-  cfg = ModelConfig()
-  state_dict, path = sources.load_state_dict(args.input)
-  try:
-    kind = convert.kind_of(state_dict)
-    lines = convert.plan(state_dict, cfg)
-    if args.dry_run:
-      for line in lines:
-        print(
-          f"{line.key}  {list(line.shape)} {line.dtype}  ->  {line.path or 'computed, dropped'}"
-        )
-      print(f"{kind}: {len(lines)} entries, {sum(line.path is not None for line in lines)} kept")
-      return
-    flat = convert.convert(state_dict, cfg)
-  except CheckpointError as error:
-    raise CheckpointError(f"{path}: {error}") from error
-  tokenizer = None
-  if kind != "htsat":
-    tokenizer = _choose_tokenizer(args.tokenizer, path)
-  checkpoint.save_model(args.output, flat, cfg, args.preset, tokenizer)
-  dropped = sorted(line.key for line in lines if line.path is None)
-  print(f"{path} ({kind}) -> {args.output}: {len(flat)} arrays")
-  if dropped:
-    print(f"computed anew when needed, not stored: {', '.join(dropped)}")
-
-
-def backward(args: argparse.Namespace) -> None:
-  """A model folder to PyTorch."""
-  flat, cfg, _ = checkpoint.load_params(args.input)
-  state_dict = convert.reverse({name: np.asarray(x) for name, x in flat.items()}, cfg)
-  if args.dry_run:
-    for key, array in state_dict.items():
-      print(f"{key}  {list(array.shape)} {array.dtype}")
-    return
-  output = pathlib.Path(args.output)
-  if output.suffix == ".pt":
-    torch_files.write(output, state_dict)
-  elif output.suffix == ".safetensors":
-    try:
-      with files.replacing(output, "wb") as file:
-        file.write(save({k: np.asarray(v, order="C") for k, v in state_dict.items()}))
-    except Exception as error:  # safetensors raises its own error for a full disk
-      raise CheckpointError(f"{output}: could not be written: {error}") from error
+  if f.reverse:
+    model_folders.to_pytorch(f.input, f.output, dry_run=dry_run)
   else:
-    raise CheckpointError(f"--output={output}: its ending must be .pt or .safetensors")
-  print(f"{args.input} -> {output}: {len(state_dict)} entries")
+    how = {"tokenizer_source": f.tokenizer, "preset": f.preset, "dry_run": dry_run}
+    model_folders.to_model_folder(f.input, f.output, **how)
 
 
-def main(argv: list[str] | None = None) -> None:
-  """Runs the command; what goes wrong is one line and exit status 1."""
-  args = parse(argv)
-  try:
-    backward(args) if args.reverse else forward(args)
-  except (UserError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  return cli.run(argv, _flags(), __doc__, _convert, example="--input=FILE --output=DIR")
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main(sys.argv))

@@ -1,7 +1,7 @@
 """Rows and the audio they name in a few large files, for machines far from many small ones.
 
   python -m mellow_jax.data.cache --rows=train.json --audio_root=DIR --output=cache/train
-  python -m mellow_jax.train ... --config.data.train=cache/train --config.data.val=cache/val
+  mellow train ... --config.data.train=cache/train --config.data.val=cache/val
 
 A cache holds the audio files as they are, encoded: windows are drawn from all of a file, and what
 is not decoded cannot be rounded. So it gives the examples that the files give, to the last bit.

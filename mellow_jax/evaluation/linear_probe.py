@@ -1,6 +1,6 @@
 """How far frozen embeddings of a checkpoint separate entailment from neutral and contradiction.
 
-  python -m mellow_jax.evaluation.linear_probe --checkpoint=DIR --train=train.json \
+  python -m mellow_jax.evaluation.linear_probe --checkpoint=DIR --train=train.json \\
     --test=test.json [--audio_root=DIR] [--output=probe.json]
 
 The entailment rows of both files are used, of CLE in the paper. A clip's embedding is the mean of

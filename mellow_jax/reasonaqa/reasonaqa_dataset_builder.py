@@ -116,7 +116,7 @@ class Builder(tfds.core.ShardBasedBuilder):
   ]
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "A folder with train.json and, if wanted, val.json and test.json, rows as ReasonAQA's or as "
-    "`python -m mellow_jax.reasonaqa build` writes them, and the folder audio/ (or a link of that "
+    "`mellow reasonaqa build` writes them, and the folder audio/ (or a link of that "
     "name) that the rows' paths start from."
   )
 

@@ -1,7 +1,7 @@
 """Builds the TFDS datasets reasonaqa/rows and reasonaqa/audio, without TensorFlow.
 
   python -m mellow_jax.reasonaqa.tfds --manual_dir=reasonaqa --data_dir=tfds
-  python -m mellow_jax.train ... --config.data.train=tfds/reasonaqa/rows/1.0.0
+  mellow train ... --config.data.train=tfds/reasonaqa/rows/1.0.0
 
 manual_dir holds train.json, optionally val.json and test.json, and the folder audio/ or a link of
 that name. The flags are those of `tfds build`, which does the same and needs TensorFlow:

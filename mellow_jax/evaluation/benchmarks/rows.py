@@ -129,7 +129,7 @@ def from_records(
   if faults:
     raise DataError(
       f"{name}: the answer is none of the options in {len(faults)} rows, first {faults[0]}: "
-      "correct them, or list them with `python -m mellow_jax.reasonaqa check --quarantine=FILE` "
+      "correct them, or list them with `mellow reasonaqa check --quarantine=FILE` "
       "and give --quarantine=FILE"
     )
   return with_own_ids(items), left_out

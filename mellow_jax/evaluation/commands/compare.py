@@ -1,6 +1,6 @@
 """Compares two models on the same items, with a paired test. Needs no JAX.
 
-  python -m mellow_jax.evaluate compare a.jsonl b.jsonl [--output=FILE.json]
+  mellow evaluate compare a.jsonl b.jsonl [--output=FILE.json]
 
 Right and wrong by McNemar's exact test, free text by a permutation test; the interval of the
 difference by a bootstrap over items. Files whose items differ are refused.

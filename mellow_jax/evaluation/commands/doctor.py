@@ -1,6 +1,6 @@
 """Says which metrics work here, what is missing for the others, and which benchmark data is there.
 
-  python -m mellow_jax.evaluate doctor [--data=DIR] [--java=PROGRAM] [--spice_lib=DIR]
+  mellow evaluate doctor [--data=DIR] [--java=PROGRAM] [--spice_lib=DIR]
 
 Every metric is run on two captions, so what is said to work has worked. Needs no JAX.
 """

@@ -1,6 +1,6 @@
 """Answers a benchmark's questions, on all devices and by any number of processes.
 
-  python -m mellow_jax.evaluate predict --checkpoint=DIR --benchmark=mmau --data=DIR \\
+  mellow evaluate predict --checkpoint=DIR --benchmark=mmau --data=DIR \\
     --output=predictions.jsonl
 
 A rerun goes on where the last run was stopped; the output appears when it is complete. Several
@@ -54,7 +54,7 @@ def _flags() -> flags.FlagValues:
   choice("prompt_style", None, styles, "By default plain for clean models, else reference.")
   switch("show_prompts", help=f"Print the first prompts, {SHOWN} or --limit, and stop.")
   number("limit", 0, "Ask only about so many items, the first; 0: about all.", lower_bound=0)
-  text("quarantine", help="File of rows to leave out, from `mellow_jax.reasonaqa check`.")
+  text("quarantine", help="File of rows to leave out, from `mellow reasonaqa check`.")
   switch("allow_missing", help="Leave out the items whose audio is not there.")
   switch("options_loglik", help="Score each choice by its log-likelihood, too.")
   choice("audio", "clips", ["clips", "noise", "silence", "shuffled"], "What is heard.")

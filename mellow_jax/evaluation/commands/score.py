@@ -1,9 +1,9 @@
 """Scores a predictions file, of this or any other model, and writes a report. Needs no JAX.
 
-  python -m mellow_jax.evaluate score --predictions=FILE [--output=DIR]
-  python -m mellow_jax.evaluate score --predictions=clips.jsonl --probe=noise.jsonl \
+  mellow evaluate score --predictions=FILE [--output=DIR]
+  mellow evaluate score --predictions=clips.jsonl --probe=noise.jsonl \\
     --probe=shuffled.jsonl --output=DIR
-  python -m mellow_jax.evaluate score --predictions=others.json --benchmark=mmau --data=DIR
+  mellow evaluate score --predictions=others.json --benchmark=mmau --data=DIR
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Predictions in the forms that other people's scripts take.
 
-  python -m mellow_jax.evaluate export --predictions=predictions.jsonl --format=mmau --output=FILE
+  mellow evaluate export --predictions=predictions.jsonl --format=mmau --output=FILE
 
 | format | file | for |
 |---|---|---|

@@ -1,7 +1,7 @@
 """Builds ReasonAQA from the official files of its sources, and from a user's captions.
 
-  python -m mellow_jax.reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
-  python -m mellow_jax.reasonaqa build --add=captions.csv --audio_root=DIR --output=DIR
+  mellow reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
+  mellow reasonaqa build --add=captions.csv --audio_root=DIR --output=DIR
 
 The files may lie below --sources at any depth; reasonaqa/official/sources.py lists them, and those
 that are missing are listed with where to get them. reasonaqa/own/captions.py describes the table of

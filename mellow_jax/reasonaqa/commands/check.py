@@ -1,6 +1,6 @@
 """Checks every row of a dataset and every audio file that they name.
 
-  python -m mellow_jax.reasonaqa check --rows=DIR --audio_root=DIR [--tokenizer=DIR] \\
+  mellow reasonaqa check --rows=DIR --audio_root=DIR [--tokenizer=DIR] \\
     [--output=check.json] [--quarantine=quarantine.json]
 
 --rows is a folder with train.json, val.json and test.json, or a file; repeat it for several, those

@@ -1,7 +1,7 @@
 """Counts a dataset's rows, clips and words, beside the paper's figures of ReasonAQA.
 
-  python -m mellow_jax.reasonaqa stats --rows=DIR [--output=DIR]
-  python -m mellow_jax.reasonaqa stats --rows=type2.json --against=type1.json
+  mellow reasonaqa stats --rows=DIR [--output=DIR]
+  mellow reasonaqa stats --rows=type2.json --against=type1.json
 
 --rows is a folder with train.json, val.json and test.json, or a file; repeat it for several. Prints
 rows, shares and clips of each part (the paper's Table 1), words and vocabulary of the generated

@@ -1,9 +1,9 @@
 """Writes ReasonAQA's generated questions: a language model writes them about captions.
 
-  python -m mellow_jax.reasonaqa synthesize --captions=clotho_captions_development.csv \
-    --endpoint=http://localhost:8000/v1 --model=meta-llama/Meta-Llama-3-8B-Instruct \
+  mellow reasonaqa synthesize --captions=clotho_captions_development.csv \\
+    --endpoint=http://localhost:8000/v1 --model=meta-llama/Meta-Llama-3-8B-Instruct \\
     --type=1 --kind=mcq --output=synthetic/mcq-1
-  python -m mellow_jax.reasonaqa synthesize --type=4 --kind=mcq --output=synthetic/mcq-4 \
+  mellow reasonaqa synthesize --type=4 --kind=mcq --output=synthetic/mcq-4 \\
     --part=synthetic/mcq-1 --part=synthetic/mcq-2 --part=synthetic/mcq-3
 
 Any OpenAI-compatible server will do. Its API key, if it needs one, is read from the environment
