@@ -5,15 +5,13 @@ another answer to that.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
+from mellow_jax.data import choices
 from mellow_jax.data.records import Record
-
-_OPTION = re.compile(r"(?<!\S)([a-h])\) ")
 
 
 def distort(wav: Float32[np.ndarray, "S"], rng: np.random.Generator) -> Float32[np.ndarray, "S"]:
@@ -46,24 +44,18 @@ def redraw_options(row: Record, captions: Sequence[str], rng: np.random.Generato
   Where the wrong options are among the captions, others are drawn from those in their place. Rows
   without lettered options, or whose answer is none of them, stay as they are.
   """
-  parts = _OPTION.split(row.input)
-  stem, letters, texts = parts[0], parts[1::2], [t.strip() for t in parts[2::2]]
-  answer = _OPTION.match(row.answer)
-  if len(texts) < 2 or len(set(letters)) < len(letters):
-    return row
-  if not answer or answer[1] not in letters:
-    return row
-  right = texts[letters.index(answer[1])]
-  if row.answer[answer.end() :].strip() != right:
+  stem, texts = choices.split_options(row.input)
+  letter, right = choices.split_letter(row.answer)
+  right = right.strip()
+  if not letter or f"{letter}) {right}" not in choices.lettered(texts):
     return row
   wrong = [text for text in texts if text != right]
   others = [caption for caption in captions if caption != right]
   if len(wrong) <= len(others) and set(wrong) <= set(others):
     wrong = [others[i] for i in rng.choice(len(others), len(wrong), replace=False)]
   options = [*wrong, right]
-  order = rng.permutation(len(options))
-  options = [options[i] for i in order]
-  question = stem + " ".join(f"{a}) {t}" for a, t in zip(letters, options, strict=False))
+  options = [options[i] for i in rng.permutation(len(options))]
+  listed = choices.lettered(options)
   return dataclasses.replace(
-    row, input=question, answer=f"{letters[options.index(right)]}) {right}"
+    row, input=stem + " ".join(listed), answer=listed[options.index(right)]
   )

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 _BLOCK = 2**20  # characters read at a time
 _SPACE = " \t\n\r"
@@ -49,20 +47,11 @@ class _Text:
       self.more()
 
 
-def items(path: str | os.PathLike, decoder: json.JSONDecoder) -> Iterator[object]:
-  """The items of the list that a JSON file is, as the decoder makes them.
-
-  Raises ValueError as items_of does, and OSError.
-  """
-  with Path(path).open(encoding="utf-8", newline="") as file:
-    yield from items_of(file, decoder)
-
-
 def items_of(file: io.TextIOBase, decoder: json.JSONDecoder) -> Iterator[object]:
-  """The items of the list that a text is.
+  """The items of the list that a text is, as the decoder makes them.
 
-  Raises ValueError, saying what is wrong and after how many items, for what is not one strict JSON
-  list in UTF-8.
+  Raises ValueError, saying what is wrong and after how many items, for what is not one JSON list,
+  and UnicodeDecodeError.
   """
   count, text = 0, _Text(file)
   try:
@@ -84,7 +73,7 @@ def items_of(file: io.TextIOBase, decoder: json.JSONDecoder) -> Iterator[object]
     if text.mark():
       raise ValueError("something follows its ']'")
   except UnicodeDecodeError:
-    raise ValueError(f"it is not UTF-8, somewhere after item {count}") from None
+    raise
   except RecursionError:
     raise ValueError(f"it is nested too deep, after item {count}") from None
   except ValueError as error:

@@ -1,25 +1,24 @@
-"""ReasonAQA's JSON, or a CSV table of one's own clips, validated into records with random access.
+"""ReasonAQA's JSON, or a table of one's own clips, validated into records with random access.
 
-A JSON file is a list of objects, each with the text fields of `Record`. A table has the columns
-file, question and answer, and if wanted file2 and caption. Nothing is guessed and nothing is
-dropped: what does not fit is an error that names the file, the row and the field.
+JSON rows are objects, each with the text fields of `Record`. A table has the columns file, question
+and answer, and if wanted file2 and caption. Nothing is guessed and nothing is dropped: what does
+not fit is an error that names the file, the row and the field.
 """
 
-import csv
 import functools
 import hashlib
-import io
 import json
+import math
 import operator
 import os
 import re
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, SupportsIndex
+from typing import NoReturn, SupportsIndex
 
-from mellow_jax.data import prompts
+from mellow_jax.data import prompts, tables
 from mellow_jax.errors import DataError
 
 FIELDS = (
@@ -125,72 +124,55 @@ def relative_path(text: str) -> str:
   return path
 
 
-class _Repeated:
-  """Stands for an object in which a key occurs twice."""
-
-  def __init__(self, key: str):
-    self.key = key
-
-
-class _Constant:
-  """Stands for NaN, Infinity and -Infinity, which Python reads and JSON does not have."""
-
-  def __init__(self, name: str):
-    self.name = name
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
-  fields = dict(pairs)
-  if len(fields) == len(pairs):
-    return fields
-  keys = [key for key, _ in pairs]
-  return _Repeated(next(key for key in keys if keys.count(key) > 1))
-
-
-# Of strict JSON: what it may not hold becomes values that no field may have.
-DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_Constant)
-
-
-def _name(value: object) -> str:
-  if isinstance(value, _Constant):
-    return value.name
-  names = {type(None): "null", dict: "an object", _Repeated: "an object", list: "a list"}
-  return names.get(type(value), type(value).__name__)
-
-
 def _fault(row: object) -> str:
   """What is wrong with a row whose shape is not that of a record."""
-  if isinstance(row, _Repeated):
-    return f"field {row.key!r} occurs twice: keep one"
-  if not isinstance(row, dict):
-    return f"is {_name(row)}, not an object"
+  if fault := tables.shape_fault(row):
+    return fault
   for field in FIELDS:
     if field not in row:
       return f"field {field!r} is missing"
     if not isinstance(row[field], str):
-      return f"field {field!r} is {_name(row[field])}, not text"
+      return f"field {field!r} is {tables.name_of(row[field])}, not text"
   for field, value in row.items():
     if field not in _KNOWN and not field.startswith("_"):
       return f"field {field!r} is unknown: remove it, or begin its name with '_' to have it ignored"
-    if not isinstance(value, str | int | float | None):
-      return f"field {field!r} is {_name(value)}, not plain text or a number"
+    if not isinstance(value, str | int | float | None) or _is_endless(value):
+      return f"field {field!r} is {tables.name_of(value)}, not plain text or a number"
   return ""
 
 
-class Reader:
-  """Checks the rows of one file; of a table with the line that each begins on."""
+def _is_endless(value: object) -> bool:
+  """Whether a value is a number that Python reads and JSON does not have: NaN and infinities."""
+  return isinstance(value, float) and not math.isfinite(value)
 
-  def __init__(self, name: str, lines: list[int] | None = None):
-    self.name = name
-    self.lines = lines
+
+class Reader:
+  """Checks the rows of one file."""
+
+  def __init__(self, path: str | os.PathLike):
+    """Raises DataError for a file that cannot be read, or whose columns are not those of clips."""
+    self.name = os.fspath(path)
+    table = tables.scan(path)
+    self.is_table = table.columns is not None
+    if self.is_table:
+      _check_header(self.name, table.columns)
+    self._rows = table.rows
+    self._blank = dict.fromkeys(FIELDS, "") | {"subtype": Path(path).name}
     self.paths = {"": ""}  # as written -> as kept: the same clip stands in many rows
 
-  def _fail(self, row: int, fault: str) -> NoReturn:
-    if self.lines is None:
-      raise DataError(f"{self.name}, row {row} (from 0): {fault}")
-    for field, column in COLUMNS.items():
-      fault = fault.replace(f"field {field!r}", f"column {column!r}")
-    raise DataError(f"{self.name}, line {self.lines[row]}: {fault}")
+  def __iter__(self) -> Iterator[tables.Row]:
+    """The rows by the names of FIELDS, not yet checked; raises DataError for a malformed file."""
+    for row in self._rows:
+      if self.is_table:
+        named = {field: row.fields.get(column, "") for field, column in COLUMNS.items()}
+        row = row._replace(fields=self._blank | named)
+      yield row
+
+  def _fail(self, place: str, fault: str) -> NoReturn:
+    if self.is_table:
+      for field, column in COLUMNS.items():
+        fault = fault.replace(f"field {field!r}", f"column {column!r}")
+    raise DataError(f"{self.name}, {place}: {fault}")
 
   def faults(self, row: object) -> list[tuple[str, str]]:
     """All that is wrong with a row, each with its field, "" where it is the row's shape."""
@@ -220,16 +202,16 @@ class Reader:
           found.append((field, str(error)))
     return found
 
-  def row(self, i: int, row: object, listed: Container[str] = ()) -> tuple[str, ...]:
+  def record(self, i: int, row: tables.Row, listed: Container[str] = ()) -> tuple[str, ...]:
     """The fields of row i as they are kept. Raises DataError for one with a fault.
 
     Not for one whose id is listed, if all its fields are texts.
     """
-    for field, fault in self.faults(row):
-      if field and row_id(Record(*self.kept(row), row=i)) in listed:
+    for field, fault in self.faults(row.fields):
+      if field and row_id(Record(*self.kept(row.fields), row=i)) in listed:
         break
-      self._fail(i, f"field {field!r} {fault}" if field else fault)
-    return self.kept(row)
+      self._fail(row.place, f"field {field!r} {fault}" if field else fault)
+    return self.kept(row.fields)
 
   def kept(self, row: dict[str, str]) -> tuple[str, ...]:
     """The fields of a row whose shape is right, as they are kept."""
@@ -241,39 +223,7 @@ class Reader:
     return task, first, second, caption1, caption2, question, answer, subtype
 
 
-def read_table(name: str, raw: bytes) -> tuple[list[dict[str, str]], list[int]]:
-  """The fields of a table's rows, and the line that each begins on."""
-  try:
-    text = raw.decode("utf-8-sig")  # spreadsheets begin their UTF-8 with a byte-order mark
-  except UnicodeDecodeError as error:
-    raise DataError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-  table = csv.reader(io.StringIO(text, newline=""), strict=True)
-  rows, lines, begin = [], [], 1
-  try:
-    header = next(table, [])
-    _check_header(name, header)
-    begin = table.line_num + 1
-    for cells in table:
-      if cells:  # a blank line is no row
-        if len(cells) != len(header):
-          raise DataError(
-            f"{name}, line {begin}: has {len(cells)} cells where the header has {len(header)}: put "
-            'text that holds a comma between ""'
-          )
-        rows.append(dict(zip(header, cells, strict=True)))
-        lines.append(begin)
-      begin = table.line_num + 1
-  except csv.Error as error:
-    raise DataError(f"{name}, line {begin}: is not CSV ({error})") from None
-  if not rows:
-    raise DataError(f"{name}: holds no rows")
-  blank = dict.fromkeys(FIELDS, "") | {"subtype": Path(name).name}
-  return [
-    blank | {field: row.get(column, "") for field, column in COLUMNS.items()} for row in rows
-  ], lines
-
-
-def _check_header(name: str, header: list[str]) -> None:
+def _check_header(name: str, header: Sequence[str]) -> None:
   known = [*COLUMNS.values()]
   for column in header:
     if column not in known and not column.startswith("_"):
@@ -281,51 +231,26 @@ def _check_header(name: str, header: list[str]) -> None:
         f"{name}, line 1: column {column!r} is unknown: use {', '.join(known)}, separated by "
         "commas, or begin its name with '_' to have it ignored"
       )
-    if header.count(column) > 1:
-      raise DataError(f"{name}, line 1: column {column!r} occurs twice: keep one")
   for column in _NEEDED:
     if column not in header:
       raise DataError(f"{name}, line 1: column {column!r} is missing")
 
 
 def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
-  """The records of a JSON file, or of a table where the name ends in ".csv".
+  """The records of a file: JSON with the fields of `Record`, or a table of one's own clips.
 
-  Rows whose ids are listed may be empty where they should not be, or name paths that lead out of
-  the root: they keep their place as they are, for the caller to leave out.
+  `tables` says which files are which. Rows whose ids are listed may be empty where they should not
+  be, or name paths that lead out of the root: they keep their place as they are, for the caller to
+  leave out.
 
   Fields and columns whose names begin with "_" are notes, and ignored. Raises DataError if the
-  file cannot be read, is not strict JSON (UTF-8 without a byte-order mark, no NaN, no key twice) or
-  strict CSV, is not a list of at least one object, or if a row has a field missing, unknown, not
-  text or too long, an empty question, answer or first path, or an audio path that could leave its
-  root folder.
+  file cannot be read, is malformed or holds no rows, or if a row has a field missing, twice,
+  unknown, not text or too long, an empty question, answer or first path, or an audio path that
+  could leave its root folder.
   """
-  name = os.fspath(path)
-  try:
-    raw = Path(path).read_bytes()
-  except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise DataError(f"{name}: cannot be read ({reason}): check the path") from None
-  if name.lower().endswith(".csv"):
-    rows, lines = read_table(name, raw)
-    reader = Reader(name, lines)
-    return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
-  if raw.startswith(b"\xef\xbb\xbf"):
-    raise DataError(f"{name}: begins with a byte-order mark: save it as UTF-8 without one")
-  try:
-    rows = DECODER.decode(raw.decode())
-  except UnicodeDecodeError as error:
-    raise DataError(f"{name}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-  except RecursionError:
-    raise DataError(f"{name}: is nested too deep; expected a list of flat objects") from None
-  except ValueError as error:
-    raise DataError(f"{name}: is not JSON ({error})") from None
-  if not isinstance(rows, list):
-    raise DataError(f"{name}: holds {_name(rows)} at the top; expected a list of objects")
-  if not rows:
-    raise DataError(f"{name}: holds no rows")
-  reader = Reader(name)
-  return Records(name, [reader.row(i, row, listed) for i, row in enumerate(rows)])
+  reader = Reader(path)
+  rows = [reader.record(i, row, listed) for i, row in enumerate(reader)]
+  return Records(reader.name, rows)
 
 
 def missing_audio(records: Rows, root: str | os.PathLike) -> list[str]:

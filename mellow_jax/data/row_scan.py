@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from mellow_jax.data import json_stream, records
-from mellow_jax.errors import DataError
+from mellow_jax.data import records
 
 
 class ScannedRow(NamedTuple):
@@ -23,22 +21,8 @@ def scan(path: str | os.PathLike) -> Iterator[ScannedRow]:
 
   Raises DataError for a file that cannot be read, or that is no list of rows.
   """
-  name = os.fspath(path)
-  lines: list[int] = []
-  try:
-    if name.lower().endswith(".csv"):
-      rows, lines = records.read_table(name, Path(path).read_bytes())
-    else:
-      rows = json_stream.items(path, records.DECODER)
-    reader = records.Reader(name)
-    for i, row in enumerate(rows):
-      faults = reader.faults(row)
-      shaped = not any(not field for field, _ in faults)
-      place = f"line {lines[i]}" if lines else f"row {i} (from 0)"
-      yield ScannedRow(place, reader.kept(row) if shaped else None, faults)
-  except DataError:
-    raise
-  except OSError as error:
-    raise DataError(f"{name}: cannot be read ({error.strerror}): check the path") from None
-  except ValueError as error:
-    raise DataError(f"{name}: is no JSON list of rows: {error}") from None
+  reader = records.Reader(path)
+  for row in reader:
+    faults = reader.faults(row.fields)
+    shaped = not any(not field for field, _ in faults)
+    yield ScannedRow(row.place, reader.kept(row.fields) if shaped else None, faults)

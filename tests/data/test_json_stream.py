@@ -54,14 +54,14 @@ ROW = dict.fromkeys(records.FIELDS, "") | {"filepath1": "a.wav", "input": "b?", 
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "it does not begin with"),
-    ("{}", "it does not begin with"),
+    ("", "holds no rows"),
+    ("3", "it begins with neither"),
     ("[1, 2", "it ends before its ']', after item 2"),
     ("[1, 2 3]", "no ',' or ']' follows it, after item 2"),
     ("[1,]", "Expecting value, after item 1"),
     ("[] []", "something follows its ']'"),
-    ("[" * 100_000, "nested too deep"),
-    ('["\udcff"]', "not UTF-8"),
+    ("[" * 100_000, "nested too deep, after item 0"),
+    ('["\udcff"]', "not UTF-8 at byte 2"),
   ],
 )
 def test_what_is_no_list_is_named(tmp_path, text, message):

@@ -83,14 +83,14 @@ def test_missing_field_is_named(write, field):
 @pytest.mark.parametrize(
   ("raw", "message"),
   [
-    (b"", "is not JSON"),
+    (b"", "holds no rows"),
     (b"[", "is not JSON"),
-    (b"{}", "holds an object at the top"),
-    (b"NaN", "holds NaN at the top"),
+    (b"{}", "line 1: field 'taskname' is missing"),
+    (b"NaN", "is not JSON: it begins with neither"),
     (b"[]", "holds no rows"),
     (b"[3]", "row 0 .*is int, not an object"),
     (b"[NaN]", "row 0 .*is NaN, not an object"),
-    (b"\xef\xbb\xbf[]", "byte-order mark"),
+    (b"\xef\xbb\xbf[]", "holds no rows"),
     (b"\xff\xfe[\0]\0", "not UTF-8 at byte 0"),
     (b"[" * 100_000, "nested too deep"),
     (b"[" + b"9" * 5000 + b"]", "is not JSON"),
@@ -101,6 +101,14 @@ def test_missing_field_is_named(write, field):
 def test_bad_file_is_named(write, raw, message):
   with pytest.raises(DataError, match=f"rows.json.*{message}"):
     records.read(write(raw))
+
+
+def test_rows_are_the_same_in_a_list_and_on_lines_with_a_byte_order_mark_or_without(write):
+  rows = [ROW, ROW | {"input": "was ist das? ü"}]
+  listed = json.dumps(rows, ensure_ascii=False).encode()
+  lines = "\n\n".join(json.dumps(row) for row in rows).encode()
+  found = [list(records.read(write(raw))) for raw in (listed, b"\xef\xbb\xbf" + listed, lines)]
+  assert found[0] == found[1] == found[2] and len(found[0]) == 2
 
 
 def test_absent_file_is_named(tmp_path):

@@ -1,0 +1,249 @@
+"""Rows of users' files: CSV, TSV, JSON and lines of JSON, each row with its place for messages.
+
+A name that ends in ".csv" or ".tsv" is a table; elsewhere the content decides:
+
+  "[" first    a JSON list of rows, read one at a time
+  "{" first    a row on each line, or a JSON object around one list of rows
+  other        a table, unless the name ends in ".json" or ".jsonl"
+
+A table's cells stand between commas, or between tabs where its header does. A byte-order mark, as
+spreadsheets write it, is skipped.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+
+from mellow_jax.data import json_stream
+from mellow_jax.errors import DataError
+
+
+class Row(NamedTuple):
+  """One row of a file."""
+
+  fields: Any  # a dict; of `scan` whatever a JSON file holds in its place
+  number: int  # the line that it begins on, from 1, or its place in a JSON list, from 0
+  in_list: bool = False
+
+  @property
+  def place(self) -> str:
+    """Where it stands, for messages."""
+    return f"row {self.number} (from 0)" if self.in_list else f"line {self.number}"
+
+
+class Table(NamedTuple):
+  """A file's rows, still to be read."""
+
+  columns: tuple[str, ...] | None  # of the header; None for JSON
+  rows: Iterator[Row]  # raises DataError where the file is malformed or at its end empty
+
+
+class Repeated:
+  """Stands for a JSON object in which a key occurs twice."""
+
+  def __init__(self, key: str):
+    self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
+  fields = dict(pairs)
+  if len(fields) == len(pairs):
+    return fields
+  keys = [key for key, _ in pairs]
+  return Repeated(next(key for key in keys if keys.count(key) > 1))
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_TABLES, _JSONS = (".csv", ".tsv"), (".json", ".jsonl")
+
+
+def name_of(value: object) -> str:
+  """What a JSON value is, for messages."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+  names = {type(None): "null", dict: "an object", Repeated: "an object", list: "a list"}
+  return names.get(type(value), type(value).__name__)
+
+
+def shape_fault(fields: object) -> str:
+  """What is wrong with a row that is no JSON object, or one with a key twice; "" for others."""
+  if isinstance(fields, Repeated):
+    return f"field {fields.key!r} occurs twice: keep one"
+  return "" if isinstance(fields, dict) else f"is {name_of(fields)}, not an object"
+
+
+def read(
+  path: str | os.PathLike, *, columns: tuple[str, ...] = (), remedy: str = ""
+) -> Iterator[Row]:
+  """The rows of a file, each a dict: of texts in a table, of JSON values elsewhere.
+
+  columns must be in a table's header. remedy says what to do about a malformed file, in place of
+  the usual advice.
+
+  Raises DataError naming file, line or row and remedy: on the first call for a file that cannot be
+  read or lacks a column, while reading for one that is malformed, has no rows, or has a row that is
+  no object or has a key twice.
+  """
+  table = scan(path, remedy=remedy)
+  for column in columns if table.columns is not None else ():
+    if column not in table.columns:
+      _fail(path, "line 1", f"column {column!r} is missing", remedy)
+  return _objects(path, table.rows)
+
+
+def _objects(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
+  for row in rows:
+    if fault := shape_fault(row.fields):
+      _fail(path, row.place, fault)
+    yield row
+
+
+def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
+  """As `read`, but JSON rows are given whatever their shape, for the caller to check.
+
+  Raises DataError as `read` does, but for the shape of rows.
+  """
+  name = os.fspath(path).lower()
+  with _reading(path, remedy):
+    if not name.endswith(_TABLES):
+      with _opened(path) as file:
+        first = _first_sign(file)
+      if first == "[":
+        return Table(None, _filled(path, _list_rows(path, remedy)))
+      if first == "{":
+        return Table(None, _filled(path, _line_rows(path, remedy)))
+      if name.endswith(_JSONS) and first:
+        _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy)
+      if name.endswith(_JSONS):
+        _fail(path, "", "holds no rows")
+    text = Path(path).read_bytes().decode("utf-8-sig")
+    start = text.partition("\n")[0]
+    tabs = name.endswith(".tsv") or ("\t" in start and "," not in start)
+    cells = csv.reader(io.StringIO(text, newline=""), "excel-tab" if tabs else "excel", strict=True)
+    header = tuple(next(cells, ()))
+  for column in header:
+    if column and header.count(column) > 1:
+      _fail(path, "line 1", f"column {column!r} occurs twice: keep one")
+  return Table(header, _filled(path, _table_rows(path, remedy, header, cells)))
+
+
+def _fail(path: str | os.PathLike, place: str, fault: str, remedy: str = "") -> NoReturn:
+  raise DataError(f"{os.fspath(path)}{place and ', '}{place}: {fault}{remedy and ': '}{remedy}")
+
+
+def _opened(path: str | os.PathLike) -> IO[str]:
+  return Path(path).open(encoding="utf-8-sig", newline="")
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
+  """Turns what may go wrong with a file into DataError."""
+  try:
+    yield
+  except DataError:
+    raise
+  except OSError as error:
+    _fail(path, "", f"cannot be read ({error.strerror}): check the path")
+  except UnicodeDecodeError:
+    _fail(path, "", f"is not UTF-8 at byte {_bad_byte(path)}: {remedy or 'save it as UTF-8'}")
+  except ValueError as error:
+    _fail(path, "", f"cannot be read ({error}): check the path")
+
+
+def _bad_byte(path: str | os.PathLike) -> int:
+  """Where a file's first byte is that is not UTF-8; a stream knows only the place in a block."""
+  try:
+    Path(path).read_bytes().decode()
+  except UnicodeDecodeError as error:
+    return error.start
+  return 0
+
+
+def _first_sign(file: IO[str]) -> str:
+  """The first character that is no white space; "" without one."""
+  while (sign := file.read(1)).isspace():
+    pass
+  return sign
+
+
+def _filled(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
+  """The rows; raises DataError where there are none."""
+  row = None
+  for row in rows:
+    yield row
+  if row is None:
+    _fail(path, "", "holds no rows")
+
+
+def _table_rows(
+  path: str | os.PathLike, remedy: str, header: tuple[str, ...], table: Any
+) -> Iterator[Row]:
+  begin = table.line_num + 1
+  try:
+    for cells in table:
+      if cells and len(cells) != len(header):
+        _fail(
+          path,
+          f"line {begin}",
+          f"has {len(cells)} cells where the header has {len(header)}",
+          remedy or 'put text that holds a comma between ""',
+        )
+      if cells:  # a blank line is no row
+        yield Row(dict(zip(header, cells, strict=True)), begin)
+      begin = table.line_num + 1
+  except csv.Error as error:
+    _fail(path, f"line {begin}", f"is not CSV ({error})", remedy)
+
+
+def _list_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
+  with _reading(path, remedy), _opened(path) as file:
+    try:
+      for number, fields in enumerate(json_stream.items_of(file, _DECODER)):
+        yield Row(fields, number, in_list=True)
+    except UnicodeDecodeError:
+      raise
+    except ValueError as error:
+      _fail(path, "", f"is not JSON ({error})", remedy)
+
+
+def _line_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
+  with _reading(path, remedy):
+    with _opened(path) as file:
+      inside = _list_inside(file)
+    if inside is not None:
+      yield from (Row(fields, number, in_list=True) for number, fields in enumerate(inside))
+      return
+    with _opened(path) as file:
+      for number, line in enumerate(file, 1):
+        if line.strip():
+          try:
+            fields = _DECODER.decode(line)
+          except (ValueError, RecursionError) as error:
+            _fail(path, f"line {number}", f"is not JSON ({error})", remedy)
+          yield Row(fields, number)
+
+
+def _list_inside(file: IO[str]) -> list[Any] | None:
+  """The one list of objects in the JSON object that a file is; None where it is lines."""
+  lines = (line for line in file if line.strip())
+  try:
+    try:
+      content = _DECODER.decode(next(lines))
+    except json.JSONDecodeError:  # the object ends on a later line, or nowhere
+      file.seek(0)
+      content = _DECODER.decode(file.read())
+    else:
+      if next(lines, None) is not None:
+        return None
+  except (ValueError, RecursionError):
+    return None
+  values = content.values() if isinstance(content, dict) else ()
+  lists = [value for value in values if isinstance(value, list) and value]
+  lists = [value for value in lists if all(isinstance(row, dict | Repeated) for row in value)]
+  return lists[0] if len(lists) == 1 else None

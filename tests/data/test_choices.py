@@ -1,0 +1,212 @@
+"""Lettered options are read as datasets, models and language models write them."""
+
+import pytest
+
+from mellow_jax.data import choices
+
+
+@pytest.mark.parametrize(
+  ("text", "stem", "options"),
+  [
+    ("what? a) dog b) cat", "what? ", ("dog", "cat")),
+    ("what? A) Dog  B)  Cat.\n", "what? ", ("Dog", "Cat.")),
+    ("what?\na)dog\nb)cat", "what?\n", ("dog", "cat")),
+    ("is it a) or b)? a) dog b) cat", "is it a) or b)? ", ("dog", "cat")),
+    ("a) dog b) dog c) ", "", ("dog", "dog", "")),
+    ("what (a) dog (b) cat", None, ()),
+    ("what? a) dog", None, ()),
+    ("what? b) dog c) cat", None, ()),
+    ("what? a) dog c) cat", None, ()),
+    ("a. dog b. cat", None, ()),
+    ("", None, ()),
+  ],
+)
+def test_the_options_of_a_question(text, stem, options):
+  assert choices.split_options(text) == (text if stem is None else stem, options)
+
+
+def test_every_letter_can_be_an_option():
+  options = tuple(f"sound {i}" for i in range(26))
+  question = " ".join(["which?", *choices.lettered(options)])
+  assert choices.split_options(question) == ("which? ", options)
+  assert choices.lettered(["dog", "cat"]) == ["a) dog", "b) cat"]
+
+
+@pytest.mark.parametrize(
+  ("answer", "place", "agreed"),
+  [
+    ("b) cat", 1, 1),
+    ("B) Cat.", 1, 1),
+    ("(b) cat", 1, 1),
+    ("b)", 1, 1),
+    ("b", 1, 1),
+    ("Cat", 1, 1),
+    ("b) dog", 1, None),
+    ("d) dog", None, None),
+    ("d", None, None),
+    ("7", None, None),
+    ("fox", None, None),
+    ("", None, None),
+    ("the cat", None, None),
+  ],
+)
+def test_the_option_that_a_datasets_answer_names(answer, place, agreed):
+  options = ("dog", "cat", "a) bird")
+  assert choices.choose(options, answer) == place
+  assert choices.choose(options, answer, agree=True) == agreed
+
+
+def test_a_text_that_begins_with_a_letter_not_offered_is_compared_whole():
+  assert choices.choose(("f) x", "y"), "f) x") == 0
+  assert choices.choose(("dog", "dog"), "dog") == 0
+
+
+@pytest.mark.parametrize(
+  ("answer", "letter", "rest"),
+  [
+    ("b) cat", "b", "cat"),
+    (" (B)cat", "b", "cat"),
+    ("b. cat", "", "b. cat"),
+    ("bb) cat", "", "bb) cat"),
+    ("cat b) x", "", "cat b) x"),
+  ],
+)
+def test_the_letter_before_an_answer(answer, letter, rest):
+  assert choices.split_letter(answer) == (letter, rest)
+
+
+@pytest.mark.parametrize(
+  ("answer", "marked", "given"),
+  [
+    ("b) cat", {"b"}, {"b"}),
+    ("the answer is (B) cat", {"b"}, {"b"}),
+    ("a) or b)", {"a", "b"}, {"a", "b"}),
+    ("B. cat", set(), {"b"}),
+    ("**b**", set(), {"b"}),
+    ("b", set(), {"b"}),
+    ("b: cat", set(), {"b"}),
+    ("a cat", set(), set()),
+    ("e.g. a cat", set(), set()),
+    ("cat", set(), set()),
+  ],
+)
+def test_the_letters_that_a_models_answer_gives(answer, marked, given):
+  assert choices.letters_in(answer, marked=True) == marked
+  assert choices.letters_in(answer) == given
+
+
+def test_letters_of_options_are_no_words():
+  assert choices.without_letters("what? a) a dog b)  c") == "what?  a dog  c"
+
+
+@pytest.mark.parametrize(
+  ("text", "name"),
+  [
+    ("It is definitely true", "entailment"),
+    (" it is  definitely FALSE.", "contradiction"),
+    ("it is plausible", "neutral"),
+    ("I cannot determine", "undetermined"),
+    ("a) it is plausible", None),
+    ("dog", None),
+  ],
+)
+def test_verdicts(text, name):
+  assert choices.verdict(text) == name
+
+
+@pytest.mark.parametrize(
+  ("answer", "whole", "first"),
+  [
+    ("Yes.", "yes", "yes"),
+    (" no ", "no", "no"),
+    ("**Yes**, a dog", None, "yes"),
+    ("another", None, None),
+    ("nobody", None, None),
+    ("it is no dog", None, None),
+    ("", None, None),
+  ],
+)
+def test_yes_and_no(answer, whole, first):
+  assert choices.yes_or_no(answer) == whole
+  assert choices.first_yes_or_no(answer) == first
+
+
+def test_the_options_of_a_harness_are_lines():
+  prompt = "What is it?\nA cat?\n(A) dog\nB. cat \n C) bird\nAnswer with a letter."
+  assert choices.split_lines(prompt) == ("What is it?\nA cat?", ("dog", "cat", "bird"))
+  assert choices.split_lines(" What?\nB. dog\nC. cat") == ("What?\nB. dog\nC. cat", ())
+
+
+@pytest.mark.parametrize(
+  ("line", "found", "sure"),
+  [
+    ("A) dog", ("a", "dog"), True),
+    ("(b) dog", ("b", "dog"), True),
+    ("[C]: dog", ("c", "dog"), False),
+    ("Option D: dog", ("d", "dog"), False),
+    ("e. dog", ("e", "dog"), False),
+    ("A. dog", ("a", "dog"), True),
+    ("B - dog", ("b", "dog"), False),
+    ("a)dog", ("a", "dog"), False),
+    ("a.m. or p.m.", None, False),
+    ("I) dog", None, False),
+    ("dog", None, False),
+  ],
+)
+def test_the_label_of_an_option_in_any_style(line, found, sure):
+  assert choices.split_label(line) == found
+  assert choices.split_label(line, sure=True) == (found if sure else None)
+
+
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
+    ("What? A. dog B. cat", ("What?", ["dog", "cat"], "")),
+    ("What? (a) dog (b) a) cat", ("What?", ["dog", "a) cat"], "")),
+    ("What? A: dog B: cat D: fox", ("What?", ["dog", "cat D: fox"], "options are out of order")),
+    ("a) w b) x c) y d) both a) and b)", ("", ["w", "x", "y", "both a) and b)"], "")),
+    ("What is it?", ("What is it?", [], "")),
+  ],
+)
+def test_options_of_one_style_on_one_line(text, found):
+  assert choices.split_styled(text) == found
+
+
+def test_options_that_go_on_from_a_letter():
+  assert choices.split_styled("dog b) cat c) fox", "b") == ("dog", ["cat", "fox"], "")
+
+
+OPTIONS = ("A dog", "A dog barks", "Rain", "“Wind”")
+
+
+@pytest.mark.parametrize(
+  ("answer", "place"),
+  [
+    ("b", 1),
+    ("(B).", 1),
+    ("Option C", 2),
+    ("c) rain", 2),
+    ("C - rain, because it drips", 2),
+    ("b (a dog barks)", 1),
+    ("a dog", 0),
+    ("a dog barks, since it is heard", 1),
+    ('"wind"', 3),
+  ],
+)
+def test_the_option_that_a_language_model_names(answer, place):
+  assert choices.named_option(OPTIONS, answer) == place
+
+
+@pytest.mark.parametrize(
+  ("answer", "fault"),
+  [
+    ("e", "names no option"),
+    ("snow", "names no option"),
+    ("c) a dog", "letter and text disagree"),
+    ("both A and B", "names no one option"),
+    ("A or C", "names no one option"),
+  ],
+)
+def test_an_answer_that_names_no_one_option_is_refused(answer, fault):
+  with pytest.raises(ValueError, match=fault):
+    choices.named_option(OPTIONS, answer)
