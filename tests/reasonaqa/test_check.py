@@ -243,7 +243,7 @@ def test_a_row_of_a_broken_file_is_named(tree, capsys):
   (tree.folder / "x.json").write_text(json.dumps([tree.train[0]]) + "]")
   flags = [f"--rows={tree.folder / 'x.json'}", f"--audio_root={tree.folder}"]
   assert command.main(["reasonaqa", "check", *flags]) == 1
-  assert "x.json: is no JSON list of rows: something follows its ']', after item 1" in (
+  assert "x.json: is not JSON (something follows its ']', after item 1)" in (
     capsys.readouterr().err
   )
 
