@@ -126,6 +126,39 @@ class HTSATConfig:
       )
 
 
+@dataclass(kw_only=True)
+class CNN14Config:
+  """CNN14 of PANNs, the audio encoder of an ablation: convolutions over the log-mel spectrogram."""
+
+  kind: str = "cnn14"  # in config.json
+  channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)  # of each block; training
+  classes: int = 527  # AudioSet events; training
+  batch_statistics: bool = False  # batch norms use and track the batch's own; training: True
+  dropout: float = 0.0  # rate after each block, in training mode; training: 0.2
+  clip_dropout: float = 0.0  # rate before the clip's linear layer; training: 0.5
+
+  @property
+  def row_width(self) -> int:
+    return self.channels[-1]
+
+  @property
+  def pooling(self) -> int:
+    """Frames, and mel bins, that become one: every block but the last halves both."""
+    return 2 ** (len(self.channels) - 1)
+
+  def clip_rows(self, audio: AudioConfig) -> ClipRows:
+    """The clip's events as c2l maps them, then the features of each step (31); none is pooled."""
+    return ClipRows(1 + audio.frames // self.pooling)
+
+  def check(self, audio: AudioConfig) -> None:
+    """Raises ConfigError, naming the fields, where sizes do not fit together."""
+    _require(
+      min(audio.frames, audio.mel_bins) >= self.pooling,
+      f"{len(self.channels)} encoder.channels leave nothing of {audio.frames} frames of "
+      f"{audio.mel_bins} mel bins",
+    )
+
+
 # --- Mappers -------------------------------------------------------------------------------------
 
 
@@ -176,7 +209,7 @@ class ModelConfig:
   """Mellow: two clips and a question in, an answer out."""
 
   audio: AudioConfig = field(default_factory=AudioConfig)
-  encoder: HTSATConfig = field(default_factory=HTSATConfig)
+  encoder: HTSATConfig | CNN14Config = field(default_factory=HTSATConfig)
   mapper: NonlinearConfig = field(default_factory=NonlinearConfig)
   decoder: SmolLM2Config = field(default_factory=SmolLM2Config)
   text_tokens: int = 129  # slots for the question; release

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mellow_jax.config import CNN14Config, HTSATConfig, ModelConfig
+
 
 class Transform(NamedTuple):
   """How an array changes its layout: PyTorch to JAX, and back."""
@@ -47,14 +49,28 @@ def _linear(key: str, path: str) -> list[Rule]:
   ]
 
 
+def _batch_norm(key: str, path: str) -> list[Rule]:
+  return [
+    *_norm(key, path),
+    Rule(rf"{key}\.running_mean", f"{path}.mean", keep),
+    Rule(rf"{key}\.running_var", f"{path}.var", keep),
+    Rule(rf"{key}\.num_batches_tracked", None, None),
+  ]
+
+
+def _log_mel(prefix: str) -> list[Rule]:
+  return [
+    Rule(prefix + r"spectrogram_extractor\.stft\.conv_(real|imag)\.weight", None, None),
+    Rule(prefix + r"logmel_extractor\.melW", None, None),
+  ]
+
+
 def htsat(prefix: str) -> list[Rule]:
   """HTSAT under `prefix`, a regex that ends with a dot or is empty."""
   block, ours = prefix + r"layers\.(\d+)\.blocks\.(\d+)\.", r"encoder.stages.\1.blocks.\2."
   merge = prefix + r"layers\.(\d+)\.downsample\."
   return [
-    *_norm(prefix + "bn0", "encoder.bn0"),
-    Rule(prefix + r"bn0\.running_mean", "encoder.bn0.mean", keep),
-    Rule(prefix + r"bn0\.running_var", "encoder.bn0.var", keep),
+    *_batch_norm(prefix + "bn0", "encoder.bn0"),
     Rule(prefix + r"patch_embed\.proj\.weight", "encoder.patch_embed.kernel", conv),
     Rule(prefix + r"patch_embed\.proj\.bias", "encoder.patch_embed.bias", keep),
     *_norm(prefix + r"patch_embed\.norm", "encoder.patch_norm"),
@@ -71,11 +87,23 @@ def htsat(prefix: str) -> list[Rule]:
     Rule(prefix + r"tscam_conv\.weight", "encoder.tscam_conv.kernel", conv),
     Rule(prefix + r"tscam_conv\.bias", "encoder.tscam_conv.bias", keep),
     *_linear(prefix + "head", "encoder.head"),
-    Rule(prefix + r"spectrogram_extractor\.stft\.conv_(real|imag)\.weight", None, None),
-    Rule(prefix + r"logmel_extractor\.melW", None, None),
-    Rule(prefix + r"bn0\.num_batches_tracked", None, None),
+    *_log_mel(prefix),
     Rule(block + r"attn\.relative_position_index", None, None),
     Rule(block + "attn_mask", None, None),
+  ]
+
+
+def cnn14(prefix: str) -> list[Rule]:
+  """CNN14 under `prefix`, a regex that ends with a dot or is empty."""
+  found = [*_log_mel(prefix), *_batch_norm(prefix + "bn0", "encoder.bn0")]
+  for i in range(6):  # there they are counted from 1
+    block, ours = prefix + rf"conv_block{i + 1}\.", f"encoder.blocks.{i}."
+    found.append(Rule(block + r"conv(1|2)\.weight", ours + r"conv\1.kernel", conv))
+    found += _batch_norm(block + "bn(1|2)", ours + r"bn\1")
+  return [
+    *found,
+    *_linear(prefix + "fc1", "encoder.fc1"),
+    *_linear(prefix + "fc_audioset", "encoder.fc_audioset"),
   ]
 
 
@@ -100,17 +128,27 @@ def smollm2(prefix: str) -> list[Rule]:
   ]
 
 
-MELLOW = [
-  *htsat(r"audio_encoder\.base\.htsat\."),
-  *_linear(r"audio_encoder\.base\.c2l", "mapper.c2l"),
-  Rule(
-    r"audio_encoder\.projection\.linear(1|2)\.weight",
-    r"mapper.projection.linear\1.kernel",
-    transpose,
-  ),
-  *_norm(r"audio_encoder\.projection\.layer_norm", "mapper.projection.norm"),
-  *smollm2(r"caption_decoder\.lm\."),
-]
+def mellow(cfg: ModelConfig) -> list[Rule]:
+  """A whole checkpoint of the encoder and decoder of a configuration."""
+  match cfg.encoder:
+    case HTSATConfig():
+      encoder = htsat(r"audio_encoder\.base\.htsat\.")
+    case CNN14Config():
+      encoder = cnn14(r"audio_encoder\.base\.cnn14\.")
+  return [
+    *encoder,
+    *_linear(r"audio_encoder\.base\.c2l", "mapper.c2l"),
+    Rule(
+      r"audio_encoder\.projection\.linear(1|2)\.weight",
+      r"mapper.projection.linear\1.kernel",
+      transpose,
+    ),
+    *_norm(r"audio_encoder\.projection\.layer_norm", "mapper.projection.norm"),
+    *smollm2(r"caption_decoder\.lm\."),
+  ]
+
+
+MELLOW = mellow(ModelConfig())
 HTSAT = htsat(r"sed_model\.")
 SMOLLM2 = smollm2("")
 

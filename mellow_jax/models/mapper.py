@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from mellow_jax.config import ClipRows, ModelConfig
 from mellow_jax.models import example_rng
+from mellow_jax.models.cnn14 import CNN14Output
 from mellow_jax.models.htsat import HTSATOutput
 
 LAYER_NORM_EPS = 1e-5
@@ -63,7 +64,7 @@ class Mapper(nnx.Module):
     self.projection = NonlinearProjection(n_in, width, cfg.mapper.dropout, dtype, rngs=rngs)
 
   def __call__(
-    self, output: HTSATOutput, keys: Key[Array, "B"] | None = None
+    self, output: HTSATOutput | CNN14Output, keys: Key[Array, "B"] | None = None
   ) -> Float[Array, "B A D"]:
     """With keys, one an example, dropout at the config's rate on every frame; without, none."""
     keys = keys if self.projection.dropout else None

@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import config
-from mellow_jax.config import HTSATConfig, ModelConfig, SmolLM2Config
+from mellow_jax.config import CNN14Config, HTSATConfig, ModelConfig, SmolLM2Config
 from mellow_jax.models import smollm2
+from mellow_jax.models.cnn14 import CNN14
 from mellow_jax.models.decoder import Cache, Decoder
 from mellow_jax.models.htsat import HTSAT
 from mellow_jax.models.mapper import Mapper
@@ -96,12 +97,14 @@ class MellowModel(nnx.Module):
     return last_state(hidden, mask), cache
 
 
-def make_encoder(cfg: ModelConfig, *, rngs: nnx.Rngs) -> HTSAT:
+def make_encoder(cfg: ModelConfig, *, rngs: nnx.Rngs) -> HTSAT | CNN14:
   """The audio encoder of the configuration."""
   dtype = jnp.dtype(resolve_dtype(cfg))
   match cfg.encoder:
     case HTSATConfig():
       return HTSAT(cfg.encoder, cfg.audio, dtype, rngs=rngs)
+    case CNN14Config():
+      return CNN14(cfg.encoder, cfg.audio, dtype, rngs=rngs)
 
 
 def make_decoder(cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False) -> Decoder:
