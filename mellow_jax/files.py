@@ -55,6 +55,14 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     raise
 
 
+def set_aside(path: str | os.PathLike, ending: str) -> Path:
+  """Renames a file or folder to its name and the ending, in the place of what stood there."""
+  path = Path(path)
+  aside = path.with_name(path.name + ending)
+  shutil.rmtree(aside, ignore_errors=True)
+  return path.replace(aside)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a UTF-8 file, whole or not at all."""
   with replacing(path) as file:

@@ -32,6 +32,15 @@ def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
   assert [p.name for p in path.iterdir()] == ["b"]
 
 
+def test_what_is_set_aside_takes_the_place_of_what_was(tmp_path):
+  for content in ("1", "2"):
+    with files.replacing_folder(tmp_path / "folder") as part:
+      (part / "a").write_text(content)
+    assert files.set_aside(tmp_path / "folder", ".damaged") == tmp_path / "folder.damaged"
+  assert [p.name for p in tmp_path.iterdir()] == ["folder.damaged"]
+  assert (tmp_path / "folder.damaged/a").read_text() == "2"
+
+
 def test_a_number_that_is_none_is_not_written(tmp_path):
   with pytest.raises(ValueError):
     files.write_json(tmp_path / "a.json", {"x": float("nan")})

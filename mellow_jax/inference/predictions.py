@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Bool
 
-from mellow_jax.errors import PredictionsError
+from mellow_jax import files
+from mellow_jax.errors import DataError, PredictionsError
 
 
 class _File:
@@ -27,15 +28,12 @@ class _File:
     self._settings = self.path.with_name(self.path.name + ".settings.json")
 
   def _write_settings(self, settings: dict[str, Any]) -> None:
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    part = self._settings.with_name(self._settings.name + ".part")
-    part.write_text(json.dumps(settings, indent=1))
-    part.replace(self._settings)
+    files.write_json(self._settings, settings)
 
   def _check_settings(self, settings: dict[str, Any]) -> None:
     try:
-      saved = json.loads(self._settings.read_text())
-    except (OSError, ValueError) as error:
+      saved = files.read_json(self._settings, "settings of predictions")
+    except DataError as error:
       raise PredictionsError(
         f"{self.path}: exists, but {self._settings.name} does not say how it was made ({error}): "
         "name another --output, or remove the file"
@@ -71,27 +69,14 @@ def _whole_lines(path: Path) -> Iterator[tuple[int | None, bytes]]:
 
   A last line that was cut off is cut off the file.
   """
-  whole = 0
-  with path.open("rb+") as file:
+  files.cut_partial_line(path)
+  with path.open("rb") as file:
     for line in file:
-      if not line.endswith(b"\n"):
-        file.truncate(whole)
-        return
       try:
         row = json.loads(line)["row"]
       except (ValueError, KeyError, TypeError):
         row = None
       yield row if isinstance(row, int) else None, line
-      whole += len(line)
-
-
-def _append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-  """Adds lines to a file and waits until they are on disk."""
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  with path.open("ab") as file:
-    file.write(text.encode())
-    file.flush()
-    os.fsync(file.fileno())
 
 
 class Predictions(_File):
@@ -128,7 +113,7 @@ class Predictions(_File):
     """Adds the next rows and waits until they are on disk; raises PredictionsError if it cannot."""
     lines = [{"row": self.done + i, **line} for i, line in enumerate(lines)]
     try:
-      _append(self.path, lines)
+      files.append_lines(self.path, lines, sync=True)
     except OSError as error:
       raise self._unwritable(error) from None
     self.done += len(lines)
@@ -202,7 +187,7 @@ class SharedPredictions(_File):
       if self._held is None:
         self._held = self._mine.open("ab")
         self._lock(self._held)
-      _append(self._mine, lines)
+      files.append_lines(self._mine, lines, sync=True)
     except OSError as error:
       raise self._unwritable(error) from None
 
@@ -221,12 +206,8 @@ class SharedPredictions(_File):
           f"{self.path}: {absent} of {self.rows} rows have no prediction: do all processes see the "
           "same files? Run it again"
         )
-      whole = self.path.with_name(self.path.name + ".whole")
-      with whole.open("wb") as file:
+      with files.replacing(self.path, "wb") as file:
         file.writelines(found[row] for row in range(self.rows))
-        file.flush()
-        os.fsync(file.fileno())
-      whole.replace(self.path)
       self._remove(self._parts())
     except OSError as error:
       raise self._unwritable(error) from None
