@@ -22,7 +22,13 @@ $(VENV)/installed: requirements.lock setup.py
 
 demo: $(VENV)/installed
 	$(RUN) -m mellow_jax.train --config=configs/demo.py --workdir=$(DEMO_DIR) --config.seed=$(SEED)
-	$(RUN) -m mellow_jax.evaluation.listening --workdir=$(DEMO_DIR)
+	for audio in clips noise; do $(RUN) -m mellow_jax.evaluate predict --benchmark=scenes \
+	  --checkpoint=$(DEMO_DIR)/model --data=$(DEMO_DIR) --audio=$$audio --batch_size=50 \
+	  --max_new_tokens=22 --output=$(DEMO_DIR)/$$audio.jsonl || exit 1; done
+	$(RUN) -m mellow_jax.evaluate score --predictions=$(DEMO_DIR)/clips.jsonl \
+	  --probe=$(DEMO_DIR)/noise.jsonl --output=$(DEMO_DIR)/score
+	$(RUN) -m mellow_jax.evaluate picture --workdir=$(DEMO_DIR) --output=$(DEMO_DIR)/listening.png \
+	  --predictions=$(DEMO_DIR)/clips.jsonl --probe=$(DEMO_DIR)/noise.jsonl
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

@@ -4,6 +4,7 @@
   mellow evaluate score     scores a file of answers, and reports
   mellow evaluate compare   two models on the same items, with a paired test
   mellow evaluate doctor    says which metrics and data work here
+  mellow evaluate picture   a training run's answers, loss and accuracy, drawn
   mellow evaluate export    writes answers as other evaluations read them
 
 `COMMAND --help` shows a command's flags.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
   """The exit status of the command that argv names."""
   name = argv[1] if len(argv) > 1 else ""
-  # Imported where it is called: predict needs JAX, and the others must start without it.
+  # Imported where it is called: predict and picture need JAX, and the others must start without it.
   if name == "predict":
     from mellow_jax.evaluation.commands import predict as command
   elif name == "score":
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     from mellow_jax.evaluation.commands import compare as command
   elif name == "doctor":
     from mellow_jax.evaluation.commands import doctor as command
+  elif name == "picture":
+    from mellow_jax.evaluation.commands import picture as command
   elif name == "export":
     from mellow_jax.evaluation.external import export as command
   elif name in ("--help", "-h", "help"):
@@ -32,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
   else:
     said = f"{name!r} is none" if name else "a command is missing"
-    print(f"error: {said}: predict, score, compare, doctor or export", file=sys.stderr)
+    print(f"error: {said}: predict, score, compare, doctor, picture or export", file=sys.stderr)
     return 1
   return command.main([f"{argv[0]} {name}", *argv[2:]])
 
