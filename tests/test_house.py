@@ -22,7 +22,7 @@ ROOMS = """
     | reasonaqa.check reasonaqa.stats reasonaqa.reasonaqa_dataset_builder
     | reasonaqa.commands reasonaqa.tfds
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
-    | evaluation.external evaluation.linear_probe evaluation.listening | evaluation.commands
+    | evaluation.external evaluation.linear_probe | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan
     | __main__
 """

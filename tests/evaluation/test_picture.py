@@ -1,14 +1,23 @@
-"""The listening report counts and groups as it says."""
+"""A run's picture, word-for-word accuracy, and multiple choices with redrawn options."""
 
 import dataclasses
+import json
 
+import matplotlib.image
 import numpy as np
 import pytest
+import tiny
 
+from mellow_jax import evaluate
 from mellow_jax.data import scenes
-from mellow_jax.evaluation import listening
+from mellow_jax.errors import DataError
+from mellow_jax.evaluation.benchmarks import catalogue, option_sets, rows
+from mellow_jax.evaluation.benchmarks.items import Prediction
+from mellow_jax.evaluation.commands import picture
+from mellow_jax.evaluation.metrics import rules
+from mellow_jax.evaluation.report import sections, summary
 
-FAMILIES = {
+TASKS = {
   "caption": ("caption", None),
   "presence": ("multiple choice", 1 / 4),
   "order": ("multiple choice", 1 / 4),
@@ -21,30 +30,51 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("task", FAMILIES)
-def test_family_and_chance(task):
-  row = scenes.Scenes("val", 0, 1, {task: 1.0})[0]
-  assert (listening.family(row), listening.chance(row)) == FAMILIES[task]
+def answered(records, write):
+  """Predictions about rows; write gives the answer to one."""
+  return tuple(
+    Prediction(item=item, benchmark="scenes", prompt=record.input, prediction=write(record))
+    for record, item in zip(records, map(rows.from_record, records), strict=True)
+  )
 
 
-def test_accuracy_is_of_exact_answers():
-  rows = scenes.Scenes("val", 0, 40, {"presence": 1.0, "binary": 1.0})
-  right = [f" {row.answer.upper()} " for row in rows]
-  assert all(share == 1.0 for share, _ in listening.accuracy(rows, right, "task").values())
-  letters = [row.answer[:2] for row in rows]
-  found = listening.accuracy(rows, letters, "family")
-  assert found["multiple choice"][0] == 0.0
-  assert sum(count for _, count in found.values()) == 40
+@pytest.mark.parametrize("task", TASKS)
+def test_task_and_chance_of_scenes(task):
+  (section,) = sections.split(answered(scenes.Scenes("val", 0, 1, {task: 1.0}), lambda row: "x"))
+  name, chance = TASKS[task]
+  assert section.predictions[0].item.groups["task"] == name
+  if chance:
+    assert summary.blind(section)["random"].mean() == pytest.approx(100 * chance)
+  else:
+    assert section.kind == "text"
+
+
+def test_word_for_word_is_the_whole_answer():
+  records = scenes.Scenes("val", 0, 40, {"presence": 1.0, "caption": 1.0, "entailment": 1.0})
+
+  def accuracy(write):
+    found = picture.accuracies(answered(records, write))
+    return {name: float(values.values.mean()) for name, values in found.items()}
+
+  assert set(accuracy(lambda row: f" {row.answer.upper()}  ").values()) == {100.0}
+  letters = accuracy(lambda row: row.answer[:2])
+  assert letters["multiple choice"] == letters["entailment"] == 0
+  without = answered(records, lambda row: row.answer.partition(") ")[2] or row.answer)
+  (choice,) = (part for part in sections.split(without) if part.kind == "choice")
+  assert rules.judge(rules.WORD_FOR_WORD, choice.predictions)[0].mean() == 0
+  assert rules.judge(rules.OPTION_TEXT, choice.predictions)[0].mean() == 1
 
 
 def test_of_yes_and_no_the_first_word_counts():
   row = dataclasses.replace(scenes.Scenes("val", 0, 1, {"binary": 1.0})[0], answer="no")
-  assert listening.is_right(row, "No and siren") and not listening.is_right(row, "yes no")
-  assert not listening.is_right(row, "noise") and not listening.is_right(row, "")
+  said = {"No and siren": 100, "yes no": 0, "noise": 0, "": 0}
+  for text, value in said.items():
+    (found,) = picture.accuracies(answered([row], lambda _, text=text: text)).values()
+    assert found.values.mean() == value
 
 
 def test_redrawn_options_keep_the_right_answer():
-  rows = [
+  records = [
     dataclasses.replace(
       row, caption1=kind, input=f"which? a) {kind} b) {other}", answer=f"a) {kind}"
     )
@@ -55,9 +85,45 @@ def test_redrawn_options_keep_the_right_answer():
       strict=True,
     )
   ]
-  drawn = listening.redraw(rows, 3)
-  assert listening.redraw(rows, 3) == drawn
-  assert any(a.input != b.input for a, b in zip(rows, drawn, strict=True))
-  for before, after in zip(rows, drawn, strict=True):
-    assert after.answer[3:] == before.answer[3:]
-    assert f"{after.answer}" in after.input
+  drawn = option_sets.redraw("x.json", records, 3)
+  assert option_sets.redraw("x.json", records, 3) == drawn
+  assert len({item.id for item in drawn}) == len(drawn) == 60
+  assert [item.groups["option set"] for item in drawn] == ["1"] * 20 + ["2"] * 20 + ["3"] * 20
+  own = [rows.from_record(record) for record in records]
+  assert any(a.choices != b.choices for a, b in zip(own, drawn, strict=False))
+  for before, after in zip(own * 3, drawn, strict=True):
+    assert after.answer == before.answer and after.answer in after.choices
+
+
+def test_options_are_redrawn_of_rows_alone(reference_data):
+  with pytest.raises(DataError, match="benchmark mmau: only rows"):
+    catalogue.read("mmau", reference_data / "meta/mmau", option_sets=2)
+
+
+def test_the_command_draws_a_run(tmp_path, capsys):
+  cfg = tiny.run()
+  (tmp_path / "run.json").write_text(json.dumps(dataclasses.asdict(cfg)))
+  steps = [json.dumps({"step": i, "loss": 3.0 / i}) + "\n" for i in range(1, 9)]
+  (tmp_path / "metrics.jsonl").write_text("".join(steps) + '{"step": 9, "lo')
+  records = scenes.Scenes("val", 0, 30, {"presence": 1.0, "binary": 1.0, "caption": 1.0})
+  for name, audio in (("a", "clips"), ("b", "noise")):
+    given = answered(records, lambda row, audio=audio: row.answer if audio == "clips" else "$x")
+    lines = [dataclasses.asdict(dataclasses.replace(p, heard=audio)) for p in given]
+    text = "".join(json.dumps({"row": i, **line}) + "\n" for i, line in enumerate(lines))
+    (tmp_path / f"{name}.jsonl").write_text(text)
+  flags = {"workdir": tmp_path, "predictions": tmp_path / "a.jsonl", "probe": tmp_path / "b.jsonl"}
+  flags["output"] = tmp_path / "new" / "run.png"
+
+  def run(**changes):
+    given = [f"--{name}={value}" for name, value in (flags | changes).items() if value]
+    return evaluate.main(["evaluate", "picture", *given]), *capsys.readouterr()
+
+  status, out, _ = run()
+  assert status == 0 and out.count("\nQ ") == 3 and "with noise: $x" in out
+  assert matplotlib.image.imread(flags["output"]).shape[1] == 1430
+  for changes, message in (
+    ({"probe": None}, "--probe is missing"),
+    ({"workdir": tmp_path / "new"}, "run.json: is not the settings of a training run"),
+  ):
+    status, _, err = run(**changes)
+    assert status == 1 and message in err and err.startswith("error: ") and err.count("\n") == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from mellow_jax.data import records, scenes
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
+from mellow_jax.evaluation.benchmarks import option_sets as redrawn
 from mellow_jax.evaluation.benchmarks import question_files, rows
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.rows import from_record
@@ -113,6 +114,7 @@ def read(
   data: str | os.PathLike,
   *,
   quarantined: Collection[str] = (),
+  option_sets: int = 0,
   say: Callable[[str], None] = lambda line: None,
 ) -> list[Item]:
   """The questions of a benchmark, in its order, no two with the same id.
@@ -120,6 +122,7 @@ def read(
   data is the folder or the file of its table; audio paths are relative to the folder. A part of
   ReasonAQA is read from ReasonAQA's test.json, or without it from the files its source publishes.
   Rows of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told.
+  With option_sets only their multiple choices are read, each with so many sets of other options.
 
   Raises DataError naming file, row and field of what cannot be used.
   """
@@ -128,6 +131,10 @@ def read(
     path, chosen = _official(known, Path(data), say)
   else:
     path = table_path(benchmark, data)
+    if option_sets and (known.makes_prompts or benchmark == "table"):
+      raise DataError(
+        f"benchmark {benchmark}: only rows of ReasonAQA's form have options to redraw"
+      )
     if benchmark.startswith("mmau"):
       return question_files.read_mmau(path)
     if benchmark == "mmar":
@@ -136,6 +143,9 @@ def read(
       return question_files.read_own(path)
     is_scenes = benchmark == "scenes"
     chosen = _scenes(path) if is_scenes else _of_file(known, path, quarantined)
+  if option_sets:
+    kept = [row for row in chosen if not quarantined or records.row_id(row) not in quarantined]
+    return redrawn.redraw(str(path), kept, option_sets)
   items, left_out = rows.from_records(str(path), chosen, quarantined)
   if left_out:
     say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
@@ -184,7 +194,7 @@ def _official(
 
 
 def _scenes(path: Path) -> scenes.Scenes:
-  """The rows that `evaluation.listening` asks about after the same run."""
+  """Validation rows of a run on generated scenes; the run itself uses only the first of them."""
   try:
     run = json.loads(path.read_text())
     source, seed, mix = run["data"]["source"], run["seed"], run["data"]["mix"]

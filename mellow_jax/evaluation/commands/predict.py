@@ -61,6 +61,7 @@ def _flags() -> flags.FlagValues:
   seconds = ["none", "same", "random"]
   choice("audio2", "same", seconds, "What an item of one clip hears second; none: silence.")
   number("permute_options", 1, "Orders in which the choices are shown.", lower_bound=1)
+  number("redraw_options", 0, "Option sets drawn anew for multiple choices alone.", lower_bound=0)
   choice("window", "first", ["first", "center"], "Part of a long clip that is heard.")
   number("seed", 0, "What the probes draw depends on it.", lower_bound=0)
   most = GREEDY.max_new_tokens
@@ -80,7 +81,8 @@ def _read_items(f: flags.FlagValues) -> list[Item]:
     if not f[name].value:
       raise FlagsError(f"--{name} is missing")
   left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
-  return catalogue.read(f.benchmark, f.data, quarantined=left_out, say=_say)
+  how = {"quarantined": left_out, "option_sets": f.redraw_options, "say": _say}
+  return catalogue.read(f.benchmark, f.data, **how)
 
 
 def _style(f: flags.FlagValues, preset: str) -> Style:
