@@ -10,4 +10,24 @@ Axis letters, used by signatures, einsum strings and comments alike:
   G head size (64)             V vocabulary (49,152)
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from mellow_jax.inference.api import Answer, Mellow
+  from mellow_jax.inference.decode import Sampling
+
 __version__ = "0.4.0"
+__all__ = ["Answer", "Mellow", "Sampling", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+  """The Python API, imported at its first use: JAX takes seconds, and --help needs none."""
+  if name in ("Answer", "Mellow", "Sampling"):
+    from mellow_jax.inference import api
+
+    return getattr(api, name)
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

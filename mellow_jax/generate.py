@@ -80,7 +80,7 @@ def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
     raise FlagsError("--prompt is missing: ask a question about --audio")
   if f.window == "all" and len(f.audio) > 1:
     raise FlagsError("--window=all takes one --audio: choose first or center for two")
-  model = Mellow.load(f.checkpoint, f.preset, say=_say)
+  model = Mellow.load(f.checkpoint, f.preset)
   if f.window == "all":
     found = model.answer_windows(f.audio[0], f.prompt, sampling=sampling, seed=f.seed)
   else:
@@ -104,7 +104,7 @@ def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
       f"{f.manifest}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
       "check --audio_root"
     )
-  model = Mellow.load(f.checkpoint, f.preset, say=_say)
+  model = Mellow.load(f.checkpoint, f.preset)
   config = Path(f.checkpoint) / "config.json"  # holds the digests of all parameters
   settings = {
     "checkpoint_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),

@@ -159,16 +159,12 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _say(line: str) -> None:
-  print(line, file=sys.stderr)
-
-
 def _inspect(f: flags.FlagValues) -> None:
   if not f.checkpoint:
     raise FlagsError("--checkpoint is missing: name a model folder")
   if len(f.audio) not in QUESTIONS:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
-  model, output = Mellow.load(f.checkpoint, f.preset, say=_say), Path(f.output)
+  model, output = Mellow.load(f.checkpoint, f.preset), Path(f.output)
   prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
   found = inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
   for answer in found["answers"]:

@@ -1,4 +1,5 @@
 import json
+import logging
 import pathlib
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ import soundfile
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
+import mellow_jax
 from mellow_jax import generate
 from mellow_jax.data import audio
-from mellow_jax.errors import PredictionsError
+from mellow_jax.errors import PredictionsError, QuestionError
 from mellow_jax.inference import api, decode, predictions
 from mellow_jax.inference.decode import Sampling
 
@@ -51,7 +53,7 @@ def clips(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def model(tiny_model_folder) -> api.Mellow:
-  return api.Mellow.load(tiny_model_folder, say=lambda line: None)
+  return api.Mellow.load(tiny_model_folder)
 
 
 # --- The class -----------------------------------------------------------------------------------
@@ -95,14 +97,13 @@ def test_clips_of_a_batch_are_encoded_once(model, clips, monkeypatch):
   assert encoded == [2]
 
 
-def test_long_clips_say_what_is_heard(model, clips, monkeypatch):
-  said = []
-  monkeypatch.setattr(model, "say", said.append)
+def test_long_clips_log_what_is_heard(model, clips, capfd):
   path = clips / "long.wav"
   assert model.caption(path, sampling=SHORT).heard[0] == "0.0-1.0 s of 3.5 s"
   center = model.caption(path, sampling=SHORT, window="center")
   assert center.heard[0] == "1.2-2.2 s of 3.5 s"
-  assert said == [f"{path}: heard 0.0-1.0 s of 3.5 s", f"{path}: heard 1.2-2.2 s of 3.5 s"]
+  logged = [line for line in capfd.readouterr().err.splitlines() if "heard" in line]
+  assert logged == [f"{path}: heard 0.0-1.0 s of 3.5 s", f"{path}: heard 1.2-2.2 s of 3.5 s"]
 
 
 def test_every_window_of_a_long_clip_is_answered(model, clips):
@@ -138,13 +139,51 @@ def test_options_are_scored(model, clips):
     assert tokens == 3 and abs(log_prob - answer.log_probs[i]) < 1e-3
 
 
-def test_what_is_compiled_is_said_once(tiny_model_folder, clips):
-  said = []
-  model = api.Mellow.load(tiny_model_folder, say=said.append)
+def test_what_is_compiled_is_logged_once(tiny_model_folder, clips, capfd):
+  model = api.Mellow.load(tiny_model_folder)
   for name in "ab":
     model.caption(clips / f"{name}.wav", sampling=SHORT)
-  assert said[0].startswith("device: ")
-  assert said[1:] == ["compiling, once: answers in batches of 1"]
+  device, *others = capfd.readouterr().err.splitlines()
+  assert device.startswith("device: ") and device.endswith(f", loading {tiny_model_folder}")
+  assert others == ["compiling, once: answers in batches of 1"]
+
+
+def test_a_logger_that_the_program_has_set_stays(model, clips, capfd, monkeypatch):
+  monkeypatch.setattr(api.logger, "level", logging.WARNING)
+  api.logger.manager._clear_cache()
+  api.log_progress()
+  model.caption(clips / "long.wav", sampling=SHORT)
+  assert capfd.readouterr().err == ""
+  monkeypatch.undo()
+  api.logger.manager._clear_cache()
+
+
+@pytest.mark.parametrize("sampling", [SHORT, Sampling(max_new_tokens=6, temperature=1.0)])
+def test_streamed_pieces_are_the_answer(model, clips, sampling):
+  how = {"audio2": clips / "b.wav", "sampling": sampling, "seed": 3, "window": "center"}
+  for name in ("a", "long"):
+    pieces = list(model.stream_answer(clips / f"{name}.wav", QUESTION, **how))
+    assert "".join(pieces) == model.answer(clips / f"{name}.wav", QUESTION, **how).text
+    assert len(pieces) == len("".join(pieces).split())  # no punctuation among the words
+  assert model._advance._cache_size() <= 2  # one program for each sampling
+
+
+def test_a_stream_refuses_at_once_what_it_cannot_give(model, clips):
+  for several in (Sampling(beams=2), Sampling(temperature=1.0, samples=2)):
+    with pytest.raises(QuestionError, match="only one answer can be streamed"):
+      model.stream_answer(clips / "a.wav", QUESTION, sampling=several)
+  with pytest.raises(QuestionError, match="the question is empty"):
+    model.stream_answer(clips / "a.wav", " ")
+
+
+def test_the_package_offers_its_api():
+  assert mellow_jax.Mellow is api.Mellow and mellow_jax.Sampling is Sampling
+  assert set(mellow_jax.__all__) <= set(dir(mellow_jax))
+  assert (pathlib.Path(mellow_jax.__file__).parent / "py.typed").exists()
+  with pytest.raises(AttributeError, match="no attribute 'Melow'"):
+    mellow_jax.Melow  # noqa: B018
+  program = "import sys, mellow_jax; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 # --- The command ---------------------------------------------------------------------------------

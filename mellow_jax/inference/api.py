@@ -1,8 +1,13 @@
-"""Questions about audio, answered: the class `Mellow`."""
+"""The Python API: the class `Mellow` answers questions about audio.
+
+What takes long is logged to the logger "mellow_jax": see `log_progress`.
+"""
 
 import functools
 import itertools
+import logging
 import os
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+import tqdm
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -19,11 +24,13 @@ from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import QuestionError
-from mellow_jax.inference import decode
-from mellow_jax.inference.decode import Generation, Sampling
+from mellow_jax.inference import decode, text_stream
+from mellow_jax.inference.decode import DecodeState, Generation, SampleState, Sampling
 from mellow_jax.models import mellow
+from mellow_jax.models.mellow import MellowModel
 
 GREEDY = Sampling()
+logger = logging.getLogger("mellow_jax")
 OPTION_BUCKET = 8  # options are padded to a multiple of so many tokens, so that few sizes compile
 
 Row = tuple[Source | Clip, Source | Clip | None, str]  # first clip, second or None, question
@@ -31,12 +38,12 @@ Row = tuple[Source | Clip, Source | Clip | None, str]  # first clip, second or N
 
 @dataclass(frozen=True)
 class Answer:
-  """What the model says to one question: one answer, or several from samples or beams."""
+  """The answer to one question, or several answers from samples or beams."""
 
   texts: tuple[str, ...]
-  log_probs: tuple[float, ...]  # natural, of each answer with its end token
-  tokens: tuple[int, ...]  # in each answer, without its end token
-  heard: tuple[str, ...]  # of each clip, such as "0.0-10.0 s of 62.3 s"
+  log_probs: tuple[float, ...]  # natural, of each text with its end token
+  tokens: tuple[int, ...]  # in each text, without its end token
+  heard: tuple[str, ...]  # the part of each clip that was used, such as "0.0-10.0 s of 62.3 s"
 
   @property
   def text(self) -> str:
@@ -48,32 +55,53 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Question:
-  """A row made ready for the model."""
+class _Prompt:
+  """A row after audio preprocessing and tokenization."""
 
   clips: tuple[Clip, Clip]
   ids: np.ndarray  # [L]
   length: int
 
 
-class _Batch(NamedTuple):
+class _Inputs(NamedTuple):
+  """What the model gets of a batch of prompts."""
+
   audio1: Float[Array, "B A D"]
   audio2: Float[Array, "B A D"]
   text_ids: Int[Array, "B L"]
   text_lengths: Int[Array, "B"]
 
 
+class _ProgressHandler(logging.Handler):
+  """Writes to stderr, above a progress bar if there is one."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def log_progress() -> None:
+  """Shows the package's log on stderr, from level INFO on, unless the program decides otherwise.
+
+  A level or a handler that the logger "mellow_jax" has already stays: to have silence, or a file,
+  set them. Only the first of several processes shows its log.
+  """
+  if logger.level == logging.NOTSET and not logger.handlers and parallel.is_first():
+    logger.addHandler(_ProgressHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some libraries give the root logger a handler
+
+
 def describe(clip: Clip) -> str:
-  """Which part of a clip is heard."""
+  """The part of a clip that the model gets."""
   end = clip.start_seconds + clip.seconds_used
   return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
 
 
 class Mellow:
-  """A model ready to be asked.
+  """A loaded model and its preprocessing.
 
-  Every size of batch is compiled at its first use, which takes from seconds to a minute and is
-  said. A single clip stands in both slots of the model, as callers of the reference do.
+  Every batch size is compiled at its first use, which takes from seconds to a minute and is logged.
+  A single clip is given to the model twice, as callers of the reference do.
 
   Batches are divided over the devices given, by default one of this process: their size must be a
   multiple of the number of devices.
@@ -85,12 +113,12 @@ class Mellow:
     preset: str | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = logging.info,
   ):
+    log_progress()
     name = loaded.preset if preset is None else preset
     if name not in presets.PRESETS:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
-    self.preset, self.cfg, self.say = presets.PRESETS[name], loaded.config, say
+    self.preset, self.cfg = presets.PRESETS[name], loaded.config
     self.tokenizer, self._compiled = loaded.tokenizer, set()
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
@@ -102,24 +130,49 @@ class Mellow:
     def encode(params: PyTree, wav: Float[Array, "B S"]) -> Float[Array, "B A D"]:
       return nnx.merge(graphdef, params).encode(wav)
 
+    def read(params: PyTree, inputs: _Inputs) -> tuple[MellowModel, Array, Array]:
+      model = nnx.merge(graphdef, params)
+      prefix = model.prefix(inputs.audio1, inputs.audio2, inputs.text_ids)
+      return model, prefix, inputs.text_lengths
+
+    def row_keys(key: Key[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
+      return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
     @functools.partial(jax.jit, static_argnums=4)
     def generate(
-      params: PyTree, batch: _Batch, key: Key[Array, ""], rows: Int[Array, "B"], sampling: Sampling
+      params: PyTree,
+      inputs: _Inputs,
+      key: Key[Array, ""],
+      rows: Int[Array, "B"],
+      sampling: Sampling,
     ) -> Generation:
-      model = nnx.merge(graphdef, params)
-      prefix = model.prefix(batch.audio1, batch.audio2, batch.text_ids)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-      return decode.generate(model, prefix, batch.text_lengths, keys, sampling)
+      return decode.generate(*read(params, inputs), row_keys(key, rows), sampling)
+
+    @functools.partial(jax.jit, static_argnums=4)
+    def begin(
+      params: PyTree,
+      inputs: _Inputs,
+      key: Key[Array, ""],
+      rows: Int[Array, "B"],
+      sampling: Sampling,
+    ) -> tuple[SampleState, DecodeState]:
+      return decode.begin(*read(params, inputs), row_keys(key, rows), sampling)
+
+    @functools.partial(jax.jit, static_argnums=3, donate_argnums=(1, 2))
+    def advance(
+      params: PyTree, sampled: SampleState, state: DecodeState, sampling: Sampling
+    ) -> tuple[SampleState, DecodeState]:
+      logits, state = decode.step(nnx.merge(graphdef, params), sampled.token, state)
+      return decode.append(sampled, logits, sampling, self.cfg.end_id), state
 
     @jax.jit
     def score(
-      params: PyTree, batch: _Batch, options: Int[Array, "B O R"], lengths: Int[Array, "B O"]
+      params: PyTree, inputs: _Inputs, options: Int[Array, "B O R"], lengths: Int[Array, "B O"]
     ) -> Float[Array, "B O"]:
-      model = nnx.merge(graphdef, params)
-      prefix = model.prefix(batch.audio1, batch.audio2, batch.text_ids)
-      return decode.score(model, prefix, batch.text_lengths, options, lengths)
+      return decode.score(*read(params, inputs), options, lengths)
 
     self._encode, self._generate, self._score = encode, generate, score
+    self._begin, self._advance = begin, advance
 
   @classmethod
   def load(
@@ -128,18 +181,18 @@ class Mellow:
     preset: str | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = logging.info,
   ) -> "Mellow":
-    """The model of a folder, with the preset of preprocessing and prompts it was trained with.
+    """The model of a folder, by default with the preset that it was trained with.
 
-    say gets lines of progress: the device, what is compiled, which part of a long clip is heard.
     Raises CheckpointError for a folder that is no sound model, QuestionError for a wrong preset.
     """
     parallel.use_compilation_cache()
+    log_progress()
     devices = devices or jax.local_devices()[:1]
     many = f"{len(devices)} x " if len(devices) > 1 else ""
-    say(f"device: {many}{devices[0].platform} ({devices[0].device_kind})")
-    return cls(checkpoint.load_model(folder), preset, devices=devices, say=say)
+    device = f"{many}{devices[0].platform} ({devices[0].device_kind})"
+    logger.info("device: %s, loading %s", device, os.fspath(folder))
+    return cls(checkpoint.load_model(folder), preset, devices=devices)
 
   # --- Asking ------------------------------------------------------------------------------------
 
@@ -155,13 +208,44 @@ class Mellow:
   ) -> Answer:
     """The answer to a question about one clip or two.
 
-    Clips are paths, bytes of a file, or (samples, sample rate). Of a longer clip, window is heard:
-    its "first" seconds or those at its "center"; `answer_windows` hears it all.
+    Clips are paths, bytes of a file, or (samples, sample rate). Of a longer clip, window is used:
+    its "first" seconds or those at its "center"; `answer_windows` uses all of it.
 
     Raises AudioError for audio, QuestionError for text that cannot be used.
     """
     rows = [(clip, audio2, question)]
     return self.answers(rows, sampling=sampling, seed=seed, window=window, batch_size=1)[0]
+
+  def stream_answer(
+    self,
+    clip: Source | Clip,
+    question: str,
+    *,
+    audio2: Source | Clip | None = None,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    window: audio.Window = "first",
+  ) -> Iterator[str]:
+    """The text of `answer` in pieces, each as soon as its tokens are decoded.
+
+    Raises as `answer` does, and QuestionError for several samples or beams.
+    """
+    if sampling.samples > 1 or sampling.beams > 1:
+      raise QuestionError("only one answer can be streamed: set samples and beams to 1")
+    prompt = self._prompt((clip, audio2, question), window)
+    self._announce(("streamed answers", sampling), 1)
+
+    def tokens() -> Iterator[int]:
+      inputs, key = self._inputs([prompt]), jax.random.key(seed)
+      sampled, state = self._begin(self.params, inputs, key, np.zeros(1, int), sampling)
+      for left in reversed(range(sampling.max_new_tokens)):
+        if sampled.has_ended[0]:
+          return
+        yield int(sampled.token[0])
+        if left:
+          sampled, state = self._advance(self.params, sampled, state, sampling)
+
+    return text_stream.pieces(self.tokenizer, tokens())
 
   def answer_windows(
     self, clip: Source, question: str, *, sampling: Sampling = GREEDY, seed: int = 0
@@ -181,7 +265,7 @@ class Mellow:
     return self.answer(clip, question, audio2=audio2, **how)
 
   def caption(self, clip: Source | Clip, question: str = "caption the audio", **how: Any) -> Answer:
-    """What is heard in a clip; `how` is what `answer` takes."""
+    """A description of a clip; `how` is what `answer` takes."""
     return self.answer(clip, question, **how)
 
   def answers(self, rows: Sequence[Row], **how: Any) -> list[Answer]:
@@ -200,16 +284,16 @@ class Mellow:
   ) -> Iterator[Answer]:
     """Answers in the order of the rows, each as soon as its batch is done.
 
-    What is drawn for a row follows from the seed and the row's number, first_row on, whatever
-    batch it is in. The clips of a batch are encoded once each, however many rows ask about them.
+    A row's samples depend on the seed and the row's number, counted from first_row, whatever its
+    batch is. The clips of a batch are encoded once each, however many rows ask about them.
     """
     key = jax.random.key(seed)
 
-    def compute(batch: _Batch, numbers: np.ndarray) -> tuple[Array, Array, Array]:
-      found = self._generate(self.params, batch, key, first_row + numbers, sampling)
+    def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array, Array, Array]:
+      found = self._generate(self.params, inputs, key, first_row + numbers, sampling)
       return found.tokens, found.lengths, found.log_probs
 
-    for question, (tokens, lengths, log_probs) in self._run(
+    for prompt, (tokens, lengths, log_probs) in self._run(
       rows, window, batch_size, compute, ("answers", sampling)
     ):
       ids = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
@@ -217,7 +301,7 @@ class Mellow:
         texts=tuple(self.tokenizer.decode(i).strip() for i in ids),
         log_probs=tuple(log_probs.tolist()),
         tokens=tuple(lengths.tolist()),
-        heard=tuple(describe(clip) for clip in question.clips),
+        heard=tuple(describe(clip) for clip in prompt.clips),
       )
 
   def score(
@@ -229,11 +313,11 @@ class Mellow:
     batch_size: int = 8,
     room: tuple[int, int] = (0, 0),
   ) -> list[list[tuple[float, int]]]:
-    """Log-likelihood and number of tokens of each given answer to each question.
+    """Natural log-likelihood and number of tokens of each question's options.
 
-    Options are ended as the preset ends answers; the end counts in both. A multiple choice is so
-    decided without parsing what the model would have written. Calls that make room for the same
-    number of options and tokens, or for more, are compiled once.
+    Options are ended as the preset ends answers; the end counts in both. So a multiple choice is
+    decided without parsing generated text. room is the least number of options and of tokens an
+    option that is computed: calls of one size are compiled once.
     """
     cfg, preset = self.cfg, self.preset
     encoded = [
@@ -251,8 +335,8 @@ class Mellow:
       for o, (tokens, length) in enumerate(row):
         ids[r, o, :length], lengths[r, o] = tokens[:length], length
 
-    def compute(batch: _Batch, numbers: np.ndarray) -> tuple[Array]:
-      return (self._score(self.params, batch, ids[numbers], lengths[numbers]),)
+    def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array]:
+      return (self._score(self.params, inputs, ids[numbers], lengths[numbers]),)
 
     found = self._run(rows, window, batch_size, compute, ("scores", shape[1:]))
     return [
@@ -263,10 +347,10 @@ class Mellow:
   # --- Batches -----------------------------------------------------------------------------------
 
   def _announce(self, program: tuple[str, Hashable], batch_size: int) -> None:
-    """Says that a program is compiled, the first time: it is easily taken for slowness."""
+    """Logs that a program is compiled, the first time: it is easily taken for slowness."""
     if (program, batch_size) not in self._compiled:
       self._compiled.add((program, batch_size))
-      self.say(f"compiling, once: {program[0]} in batches of {batch_size}")
+      logger.info("compiling, once: %s in batches of %d", program[0], batch_size)
 
   def _clip(self, source: Source | Clip, window: audio.Window) -> Clip:
     if isinstance(source, Clip):
@@ -274,10 +358,10 @@ class Mellow:
     clip = audio.load(source, self.cfg.audio, self.preset, window=window)
     if clip.seconds_used < clip.total_seconds:
       name = os.fspath(source) if isinstance(source, str | os.PathLike) else "clip"
-      self.say(f"{name}: heard {describe(clip)}")
+      logger.info("%s: heard %s", name, describe(clip))
     return clip
 
-  def _question(self, row: Row, window: audio.Window) -> _Question:
+  def _prompt(self, row: Row, window: audio.Window) -> _Prompt:
     first, second, text = row
     clip1 = self._clip(first, window)
     clip2 = clip1 if second is None or second is first else self._clip(second, window)
@@ -291,13 +375,13 @@ class Mellow:
       )
     except ValueError as error:
       raise QuestionError(f"question: {error}") from None
-    return _Question((clip1, clip2), ids, length)
+    return _Prompt((clip1, clip2), ids, length)
 
-  def _batch(self, questions: list[_Question]) -> _Batch:
+  def _inputs(self, batch: list[_Prompt]) -> _Inputs:
     """Encodes each distinct clip once, in batches of the one size that is compiled."""
-    size = len(questions)
-    clips = {id(clip): clip.wav for q in questions for clip in q.clips}
-    place = {name: i for i, name in enumerate(clips)}
+    size = len(batch)
+    clips = {id(clip): clip.wav for prompt in batch for clip in prompt.clips}
+    index = {name: i for i, name in enumerate(clips)}
     wavs = list(clips.values())
     wavs += wavs[:1] * (-len(wavs) % size)
     encoded = [
@@ -305,48 +389,49 @@ class Mellow:
       for i in range(0, len(wavs), size)
     ]
     tokens = jnp.concatenate(encoded)
-    first, second = (np.array([place[id(q.clips[i])] for q in questions]) for i in range(2))
-    batch = _Batch(
+    first, second = (np.array([index[id(p.clips[i])] for p in batch]) for i in range(2))
+    inputs = _Inputs(
       audio1=tokens[first],
       audio2=tokens[second],
-      text_ids=np.stack([q.ids for q in questions]),
-      text_lengths=np.array([q.length for q in questions], np.int32),
+      text_ids=np.stack([p.ids for p in batch]),
+      text_lengths=np.array([p.length for p in batch], np.int32),
     )
-    return self._place(batch)
+    return self._place(inputs)
 
   def _run(
     self,
     rows: Iterable[Row],
     window: audio.Window,
     batch_size: int,
-    compute: Callable[[_Batch, np.ndarray], tuple[Array, ...]],
+    compute: Callable[[_Inputs, np.ndarray], tuple[Array, ...]],
     program: tuple[str, Hashable],
-  ) -> Iterator[tuple[_Question, tuple[np.ndarray, ...]]]:
-    """Each row's part of what compute makes of its batch and the numbers of the batch's rows.
+  ) -> Iterator[tuple[_Prompt, tuple[np.ndarray, ...]]]:
+    """Each row's prompt, and its part of the arrays that compute returns for its batch.
 
-    program names what compute compiles, and what it depends on besides the batch size.
+    compute gets a batch and the numbers of its rows. program names what it compiles, and what that
+    depends on besides the batch size.
     """
     rows, start, running = iter(rows), 0, []
 
-    def finish() -> Iterator[tuple[_Question, tuple[np.ndarray, ...]]]:
-      for questions, arrays in running:
+    def finish() -> Iterator[tuple[_Prompt, tuple[np.ndarray, ...]]]:
+      for batch, arrays in running:
         arrays = [np.asarray(array) for array in arrays]
-        yield from ((q, tuple(a[i] for a in arrays)) for i, q in enumerate(questions))
+        yield from ((p, tuple(a[i] for a in arrays)) for i, p in enumerate(batch))
       running.clear()
 
     while True:
       # The next clips are read while the device is busy with the last batch.
       try:
-        questions = [self._question(row, window) for row in itertools.islice(rows, batch_size)]
+        batch = [self._prompt(row, window) for row in itertools.islice(rows, batch_size)]
       except ValueError:
         yield from finish()
         raise
       yield from finish()
-      if not questions:
+      if not batch:
         return
       # The last batch is filled up with its last row: another size would compile again.
-      filled = questions + questions[-1:] * (batch_size - len(questions))
+      filled = batch + batch[-1:] * (batch_size - len(batch))
       self._announce(program, batch_size)
-      numbers = start + np.minimum(np.arange(batch_size), len(questions) - 1)
-      running.append((questions, compute(self._batch(filled), numbers)))
-      start += len(questions)
+      numbers = start + np.minimum(np.arange(batch_size), len(batch) - 1)
+      running.append((batch, compute(self._inputs(filled), numbers)))
+      start += len(batch)

@@ -101,7 +101,7 @@ def last_line(err: str) -> str:
 
 @pytest.fixture(scope="module")
 def model(tiny_model_folder) -> api.Mellow:
-  return api.Mellow.load(tiny_model_folder, say=lambda line: None)
+  return api.Mellow.load(tiny_model_folder)
 
 
 def test_every_item_is_asked_with_its_clips(run, data, model, tmp_path):
@@ -152,9 +152,9 @@ def test_choices_are_scored_in_their_own_order(run, data, model, tmp_path):
 
 def heard(run, model, monkeypatch, tmp_path, **probe) -> list[tuple[np.ndarray, np.ndarray]]:
   """What the model's two slots get for each line, by its wav."""
-  slots, batch = [], api.Mellow._batch
+  slots, batch = [], api.Mellow._inputs
   monkeypatch.setattr(
-    api.Mellow, "_batch", lambda self, asked: slots.extend(asked) or batch(self, asked)
+    api.Mellow, "_inputs", lambda self, asked: slots.extend(asked) or batch(self, asked)
   )
   status, _, err = run(output=tmp_path / "out.jsonl", **probe)
   assert status == 0, err

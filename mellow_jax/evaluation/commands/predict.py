@@ -190,7 +190,7 @@ def _predict(f: flags.FlagValues) -> None:
   except ValueError as error:
     raise FlagsError(f"--audio={f.audio} --audio2={f.audio2}: {error}") from None
   devices = jax.local_devices()
-  model = Mellow.load(f.checkpoint, f.preset, devices=devices, say=_say)
+  model = Mellow.load(f.checkpoint, f.preset, devices=devices)
   if f.benchmark == "scenes":
     try:
       scenes.SceneClips(model.cfg.audio.sample_rate, model.cfg.audio.clip_samples)

@@ -46,7 +46,7 @@ class MellowLmms(lmms):
     """
     super().__init__()
     del max_batch_size, device
-    self.model = Mellow.load(checkpoint, preset, say=lambda line: print(line, file=sys.stderr))
+    self.model = Mellow.load(checkpoint, preset)
     self.batch_size = int(batch_size)
 
   # --- What lmms-eval calls ----------------------------------------------------------------------
