@@ -175,11 +175,39 @@ class MapperConfig:
 
 
 @dataclass(kw_only=True)
+class LinearConfig(MapperConfig):
+  """The linear projection of the ablations: one layer on each row."""
+
+  kind: str = "linear"  # in config.json
+  bias: bool = False  # ours: the paper's 156M do not tell, and the non-linear one has none
+
+
+@dataclass(kw_only=True)
 class NonlinearConfig(MapperConfig):
   """The non-linear projection of the paper's figure 2."""
 
   kind: str = "nonlinear"  # in config.json
   dropout: float = 0.5  # rate inside the projection, while training; release
+
+
+@dataclass(kw_only=True)
+class TransformerConfig(MapperConfig):
+  """The non-linear projection, and a transformer that reads its rows into learnt constants.
+
+  Reconstructed from the paper's size column: see models/mapper.py.
+  """
+
+  kind: str = "transformer"  # in config.json
+  dropout: float = 0.5  # rate inside the projection, while training; release
+  layers: int = 8  # ours, by the size
+  heads: int = 8  # Pengi
+  mlp_ratio: int = 2  # Pengi
+  constants: int = 40  # audio tokens that a clip becomes; Pengi
+
+  def audio_tokens(self, rows: ClipRows) -> int:
+    """Audio tokens that a clip becomes, whatever its rows."""
+    del rows
+    return self.constants
 
 
 # --- Decoders ------------------------------------------------------------------------------------
@@ -203,6 +231,32 @@ class SmolLM2Config:
   # gradient: a third more arithmetic, a fraction of the memory, the same numbers to rounding.
   remat: bool = False
 
+  def check(self) -> None:
+    """Raises ConfigError, naming the fields, where sizes do not fit together."""
+    _require(self.heads % self.kv_heads == 0, "decoder.kv_heads must divide decoder.heads")
+
+
+@dataclass(kw_only=True)
+class GPT2Config:
+  """GPT-2 small, the decoder of an ablation; separator and end are token 50256, padding is 0."""
+
+  kind: str = "gpt2"  # in config.json
+  vocab: int = 50_257  # tokens; training
+  positions: int = 1024  # that it has learnt, of prefix and answer together; training
+  width: int = 768  # training
+  layers: int = 12  # training
+  heads: int = 12  # training
+  mlp: int = 3072  # width of the perceptron; training
+  norm_eps: float = 1e-5  # training
+  # Rate on embeddings, attention weights and branches, while training, also where the decoder is
+  # frozen; 0: none; training.
+  dropout: float = 0.1
+  remat: bool = False  # as SmolLM2's
+
+  def check(self) -> None:
+    """Raises ConfigError, naming the fields, where sizes do not fit together."""
+    _require(self.width % self.heads == 0, "decoder.heads must divide decoder.width")
+
 
 @dataclass(kw_only=True)
 class ModelConfig:
@@ -210,8 +264,10 @@ class ModelConfig:
 
   audio: AudioConfig = field(default_factory=AudioConfig)
   encoder: HTSATConfig | CNN14Config = field(default_factory=HTSATConfig)
-  mapper: NonlinearConfig = field(default_factory=NonlinearConfig)
-  decoder: SmolLM2Config = field(default_factory=SmolLM2Config)
+  mapper: LinearConfig | NonlinearConfig | TransformerConfig = field(
+    default_factory=NonlinearConfig
+  )
+  decoder: SmolLM2Config | GPT2Config = field(default_factory=SmolLM2Config)
   text_tokens: int = 129  # slots for the question; release
   answer_tokens: int = 250  # slots for the answer in training; training
   sep_id: int = 0  # token whose embedding separates the parts of the prefix; release
@@ -234,6 +290,16 @@ class ModelConfig:
   @property
   def prefix_tokens(self) -> int:
     return 2 * (self.audio_tokens + 1) + self.text_tokens
+
+  def check_length(self, answer_tokens: int) -> None:
+    """Raises ConfigError where the decoder has no positions for an answer of so many tokens."""
+    needed = self.prefix_tokens + answer_tokens - 1  # the last token is not read
+    if isinstance(self.decoder, GPT2Config):
+      _require(
+        needed <= self.decoder.positions,
+        f"a prefix of {self.prefix_tokens} tokens and an answer of {answer_tokens} take {needed} "
+        f"positions, the decoder has {self.decoder.positions}",
+      )
 
 
 @dataclass(kw_only=True)
@@ -450,10 +516,12 @@ def validate_model(model: ModelConfig) -> None:
     rows.steps == 0 or rows.frames % model.mapper.downsample == 0,
     f"mapper.downsample must divide the {rows.frames} frames of an encoder step",
   )
-  _require(
-    model.decoder.heads % model.decoder.kv_heads == 0,
-    "decoder.kv_heads must divide decoder.heads",
-  )
+  model.decoder.check()
+  if isinstance(model.mapper, TransformerConfig):
+    _require(
+      model.decoder.width % model.mapper.heads == 0, "mapper.heads must divide decoder.width"
+    )
+  model.check_length(model.answer_tokens)
   for name, value in (("audio.stft", model.audio.stft), ("dtype", model.dtype)):
     known = CHOICES[f"model.{name}"]
     _require(value in known, f"{name} {value!r}: use {', '.join(known)}")

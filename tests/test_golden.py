@@ -6,27 +6,22 @@ losses after updates.
 
 import dataclasses
 import functools
-import json
-import pathlib
 
+import fidelity
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import recipe
+from fidelity import GOLDEN, TOLERANCE, check, check_losses
 
 from mellow_jax import config, inspect, parallel
-from mellow_jax.convert import rules
 from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
 from mellow_jax.evaluation.inspection import events
 from mellow_jax.inference import decode
 from mellow_jax.models import logmel, mellow
 from mellow_jax.training import optim, programs, step
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-TOLERANCE = 1e-4  # of the largest entry
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +39,7 @@ def cfg():
 
 @pytest.fixture(scope="module")
 def params(cfg):
-  """The recipe's weights by our paths."""
-  manifest = json.loads((GOLDEN / "manifest.json").read_text())
-  flat = {}
-  for key, shape in manifest.items():
-    ((rule, path),) = rules.match(key, rules.MELLOW)
-    if path is not None:
-      array = rule.transform.there(recipe.fill(key, tuple(shape), 202))
-      flat[path.replace(".", "/")] = jnp.asarray(array)
-  return flat
+  return fidelity.weights(cfg, "manifest.json", 202)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +55,7 @@ def heard(cfg, params):
     out = model.encoder.classify(stages[-1])
     return db, stages, out, model.mapper(out)
 
-  wavs = [np.stack([recipe.waveform(2020 + 5 * a + i) for i in range(2)]) for a in range(2)]
+  wavs = [fidelity.waveforms(202, slot) for slot in range(2)]
   with jax.default_matmul_precision("highest"):
     return wavs, [run(params, wav) for wav in wavs]
 
@@ -85,22 +72,8 @@ def batch(golden, heard):
   )
 
 
-def difference(actual, expected):
-  """Largest difference as a share of the largest expected entry."""
-  actual = np.asarray(actual)
-  assert actual.shape == expected.shape
-  return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
 def tokens(x):
   return np.asarray(x).reshape(2, -1, x.shape[-1])
-
-
-def check(record_property, name, actual, expected, tolerance=TOLERANCE):
-  found = difference(actual, expected)
-  record_property(name, found)
-  print(f"fidelity {name} {found:.2e}")
-  assert found <= tolerance
 
 
 def test_waveform(golden, heard, record_property):
@@ -205,13 +178,6 @@ def test_greedy_tokens(cfg, golden, heard, batch, params, record_property):
   assert wrong == 0
 
 
-def check_losses(record_property, name, ours, expected, bar):
-  worst = float(np.max(np.abs(np.asarray(ours) - expected) / expected))
-  record_property(name, worst)
-  print(f"fidelity {name} {worst:.2e}")
-  assert worst <= bar
-
-
 @pytest.fixture(scope="module")
 def train_config(cfg):
   """The recipe of golden/README: torch's Adam, learning rate 1e-4, L2 decay 1e-4, HTSAT frozen."""
@@ -272,10 +238,7 @@ def test_gradients_and_adam(state, forward, train_config, golden, batch, record_
       name: np.linalg.norm(np.asarray(m) / (1 - cfg.b1) - cfg.weight_decay * before[name])
       for name, m in moment.items()
     }
-    worst = 0.0
-    for key, expected in zip(golden["grad_names"], golden["grad_norms"], strict=True):
-      ((_, path),) = rules.match(str(key), rules.MELLOW)
-      worst = max(worst, abs(ours.pop(path.replace(".", "/")) - expected) / expected)
+    worst = fidelity.gradient_norms(train_config.model, ours, golden)
     record_property("gradient norms", worst)
     print(f"fidelity gradient norms {worst:.2e}")
     assert not ours

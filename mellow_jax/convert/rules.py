@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mellow_jax.config import CNN14Config, HTSATConfig, ModelConfig
+from mellow_jax.config import CNN14Config, GPT2Config, HTSATConfig, ModelConfig, SmolLM2Config
 
 
 class Transform(NamedTuple):
@@ -128,6 +128,32 @@ def smollm2(prefix: str) -> list[Rule]:
   ]
 
 
+def gpt2(prefix: str) -> list[Rule]:
+  """GPT-2 under `prefix`, a regex that ends with a dot or is empty."""
+  layer, ours = prefix + r"h\.(\d+)\.", r"decoder.blocks.\1."
+
+  def conv1d(key: str, path: str) -> list[Rule]:
+    """OpenAI's linear layer, whose weight is [in, out] as ours."""
+    return [
+      Rule(layer + rf"{key}\.weight", f"{ours}{path}.kernel", keep),
+      Rule(layer + rf"{key}\.bias", f"{ours}{path}.bias", keep),
+    ]
+
+  return [
+    Rule(prefix + r"wte\.weight", "decoder.embed.embedding", keep),
+    Rule(prefix + r"wpe\.weight", "decoder.position.embedding", keep),
+    *_norm(layer + "ln_1", ours + "attn_norm"),
+    *conv1d(r"attn\.c_attn", "attn.qkv"),
+    *conv1d(r"attn\.c_proj", "attn.o"),
+    *_norm(layer + "ln_2", ours + "mlp_norm"),
+    *conv1d(r"mlp\.c_fc", "up"),
+    *conv1d(r"mlp\.c_proj", "down"),
+    *_norm(prefix + "ln_f", "decoder.norm"),
+    # The causal mask, which files of the hub hold.
+    Rule(layer + r"attn\.(bias|masked_bias)", None, None),
+  ]
+
+
 def mellow(cfg: ModelConfig) -> list[Rule]:
   """A whole checkpoint of the encoder and decoder of a configuration."""
   match cfg.encoder:
@@ -135,6 +161,13 @@ def mellow(cfg: ModelConfig) -> list[Rule]:
       encoder = htsat(r"audio_encoder\.base\.htsat\.")
     case CNN14Config():
       encoder = cnn14(r"audio_encoder\.base\.cnn14\.")
+  match cfg.decoder:
+    case SmolLM2Config():
+      decoder = smollm2(r"caption_decoder\.lm\.")
+    case GPT2Config():
+      # The tied head, as SmolLM2's.
+      head = Rule(r"caption_decoder\.lm\.lm_head\.weight", None, None)
+      decoder = [*gpt2(r"caption_decoder\.lm\.transformer\."), head]
   return [
     *encoder,
     *_linear(r"audio_encoder\.base\.c2l", "mapper.c2l"),
@@ -144,7 +177,7 @@ def mellow(cfg: ModelConfig) -> list[Rule]:
       transpose,
     ),
     *_norm(r"audio_encoder\.projection\.layer_norm", "mapper.projection.norm"),
-    *smollm2(r"caption_decoder\.lm\."),
+    *decoder,
   ]
 
 

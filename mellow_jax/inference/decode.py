@@ -159,8 +159,10 @@ def prefill(
 ) -> tuple[Float[Array, "rows V"], DecodeState]:
   """Reads prefixes: the logits of the first token, and the state for max_new_tokens of them.
 
-  There are B x copies rows, those of one question side by side.
+  There are B x copies rows, those of one question side by side. Raises ConfigError where the
+  decoder has too few positions.
   """
+  model.cfg.check_length(max_new_tokens)
   batch = len(prefix)
   hidden, cache = model.prefill(prefix, text_lengths)
   if copies > 1:  # of several devices, each would be sent the caches of all for it
@@ -412,7 +414,8 @@ def score(
   """Natural log-likelihood of each of a question's given answers, summed over its tokens.
 
   An end token counts where the options hold one. Divide by option_lengths for the mean a token. An
-  option of no tokens, which fills up a question with fewer options, scores -inf.
+  option of no tokens, which fills up a question with fewer options, scores -inf. Raises ConfigError
+  where the decoder has too few positions.
 
   The options stand side by side after one prefix, and none sees another:
 
@@ -422,6 +425,7 @@ def score(
     option 2  attended   -          causal
   """
   batch, o, r = options.shape
+  model.cfg.check_length(r)
   prefix_positions, read = model.cfg.prefix_tokens, r - 1  # the last token is only predicted
   prefix_mask = model.attention_mask(text_lengths)
   embedded = model.decoder.embed(options[:, :, :-1].reshape(batch, o * read))

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from mellow_jax.config import SmolLM2Config
+from mellow_jax.config import GPT2Config, SmolLM2Config
 from mellow_jax.models import example_rng
 
 QUERIES = 128  # positions of a question that attend at a time, in decoding
@@ -48,8 +48,8 @@ class Context(NamedTuple):
   mask: Bool[Array, "b L T"]  # True where a position may attend to a slot
   keys: Key[Array, "B"] | None = None  # an example's, of dropout; None: there is none
 
-  def of_layer(self, number: int | Int[Array, ""]) -> "Context":
-    """The same with keys of the layer's own."""
+  def part(self, number: int | Int[Array, ""]) -> "Context":
+    """The same with keys of its own for a layer, or for a part of one."""
     return self if self.keys is None else self._replace(keys=example_rng.fold(self.keys, number))
 
 
@@ -122,7 +122,7 @@ class Decoder(nnx.Module):
   and longer products, for decoding one token at a time.
   """
 
-  cfg: SmolLM2Config
+  cfg: SmolLM2Config | GPT2Config
   dtype: jnp.dtype
   fused: bool
 
@@ -151,7 +151,7 @@ class Decoder(nnx.Module):
     x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
     layers = []
     for i, block in enumerate(self.blocks):
-      x, layer = block(x, context.of_layer(i), None if cache is None else cache[i], start)
+      x, layer = block(x, context.part(i), None if cache is None else cache[i], start)
       layers.append(layer)
     return self.norm(x), tuple(layers)
 
@@ -178,7 +178,7 @@ class Decoder(nnx.Module):
       @jax.checkpoint
       def layer(x, numbered, graphdef=graphdef):
         number, state = numbered
-        return nnx.merge(graphdef, state)(x, context.of_layer(number))[0], None
+        return nnx.merge(graphdef, state)(x, context.part(number))[0], None
 
       x, _ = jax.lax.scan(layer, x, (jnp.asarray(numbers), stacked))
     return self.norm(x)

@@ -5,18 +5,45 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from mellow_jax.config import ClipRows, ModelConfig
+from mellow_jax.config import (
+  ClipRows,
+  LinearConfig,
+  MapperConfig,
+  ModelConfig,
+  NonlinearConfig,
+  TransformerConfig,
+)
 from mellow_jax.models import example_rng
 from mellow_jax.models.cnn14 import CNN14Output
 from mellow_jax.models.htsat import HTSATOutput
 
 LAYER_NORM_EPS = 1e-5
 
+# --- Projections ---------------------------------------------------------------------------------
+
 
 def _repeat(x: Float[Array, "B Z D"], rows: ClipRows) -> Float[Array, "B R D"]:
   """Each step's row as often as it stands for a frame."""
   repeated = jnp.repeat(x[:, rows.single :], rows.frames, axis=1)
   return jnp.concatenate([x[:, : rows.single], repeated], axis=1)
+
+
+class LinearProjection(nnx.Module):
+  """One linear layer: the first half of the non-linear projection.
+
+  Source: the paper's appendix F.1; no public code has it.
+  """
+
+  dropout = 0.0
+
+  def __init__(self, n_in: int, width: int, bias: bool, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    init = nnx.initializers.xavier_uniform()
+    self.linear = nnx.Linear(n_in, width, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B Z C"], rows: ClipRows, keys: None) -> Float[Array, "B Z D"]:
+    """The distinct rows."""
+    del rows, keys  # nothing is random
+    return self.linear(x).astype(jnp.float32)
 
 
 class NonlinearProjection(nnx.Module):
@@ -32,7 +59,7 @@ class NonlinearProjection(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "B Z C"], rows: ClipRows, keys: Key[Array, "B"] | None = None
+    self, x: Float[Array, "B Z C"], rows: ClipRows, keys: Key[Array, "B"] | None
   ) -> Float[Array, "B Z2 D"]:
     """The distinct rows; with keys, one an example, all of them, since dropout tells them apart."""
     e1 = self.linear1(x)
@@ -40,6 +67,79 @@ class NonlinearProjection(nnx.Module):
     if keys is not None:
       e1, e2 = (_repeat(e, rows) for e in (e1, e2))
     return self.norm(e1 + example_rng.dropout(e2, self.dropout, keys))
+
+
+def make_projection(
+  cfg: MapperConfig, n_in: int, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs
+) -> LinearProjection | NonlinearProjection:
+  """The row-wise part of the configuration's mapper."""
+  match cfg:
+    case LinearConfig():
+      return LinearProjection(n_in, width, cfg.bias, dtype, rngs=rngs)
+    case NonlinearConfig() | TransformerConfig():
+      return NonlinearProjection(n_in, width, cfg.dropout, dtype, rngs=rngs)
+
+
+# --- Transformer ---------------------------------------------------------------------------------
+
+
+def _linear(n_in: int, n_out: int, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+  """A linear layer whose weights start uniform in +-1/sqrt(n_in), as torch's do."""
+  init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+  return nnx.Linear(n_in, n_out, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+class MapperLayer(nnx.Module):
+  """Unmasked self-attention without positions and a two-layer perceptron, residual and pre-norm.
+
+  Source: the transformer layer of Pengi, microsoft/Pengi 31d5e37, models/decoder.py.
+  """
+
+  def __init__(self, cfg: TransformerConfig, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    self.heads = cfg.heads
+    self.norm1 = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs)
+    self.queries = _linear(width, width, False, dtype, rngs)
+    self.keys_values = _linear(width, 2 * width, False, dtype, rngs)
+    self.project = _linear(width, width, True, dtype, rngs)
+    self.norm2 = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs)
+    self.fc1 = _linear(width, cfg.mlp_ratio * width, True, dtype, rngs)
+    self.fc2 = _linear(cfg.mlp_ratio * width, width, True, dtype, rngs)
+
+  def __call__(self, x: Float[Array, "B R D"]) -> Float[Array, "B R D"]:
+    b, r, d = x.shape
+    h = self.norm1(x)
+    k, v = jnp.split(self.keys_values(h), 2, axis=-1)
+    q, k, v = (y.reshape(b, r, self.heads, -1) for y in (self.queries(h), k, v))
+    scores = jnp.einsum("brng,bsng->bnrs", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores * (d // self.heads) ** -0.5, axis=-1).astype(v.dtype)
+    x = x + self.project(jnp.einsum("bnrs,bsng->brng", weights, v).reshape(b, r, d))
+    return x + self.fc2(jax.nn.relu(self.fc1(self.norm2(x))))
+
+
+class MapperTransformer(nnx.Module):
+  """Transformer layers over rows and learnt constants, of which the constants' places are kept.
+
+  Reconstructed, not the authors' code: the paper calls its third projection "a stack of transformer
+  layers with learnable constants" and gives the system 195M parameters. Eight of Pengi's layers
+  behind the non-linear projection and the downsampler, one stack for both clips, with 40 constants,
+  have 195,180,247; other stacks of that size cannot be told from it.
+
+  Source: the paper's appendix F.1 and size column; microsoft/Pengi for the layer.
+  """
+
+  def __init__(self, cfg: TransformerConfig, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    self.constants = nnx.Param(jax.random.normal(rngs.params(), (cfg.constants, width)))
+    self.layers = nnx.List(MapperLayer(cfg, width, dtype, rngs=rngs) for _ in range(cfg.layers))
+
+  def __call__(self, x: Float[Array, "B R D"]) -> Float[Array, "B A D"]:
+    constants = self.constants[...]
+    x = jnp.concatenate([x, jnp.broadcast_to(constants, (len(x), *constants.shape))], axis=1)
+    for layer in self.layers:
+      x = layer(x)
+    return x[:, -len(constants) :]
+
+
+# --- Mapper --------------------------------------------------------------------------------------
 
 
 class Mapper(nnx.Module):
@@ -61,7 +161,11 @@ class Mapper(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.projection = NonlinearProjection(n_in, width, cfg.mapper.dropout, dtype, rngs=rngs)
+    self.projection = make_projection(cfg.mapper, n_in, width, dtype, rngs=rngs)
+    has_transformer = isinstance(cfg.mapper, TransformerConfig)
+    self.transformer = (
+      MapperTransformer(cfg.mapper, width, dtype, rngs=rngs) if has_transformer else None
+    )
 
   def __call__(
     self, output: HTSATOutput | CNN14Output, keys: Key[Array, "B"] | None = None
@@ -75,4 +179,5 @@ class Mapper(nnx.Module):
     else:
       b, r, d = steps.shape
       tokens = steps.reshape(b, r // self.downsample, self.downsample, d).mean(axis=2)
-    return jnp.concatenate([single, tokens], axis=1)
+    tokens = jnp.concatenate([single, tokens], axis=1)
+    return tokens if self.transformer is None else self.transformer(tokens)

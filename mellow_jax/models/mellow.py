@@ -11,10 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import config
-from mellow_jax.config import CNN14Config, HTSATConfig, ModelConfig, SmolLM2Config
-from mellow_jax.models import smollm2
+from mellow_jax.config import CNN14Config, GPT2Config, HTSATConfig, ModelConfig, SmolLM2Config
+from mellow_jax.models import gpt2, smollm2
 from mellow_jax.models.cnn14 import CNN14
 from mellow_jax.models.decoder import Cache, Decoder
+from mellow_jax.models.gpt2 import GPT2
 from mellow_jax.models.htsat import HTSAT
 from mellow_jax.models.mapper import Mapper
 from mellow_jax.models.smollm2 import SmolLM2
@@ -113,6 +114,8 @@ def make_decoder(cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False) -> De
   match cfg.decoder:
     case SmolLM2Config():
       return SmolLM2(cfg.decoder, dtype, rngs=rngs, fused=fused)
+    case GPT2Config():
+      return GPT2(cfg.decoder, dtype, rngs=rngs, fused=fused)
 
 
 def resolve_dtype(cfg: ModelConfig) -> str:
@@ -173,6 +176,8 @@ def fuse(cfg: ModelConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
   match cfg.decoder:
     case SmolLM2Config():
       decoder = smollm2.fuse(params["decoder"], dtype)
+    case GPT2Config():
+      decoder = gpt2.fuse(params["decoder"], dtype)
   return abstract(cfg, fused=True)[0], {**params, "decoder": decoder}
 
 
