@@ -1,10 +1,9 @@
-"""The words of a text, and those of them that carry its content."""
+"""The words of a text, and its content words."""
 
-import re
+from mellow_jax.data import choices
+from mellow_jax.data.text import whole_words
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_LETTER = re.compile(r"(?<!\S)[A-Ha-h]\) ")  # of an option, which is no word
-# Words that English texts have whatever they are about.
+# Stop words: words of English texts on any subject.
 _STOP_WORDS = """
   a about above after again against all along also although am an and another any are as at away
   be because been before being below between both but by can cannot could did do does doing down
@@ -21,7 +20,7 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 def words(text: str) -> list[str]:
   """The words of a text in lower case; letters of options, "a) ", are none."""
-  return _WORD.findall(_LETTER.sub(" ", text).lower())
+  return whole_words(choices.without_letters(text))
 
 
 def content_words(text: str) -> list[str]:

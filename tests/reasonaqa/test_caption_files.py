@@ -85,7 +85,7 @@ def test_a_table_of_ones_own_may_come_from_a_spreadsheet(tmp_path):
   ("name", "text", "message"),
   [
     ("a.csv", "file,text\nx.wav,y\n", "line 1: these are the columns of no source that is known"),
-    ("a.csv", "file,caption\n", "holds no captions"),
+    ("a.csv", "file,caption\n", "holds no rows"),
     ("a.csv", "file,caption\nx.wav,a,b\n", "line 2: has 3 cells where the header has 2"),
     ("a.csv", 'file,caption\nx.wav,"a\n', "line 2: is not CSV"),
     ("a.csv", "file,caption\nx.wav,ok\ny.wav, \n", "line 3: the caption is empty"),

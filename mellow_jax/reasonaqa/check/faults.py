@@ -1,11 +1,10 @@
 """Kinds of faults of rows and clips, and the checks of one row's texts and one clip's samples."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mellow_jax.data import audio, presets, prompts, tokenizer
+from mellow_jax.data import audio, choices, presets, prompts, tokenizer
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import AudioError
 
@@ -34,8 +33,6 @@ OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
 # Half the range of samples up to which a clip counts as silent: the smallest step of 16 bits.
 SILENT_SWING = 2.0**-15
 
-_OPTION = re.compile(r"(?<!\S)([A-Ha-h])\)\s")
-_CHOSEN = re.compile(r"([A-Ha-h])(?:\)\s*(.*)|)\Z", re.DOTALL)
 _EMPTY = {"input": "empty_question", "answer": "empty_answer"}
 _PATHS = ("filepath1", "filepath2")
 _INPUT, _ANSWER, _CAPTION2 = (FIELDS.index(name) for name in ("input", "answer", "caption2"))
@@ -62,27 +59,14 @@ def of_schema(found: Sequence[tuple[str, str]]) -> Iterator[Fault]:
     yield Fault(kind, f"field {name!r} {message}" if name else message)
 
 
-def _plain(text: str) -> str:
-  return " ".join(text.split()).rstrip(" .").casefold()
-
-
 def of_options(question: str, answer: str) -> Iterator[Fault]:
   """A fault where the question lists options, and the answer is none of them.
 
   An answer may be an option with its letter, its text or its letter alone.
   """
-  if ") " not in question:
-    return
-  parts = _OPTION.split(question)
-  letters, texts = [letter.lower() for letter in parts[1::2]], [_plain(t) for t in parts[2::2]]
-  if len(texts) < 2 or letters != [*"abcdefgh"[: len(texts)]]:
-    return
-  if chosen := _CHOSEN.match(answer.strip()):
-    letter, text = chosen[1].lower(), _plain(chosen[2] or "")
-    if letter in letters and text in ("", texts[letters.index(letter)]):
-      return
-  if _plain(answer) not in texts:
-    yield Fault("answer_not_an_option", f"answer {answer[:80]!r} is none of {len(texts)} options")
+  _, options = choices.split_options(question)
+  if options and choices.choose(options, answer, agree=True) is None:
+    yield Fault("answer_not_an_option", f"answer {answer[:80]!r} is none of {len(options)} options")
 
 
 class TokenLimits:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mellow_jax import files
-from mellow_jax.data import prompts, records
+from mellow_jax.data import prompts, records, tables
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import locations, sources
+from mellow_jax.reasonaqa.official import sources
 
 # WavCaps' files, and the folders its archives unpack to.
 WAVCAPS = {"as": "AudioSet_SL", "bbc": "BBC_Sound_Effects", "fsd": "FreeSound", "sb": "SoundBible"}
@@ -56,10 +56,9 @@ def _part(path: Path, names: dict[str, str]) -> str:
   return names[found[0]]
 
 
-def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
+def _read_table(path: Path, table: tables.Table) -> Iterator[tuple[str, Caption]]:
   """(place, caption) for each row of a table, whose header tells its source."""
-  rows = list(locations.read_table(path, ()))
-  header = rows[0][1].keys() if rows else set()
+  rows, header = ((row.number, row.fields) for row in table.rows), {*table.columns}
   if {"youtube_id", "caption"} <= header:
     split = _part(path, {name: name for name in ("train", "val", "test")})
     for line, row in rows:
@@ -74,10 +73,11 @@ def _read_table(path: Path) -> Iterator[tuple[str, Caption]]:
   elif {"file", "caption"} <= header:
     for line, row in rows:
       yield f"line {line}", Caption(path.stem, row["file"], row["caption"])
-  elif rows:
+  else:
+    columns = ", ".join(table.columns)
     raise DataError(
-      f"{path}, line 1: these are the columns of no source that is known: {', '.join(header)}: a "
-      "table of your own has the columns file and caption"
+      f"{path}, line 1: these are the columns of no source that is known: {columns}: a table of your "
+      "own has the columns file and caption"
     )
 
 
@@ -132,13 +132,13 @@ def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list
   path = Path(path)
   is_json = path.suffix.lower() == ".json"
   data = files.read_json(path, "JSON") if is_json else None
-  is_rows = isinstance(data, list)
-  if is_json and not is_rows:
+  if is_json and not isinstance(data, list):
     found = _read_wavcaps(path, data, _excluded(Path(exclude), path) if exclude else frozenset())
   elif exclude:
     raise DataError(f"{path}: --exclude is for WavCaps' JSON: drop it")
   else:
-    found = _read_reasonaqa(path) if is_rows else _read_table(path)
+    table = tables.scan(path)
+    found = _read_reasonaqa(path) if table.columns is None else _read_table(path, table)
   seen, captions, count = set(), [], 0
   for place, caption in found:
     count += 1

@@ -11,7 +11,8 @@ Source: paper, appendix D. The rules are our own.
 import collections
 import re
 
-from mellow_jax.reasonaqa.llm.qa_pairs import QAPair, normalise
+from mellow_jax.data.text import fold
+from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 
 KNOWLEDGE = "answerable without the audio"
 REFUSED = "refuses to answer"
@@ -104,7 +105,7 @@ def reject_reason(pair: QAPair) -> str:
   question, answer = pair.question, pair.answer
   if _CAPTION.search(question) or _CAPTION.search(answer):
     return CAPTION
-  if _REFUSAL.search(answer) or (pair.options and _NO_ANSWER.fullmatch(normalise(answer))):
+  if _REFUSAL.search(answer) or (pair.options and _NO_ANSWER.fullmatch(fold(answer))):
     return REFUSED
   if _IF.search(question) or _DEPENDS.search(answer) or _is_vague(pair):
     return VAGUE
@@ -116,7 +117,7 @@ def _is_vague(pair: QAPair) -> bool:
   if len(pair.question.split()) < 3:
     return True
   if pair.options:
-    return bool(_NOT_SAID.fullmatch(normalise(pair.answer)))
+    return bool(_NOT_SAID.fullmatch(fold(pair.answer)))
   words = len(pair.answer.split())
   hedges = len(_HEDGE.findall(pair.answer))
   # One hedge in a sentence is careful; three, and one in ten words, are no answer.
@@ -136,9 +137,9 @@ class RepetitionFilter:
 
   def reject_reason(self, pair: QAPair, clip: str) -> str:
     """REPEATED, or "" if the pair is kept, which is then counted."""
-    question = normalise(pair.question)
+    question = fold(pair.question)
     known = _SMALL | set(re.findall(r"\w+", question))
-    words = [word for word in re.findall(r"\w+", normalise(pair.answer)) if word not in known][:3]
+    words = [word for word in re.findall(r"\w+", fold(pair.answer)) if word not in known][:3]
     kept = self._clips[question, *words]
     if clip not in kept and len(kept) >= self._most:
       return REPEATED

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from mellow_jax.data import choices
+from mellow_jax.data.text import one_line
 from mellow_jax.reasonaqa.llm import markup
 from mellow_jax.reasonaqa.llm.prompt import Kind
 from mellow_jax.reasonaqa.llm.qa_pairs import Draft, Rejected, chosen_option
@@ -107,7 +109,7 @@ def _draft(item: Any, kind: Kind) -> Draft:
   if options is not None:
     draft.options = _options(options)
   elif kind == "mcq":
-    stem, texts, reason = markup.split_options(" ".join(draft.question.split()))
+    stem, texts, reason = choices.split_styled(one_line(draft.question))
     if len(texts) > 1:
       draft.question, draft.options, draft.reason = stem, texts, reason
   if len(answers) > 1 and not _agree(answers, draft.options):  # such as a letter and its text
@@ -127,7 +129,7 @@ def _agree(answers: list[str], options: list[str]) -> bool:
 def _options(value: Any) -> list[str]:
   """The options of a JSON object in the order of their letters."""
   if isinstance(value, str):
-    _, texts, reason = markup.split_options(" ".join(value.split()))
+    _, texts, reason = choices.split_styled(one_line(value))
     if reason or not texts:
       raise Rejected(reason or "the options cannot be read")
     return texts

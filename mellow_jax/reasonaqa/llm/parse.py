@@ -7,6 +7,7 @@ word, but for white space and markup.
 
 import re
 
+from mellow_jax.data.text import fold
 from mellow_jax.reasonaqa.llm import json_reply, qa_pairs, text_reply
 from mellow_jax.reasonaqa.llm.prompt import QUESTIONS, Kind
 from mellow_jax.reasonaqa.llm.qa_pairs import QAPair, Reject
@@ -57,7 +58,7 @@ def _limited(items: list[QAPair | Reject]) -> list[QAPair | Reject]:
   seen, limited = set(), []
   for item in items:
     if isinstance(item, QAPair):
-      question, reason = qa_pairs.normalise(item.question), ""
+      question, reason = fold(item.question), ""
       if question in seen:
         reason = "is asked twice of one caption"
       elif len(seen) >= QUESTIONS:

@@ -4,23 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mellow_jax.data import prompts
+from mellow_jax.data import choices, prompts
+from mellow_jax.data.text import fold
 from mellow_jax.reasonaqa.llm import markup
 from mellow_jax.reasonaqa.llm.prompt import OPTIONS, Kind
-from mellow_jax.reasonaqa.official import sources
 
-_LETTER = re.compile(
-  r"(?:(?:option|choice|letter)\s*)?[(\[\"']?([A-Za-z])[)\]\"'.:,]*", re.IGNORECASE
-)
-_LETTER_AND_TEXT = re.compile(
-  r"(?:(?:option|choice|letter)\s*)?[(\[]?([A-Za-z])(?:[)\].:,]+\s*|\s+[-–—]+\s+|\s+(?=\())(\S.*)",
-  re.IGNORECASE,
-)
-_SEVERAL_LETTERS = re.compile(
-  r"(?:both\s+)?[(\[]?[A-H][)\].]?\s*(?:,|and|&|or|/|\+)\s*[(\[]?[A-H][)\].]?(?!\w).*",
-  re.IGNORECASE,
-)
-_EXPLANATION = re.compile(r"\s*(?:[.,;:(–—-]|because\b|since\b|as\b).*", re.IGNORECASE | re.DOTALL)
 _ANSWER_LABEL = re.compile(
   rf"^(?:{markup.ANSWER.pattern}|{markup.ANSWER_IS.pattern})", re.IGNORECASE
 )
@@ -38,7 +26,7 @@ class QAPair:
     """(input, answer) as ReasonAQA writes them: "what? a) x b) y c) z d) w" and "b) y"."""
     if not self.options:
       return self.question, self.answer
-    lettered = sources.lettered(self.options)
+    lettered = choices.lettered(self.options)
     return " ".join([self.question, *lettered]), lettered[self.options.index(self.answer)]
 
 
@@ -71,51 +59,12 @@ class Rejected(Exception):
   """Why a draft gives no pair."""
 
 
-def normalise(text: str) -> str:
-  """The text without case, typographic quotes, and quotes and punctuation at its ends."""
-  text = text.casefold().replace("’", "'").replace("“", '"').replace("”", '"')
-  return " ".join(text.split()).strip(" .,;:!\"'`*")
-
-
-def _explained_option(answer: str, options: Sequence[str]) -> int:
-  """The longest option that an answer begins with and then explains; len(options) for none."""
-  found = [i for i, option in enumerate(options) if option and answer.startswith(option)]
-  best = max(found, key=lambda i: len(options[i]), default=len(options))
-  explained = found and _EXPLANATION.fullmatch(answer[len(options[best]) :])
-  return best if explained else len(options)
-
-
-def _without_brackets(text: str) -> str:
-  return text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text
-
-
 def chosen_option(answer: str, options: Sequence[str]) -> int:
-  """The option that an answer names by its letter, its text or both, which then must agree.
-
-  Raises Rejected if it names none or more than one.
-  """
-  answer = _ANSWER_LABEL.sub("", answer).strip()
-  texts, text = [normalise(option) for option in options], normalise(answer)
-  same_text = {i for i, option in enumerate(texts) if option == text}
-  if found := _LETTER.fullmatch(answer):
-    index = ord(found[1].lower()) - ord("a")
-    if same_text - {index}:
-      raise Rejected("the answer names no one option")
-  elif same_text:
-    if len(same_text) > 1:
-      raise Rejected("options repeat")
-    index = same_text.pop()
-  elif found := _LETTER_AND_TEXT.fullmatch(answer):
-    index, text = ord(found[1].lower()) - ord("a"), normalise(_without_brackets(found[2]))
-    if index < len(options) and text != texts[index] and _explained_option(text, texts) != index:
-      raise Rejected("the answer's letter and text disagree")
-  elif _SEVERAL_LETTERS.fullmatch(answer):
-    raise Rejected("the answer names no one option")
-  else:
-    index = _explained_option(text, texts)
-  if index >= len(options):
-    raise Rejected("the answer names no option")
-  return index
+  """The option that an answer names, after its label; raises Rejected unless it is one."""
+  try:
+    return choices.named_option(options, _ANSWER_LABEL.sub("", answer).strip())
+  except ValueError as error:
+    raise Rejected(str(error)) from None
 
 
 def _without_quotes(text: str) -> str:
@@ -149,7 +98,7 @@ def check(draft: Draft, kind: Kind) -> QAPair | Reject:
 
 
 def _check_detail(draft: Draft, question: str) -> QAPair:
-  if draft.options or len(markup.split_options(question)[1]) > 1:
+  if draft.options or len(choices.split_styled(question)[1]) > 1:
     raise Rejected("has options where a detailed answer was asked for")
   if draft.answer is None:
     raise Rejected("has no answer")
@@ -163,7 +112,7 @@ def _check_mcq(draft: Draft, question: str) -> QAPair:
   if len(draft.options) != OPTIONS:
     raise Rejected(f"has {len(draft.options) or 'no'} options, not {OPTIONS}")
   options = tuple(_field(text, "option").rstrip(",;") for text in draft.options)
-  if len(set(map(normalise, options))) < OPTIONS:
+  if len(set(map(fold, options))) < OPTIONS:
     raise Rejected("options repeat")
   named = set(draft.ticked)
   if draft.answer is not None:

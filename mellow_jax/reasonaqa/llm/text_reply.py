@@ -8,13 +8,12 @@ where it can mean one thing; otherwise its draft is rejected.
 import re
 from typing import Literal
 
+from mellow_jax.data import choices
 from mellow_jax.reasonaqa.llm.markup import (
   ANSWER,
   ANSWER_IS,
   NUMBER,
   QUESTION,
-  first_letter,
-  split_options,
   strip_markup,
 )
 from mellow_jax.reasonaqa.llm.prompt import Kind
@@ -23,11 +22,6 @@ from mellow_jax.reasonaqa.llm.qa_pairs import Draft
 _RULE = re.compile(r"\s*([-*_=~])(\s*\1){2,}\s*")
 _LEAD = re.compile(r"[\s>]*(?:#{1,6}\s+)?")
 _BULLET = re.compile(r"[-*+•◦▪●‣]\s+(?!$)")
-_OPTION = re.compile(
-  r"(?:option\s+)?(?:([(\[]?)([A-Ha-h])([)\]][.:]?|[.:](?=\s))|()([A-H])(\s+[-–—](?=\s)))\s*",
-  re.IGNORECASE,
-)
-_OPTION_OF_DETAIL = re.compile(r"[(\[]?[A-Da-d][)\]]\s|[A-D]\.\s")
 _TICK = r"\s*(?:[(\[](?:correct|correct answer|answer)[)\]]|[✓✔✅]\ufe0f?)\s*"
 _TICKED = re.compile(f"^{_TICK}|{_TICK}$", re.IGNORECASE)
 _A = re.compile(r"a\s*:\s*", re.IGNORECASE)
@@ -102,7 +96,7 @@ class _Parser:
       self.add_key_line(text)
     elif self.mcq and self.add_option(text):
       pass
-    elif not self.mcq and self.drafts and _OPTION_OF_DETAIL.match(text):
+    elif not self.mcq and self.drafts and choices.split_label(text, sure=True):
       self.reject("has options where a detailed answer was asked for")
     elif self.is_key_heading(text):
       self.part = "key"
@@ -162,10 +156,10 @@ class _Parser:
 
   def add_option(self, text: str) -> bool:
     """Whether the line begins with an option's letter and was used."""
-    found = _OPTION.match(text)
+    found = choices.split_label(text)
     if not found:
       return False
-    letter = (found[2] or found[5]).lower()
+    letter, rest = found
     if letter == "a" and self.part in ("answer", "over", "before") and self.unclaimed:
       clear = self.unclaimed_is_whole and "?" in self.unclaimed
       self.begin_question(self.unclaimed, None)
@@ -179,12 +173,8 @@ class _Parser:
     if ord(letter) - ord("a") != count or not self.draft.question:
       self.reject("options are out of order" if count else "options stand before the question")
       return True
-    rest = text[found.end() :]
     # More of them may follow on the same line.
-    following = chr(ord(letter) + 1)
-    _, more, reason = split_options(rest, following)
-    if more:
-      rest = rest[: first_letter(rest, following)].strip()
+    rest, more, reason = choices.split_styled(rest, chr(ord(letter) + 1))
     self.add_options([rest, *more], reason)
     return True
 
@@ -247,7 +237,7 @@ class _Parser:
 
   def add_question(self, text: str) -> None:
     """Adds to the question; its options or its answer may stand on the same line."""
-    stem, options, reason = split_options(text) if self.mcq else (text, [], "")
+    stem, options, reason = choices.split_styled(text) if self.mcq else (text, [], "")
     answer = None if self.mcq else _ANSWER_AFTER_QUESTION.search(text)
     if answer:
       stem = text[: answer.start()]
@@ -285,7 +275,7 @@ class _Parser:
     """Text between questions: a remark, or an unlabelled question."""
     if self.part in ("answer", "options"):
       self.part = "over"
-    stem, options, _ = split_options(text)
+    stem, options, _ = choices.split_styled(text)
     if self.mcq:
       asks = len(options) >= 2 and _ends(stem, "?")
     else:

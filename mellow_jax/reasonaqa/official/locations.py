@@ -1,7 +1,5 @@
 """Finds official files below a folder by their published names."""
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,36 +59,3 @@ def find(folder: str | os.PathLike, dataset: str, names: list[str]) -> Path:
   if len(found) > 1:
     raise DataError(f"{dataset}: {found[0]} and {found[1]} are both there: keep one of them")
   return found[0]
-
-
-def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-  """The rows of a CSV file that has at least the columns, each with the line it begins on."""
-  try:
-    text = path.read_bytes().decode("utf-8-sig")
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-  except UnicodeDecodeError as error:
-    raise DataError(
-      f"{path}: is not UTF-8 at byte {error.start}: convert it, as with iconv -f latin1 -t utf-8"
-    ) from None
-  table = csv.reader(io.StringIO(text, newline=""), strict=True)
-  line = 1
-  try:
-    header = next(table, [])
-    if absent := [column for column in columns if column not in header]:
-      raise DataError(
-        f"{path}, line 1: column {absent[0]!r} is missing: get the file again (one that Git LFS or "
-        "an error page left in its place is no CSV)"
-      )
-    line = table.line_num + 1
-    for cells in table:
-      if cells and len(cells) != len(header):
-        raise DataError(
-          f"{path}, line {line}: has {len(cells)} cells where the header has {len(header)}: get "
-          "the file again"
-        )
-      if cells:
-        yield line, dict(zip(header, cells, strict=True))
-      line = table.line_num + 1
-  except csv.Error as error:
-    raise DataError(f"{path}, line {line}: is not CSV ({error}): get the file again") from None

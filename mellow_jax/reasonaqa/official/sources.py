@@ -32,11 +32,11 @@ test clips of Clotho. They stay, as in the paper; `check` lists those with the s
 import ast
 import html
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mellow_jax import files
-from mellow_jax.data import records
+from mellow_jax.data import choices, records, tables
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.official import locations
 from mellow_jax.reasonaqa.official.locations import MissingSource
@@ -48,14 +48,18 @@ _TIERS = {"1": "fewwords", "2": "sentence", "3": "detail"}
 
 CAPTION = "caption first audio"  # the prompt key of caption rows
 HYPOTHESIS = 'Based on the audio, what can be said about the hypothesis - "{hypothesis}"?'
-TRUE, FALSE, PLAUSIBLE = "It is definitely true", "It is definitely false", "It is plausible"
-VERDICTS = (TRUE, FALSE, PLAUSIBLE, "I cannot determine")
-_ENTAILMENT = {"Entailment": TRUE, "Neutral": PLAUSIBLE, "Contradiction": FALSE}
+_ENTAILMENT = {
+  "Entailment": choices.TRUE,
+  "Neutral": choices.PLAUSIBLE,
+  "Contradiction": choices.FALSE,
+}
 
 
-def lettered(options: tuple[str, ...] | list[str]) -> list[str]:
-  """The options as questions list them: "a) ...", "b) ..."."""
-  return [f"{chr(ord('a') + i)}) {option}" for i, option in enumerate(options)]
+def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+  """(line, fields) of each row of an official file."""
+  remedy = "get the file again (Git LFS or an error page may have left another in its place)"
+  for row in tables.read(path, columns=columns, remedy=remedy):
+    yield row.number, row.fields
 
 
 # --- Captions ------------------------------------------------------------------------------------
@@ -78,7 +82,7 @@ def audiocaps(folder: str | os.PathLike, split: str) -> SourceRows:
     dataset="AudioCaps", split=split, file=str(path), unit="rows of one caption", each=1
   )
   seen = set()
-  for line, row in locations.read_table(path, ("youtube_id", "caption")):
+  for line, row in _read(path, ("youtube_id", "caption")):
     source.read += 1
     clip = audiocaps_path(f"Y{row['youtube_id']}", split)
     if split == "val" and clip in seen:
@@ -98,7 +102,7 @@ def clotho(folder: str | os.PathLike, split: str) -> SourceRows:
     dataset="Clotho", split=split, file=str(path), unit="clips of five captions", each=5
   )
   columns = tuple(f"caption_{i}" for i in range(1, 6))
-  for line, row in locations.read_table(path, ("file_name", *columns)):
+  for line, row in _read(path, ("file_name", *columns)):
     source.read += 1
     clip = clotho_path(row["file_name"], split)
     for caption in map(row.__getitem__, columns):
@@ -116,7 +120,7 @@ def clotho_names(folder: str | os.PathLike, split: str) -> set[str]:
   except MissingSource:
     path = locations.find(folder, "Clotho", ["clotho/file_names.json"])
     return set(files.read_json(path, "a list of Clotho's clips")[split])
-  return {row["file_name"] for _, row in locations.read_table(path, ("file_name",))}
+  return {row["file_name"] for _, row in _read(path, ("file_name",))}
 
 
 # --- Questions -----------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def clothoaqa(folder: str | os.PathLike, split: str) -> SourceRows:
   """Yes/no questions of ClothoAQA, once an annotator as published. Raises DataError."""
   path = locations.find(folder, "ClothoAQA", [f"clotho_aqa_{split}.csv", f"binary_{split}_eng.csv"])
   source = SourceRows(dataset="ClothoAQA", split=split, file=str(path), unit="answers", each=1)
-  for line, row in locations.read_table(path, ("file_name", "QuestionText", "answer")):
+  for line, row in _read(path, ("file_name", "QuestionText", "answer")):
     source.read += 1
     clip, answer = f"ClothoAQA/audio_files/{row['file_name']}", row["answer"].strip().lower()
     if answer and answer not in ("yes", "no"):
@@ -139,13 +143,14 @@ def clothoaqa(folder: str | os.PathLike, split: str) -> SourceRows:
 
 def _entailment(source: SourceRows, taskname: str, clip: str, caption: str, line: int, row: dict):
   """Adds a hypothesis that holds, one that may and one that does not, as multiple choices."""
-  options = lettered(VERDICTS)
+  verdicts = [*choices.VERDICTS]
+  options = choices.lettered(verdicts)
   for column, verdict in _ENTAILMENT.items():
     if not row[column].strip():
       source.drop(clip, line, f"the {column.lower()} is empty", 1)
       continue
     question = " ".join([HYPOTHESIS.format(hypothesis=row[column]), *options])
-    answer = options[VERDICTS.index(verdict)]
+    answer = options[verdicts.index(verdict)]
     source.add(line, question, answer, taskname=taskname, clip=clip, caption=caption)
 
 
@@ -174,7 +179,7 @@ def cle(folder: str | os.PathLike, split: str) -> SourceRows:
   source = SourceRows(
     dataset="CLE", split=split, file=str(path), unit="clips of three hypotheses", each=3
   )
-  for line, row in locations.read_table(path, ("Audio file", "Caption", *_ENTAILMENT)):
+  for line, row in _read(path, ("Audio file", "Caption", *_ENTAILMENT)):
     source.read += 1
     name = row["Audio file"]
     if (known := plain.get(html.unescape(name))) is None:
@@ -191,7 +196,7 @@ def ace(folder: str | os.PathLike, split: str) -> SourceRows:
   source = SourceRows(
     dataset="ACE", split=split, file=str(path), unit="captions of three hypotheses", each=3
   )
-  for line, row in locations.read_table(path, ("Audio file", "Caption", *_ENTAILMENT)):
+  for line, row in _read(path, ("Audio file", "Caption", *_ENTAILMENT)):
     source.read += 1
     caption = _captions(path, line, row["Caption"])[0]
     clip = audiocaps_path(row["Audio file"], split)
@@ -205,7 +210,7 @@ def _adiff(folder: str | os.PathLike, split: str, dataset: str) -> SourceRows:
   part = _CLOTHO[split] if kind == "CLD" else split
   path = locations.find(folder, dataset, [f"{kind.lower()}_{part}_adiff_{_TIERS[tier]}_answer.csv"])
   source = SourceRows(dataset=dataset, split=split, file=str(path), unit="pairs of clips", each=1)
-  for line, row in locations.read_table(path, records.FIELDS[:-1]):
+  for line, row in _read(path, records.FIELDS[:-1]):
     source.read += 1
     source.add(
       line,

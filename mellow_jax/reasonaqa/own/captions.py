@@ -34,9 +34,9 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from mellow_jax.data import records
+from mellow_jax.data import choices, records, tables
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.official import locations, sources
+from mellow_jax.reasonaqa.official import sources
 from mellow_jax.reasonaqa.source_rows import NO_AUDIO, SourceRows
 from mellow_jax.reasonaqa.splits import SPLITS
 from mellow_jax.reasonaqa.vocabulary import content_words
@@ -70,11 +70,18 @@ def read(path: str | os.PathLike) -> list[CaptionedClip]:
   Raises DataError naming file, line and column where something is missing, unknown or
   contradictory.
   """
-  clips: dict[str, CaptionedClip] = {}
-  for line, row in locations.read_table(Path(path), ("file", "caption")):
-    _add_line(path, clips, line, {column: text.strip() for column, text in row.items()})
-  if not clips:
-    raise DataError(f"{path}: holds no rows")
+  table, clips = tables.scan(path), dict[str, CaptionedClip]()
+  if table.columns is None:
+    raise DataError(f"{path}: is JSON: give a table with the columns {', '.join(COLUMNS)}")
+  for column in table.columns:
+    if column not in COLUMNS and not column.startswith("_"):
+      known = ", ".join(COLUMNS)
+      _fail(path, 1, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
+  for column in ("file", "caption"):
+    if column not in table.columns:
+      _fail(path, 1, f"column {column!r} is missing")
+  for row in table.rows:
+    _add_line(path, clips, row.number, {name: text.strip() for name, text in row.fields.items()})
   if len({bool(clip.label) for clip in clips.values()}) > 1:
     first = next(clip for clip in clips.values() if not clip.label)
     fault = f"{first.path} has no label, and others have one: give all one or none"
@@ -89,10 +96,6 @@ def _fail(path: str | os.PathLike, line: int, fault: str) -> NoReturn:
 def _add_line(
   path: str | os.PathLike, clips: dict[str, CaptionedClip], line: int, row: dict[str, str]
 ) -> None:
-  for column in row:
-    if column not in COLUMNS and not column.startswith("_"):
-      known = ", ".join(COLUMNS)
-      _fail(path, 1, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
   try:
     name = records.relative_path(row["file"])
   except ValueError as error:
@@ -210,9 +213,9 @@ class _RowMaker:
     if other is None:
       return []
     # No caption is known to be plausible alone: that verdict is always a wrong option.
-    hypothesis, verdicts = own, [sources.TRUE, sources.FALSE, sources.PLAUSIBLE]
+    hypothesis, verdicts = own, [choices.TRUE, choices.FALSE, choices.PLAUSIBLE]
     if rng.random() < 0.5:
-      hypothesis, verdicts = other.caption, [sources.FALSE, sources.TRUE, sources.PLAUSIBLE]
+      hypothesis, verdicts = other.caption, [choices.FALSE, choices.TRUE, choices.PLAUSIBLE]
     question = sources.HYPOTHESIS.format(hypothesis=_phrase(hypothesis))
     return [_choice(question, verdicts, rng, own)]
 
@@ -232,7 +235,7 @@ def _any(values: Sequence, rng: np.random.Generator):
 def _choice(stem: str, options: list[str], rng: np.random.Generator, caption: str) -> _Row:
   """A multiple choice in random order; the first option is the right one."""
   order = rng.permutation(len(options)).tolist()
-  lettered = sources.lettered([options[i] for i in order])
+  lettered = choices.lettered([options[i] for i in order])
   return _Row(" ".join([stem, *lettered]), lettered[order.index(0)], caption)
 
 
