@@ -76,8 +76,8 @@ def _read_table(path: Path, table: tables.Table) -> Iterator[tuple[str, Caption]
   else:
     columns = ", ".join(table.columns)
     raise DataError(
-      f"{path}, line 1: these are the columns of no source that is known: {columns}: a table of your "
-      "own has the columns file and caption"
+      f"{path}, line 1: these are the columns of no source that is known: {columns}: a table of "
+      "your own has the columns file and caption"
     )
 
 
