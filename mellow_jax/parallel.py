@@ -1,4 +1,4 @@
-"""Devices and processes: how a run starts, the mesh, where each array lies, and the way back."""
+"""Processes and devices: start of several processes, mesh, shardings, collectives on the host."""
 
 import importlib.util
 import os
@@ -21,20 +21,20 @@ from mellow_jax.errors import ConfigError
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
-class Surroundings(NamedTuple):
-  """What starts the processes of a run, and what it leaves for us to tell JAX."""
+class Cluster(NamedTuple):
+  """The launcher of this run's processes, and what JAX has to be told about them."""
 
   name: str
-  known: dict[str, Any]  # arguments of jax.distributed.initialize; JAX finds the others itself
+  arguments: dict[str, Any]  # of jax.distributed.initialize; JAX finds the others itself
 
 
-def surroundings(environ: Mapping[str, str]) -> Surroundings | None:
-  """Whose processes this one belongs to, from the environment; None where it is alone.
+def detect_cluster(environ: Mapping[str, str]) -> Cluster | None:
+  """The launcher that the environment variables name; None for a process that runs alone.
 
-  JAX can read the variables of SLURM, Open MPI, Kubernetes and TPU pods, but asks neither whether
-  there is a second process to wait for nor how many GPUs each is to have.
+  JAX reads the variables of SLURM, Open MPI, Kubernetes and TPU pods itself, but checks neither
+  whether there is a second process to wait for nor how many GPUs each process shall have.
 
-  Raises ConfigError where there are others and they cannot be found.
+  Raises ConfigError where there are other processes and their address cannot be found.
   """
 
   def number(name: str, default: int = 1) -> int:
@@ -42,33 +42,33 @@ def surroundings(environ: Mapping[str, str]) -> Surroundings | None:
 
   slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
   if all(name in environ for name in slurm):
-    # Of this step: a shell that salloc opens is one task, whatever the job has room for.
+    # Of this job step: a shell that salloc opens is one task, whatever the job has room for.
     tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS"))
     gpus = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     local_tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0].split(",")[0]
-    known: dict[str, Any] = {"num_processes": tasks}
+    arguments: dict[str, Any] = {"num_processes": tasks}
     if len(gpus) == 1 or (gpus and local_tasks == "1"):
-      # JAX would take the GPU of the task's number on its node: with one task a node the first of
-      # all, and with a GPU bound to each task one that the task does not see.
-      known["local_device_ids"] = list(range(len(gpus)))
-    return Surroundings("SLURM", known) if tasks > 1 else None
+      # JAX takes the GPU with the task's number on its node: with one task on a node only the first
+      # of all its GPUs, and with one GPU bound to each task a GPU that the task does not see.
+      arguments["local_device_ids"] = list(range(len(gpus)))
+    return Cluster("SLURM", arguments) if tasks > 1 else None
   if number("OMPI_COMM_WORLD_SIZE") > 1:
-    known = {
+    arguments = {
       "num_processes": number("OMPI_COMM_WORLD_SIZE"),
       "process_id": number("OMPI_COMM_WORLD_RANK", 0),
     }
-    return Surroundings("Open MPI", known)
+    return Cluster("Open MPI", arguments)
   hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
   if hosts:
     several = "," in hosts or number("MEGASCALE_NUM_SLICES") > 1
-    return Surroundings("the TPU's node pool", {}) if several else None
-  # JAX, once imported, names itself where it finds TPUs and their library.
+    return Cluster("the TPU's node pool", {}) if several else None
+  # JAX sets TPU_ML_PLATFORM when it is imported where there are TPUs and their library.
   has_tpu = environ.get("TPU_ML_PLATFORM") == "JAX" and "TPU_SKIP_MDS_QUERY" not in environ
   if has_tpu and "tpu" in (environ.get("JAX_PLATFORMS") or "tpu"):
-    return Surroundings("the TPU VM's metadata", {})  # they say so, too, where there is one host
+    return Cluster("the TPU VM's metadata", {})  # also with a single host
   if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
     if importlib.util.find_spec("kubernetes"):
-      return Surroundings("Kubernetes", {})
+      return Cluster("Kubernetes", {})
     if number("JOB_COMPLETION_INDEX", 0):
       raise ConfigError(
         "this pod is one of several, which JAX finds with the Python package kubernetes: install "
@@ -84,36 +84,36 @@ def initialize(
   start_seconds: int = 300,
   heartbeat_seconds: int = 100,
 ) -> None:
-  """Joins this process to the others of its run; where there are none, nothing is done.
+  """Connects this process to the others of its run; does nothing where there are none.
 
-  coordinator is HOST:PORT of process 0; without it JAX_COORDINATOR_ADDRESS counts, and without
-  that what `surroundings` finds; "none" leaves the process alone. To be called before any device is
-  used. All processes must see the same files.
+  coordinator is HOST:PORT of process 0, by default JAX_COORDINATOR_ADDRESS, and without that what
+  `detect_cluster` finds; "none" is a process alone. Must be called before any device is used. All
+  processes must see the same files.
 
-  start_seconds is how long the others are waited for. A process that is not heard of for
-  heartbeat_seconds is taken for dead: the others abort, since no collective could ever end.
+  start_seconds is how long to wait for the others. A process without a sign of life for
+  heartbeat_seconds counts as dead, and the others abort: no collective could ever end.
 
-  Raises ConfigError where the flags and the surroundings do not say enough.
+  Raises ConfigError where flags and environment do not say enough.
   """
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
   if coordinator == "none":
     return
-  found = surroundings(os.environ)
-  if not coordinator and found is None:
+  cluster = detect_cluster(os.environ)
+  if not coordinator and cluster is None:
     if processes is not None or process_id is not None:
       raise ConfigError("--processes and --process_id go with --coordinator=HOST:PORT")
     return
-  known = dict(found.known) if found else {}
+  arguments = dict(cluster.arguments) if cluster else {}
   given = {
     "coordinator_address": coordinator or None,
     "num_processes": processes,
     "process_id": process_id,
   }
-  known |= {name: value for name, value in given.items() if value is not None}
-  source = f"--coordinator={coordinator}" if coordinator else found.name
+  arguments |= {name: value for name, value in given.items() if value is not None}
+  source = f"--coordinator={coordinator}" if coordinator else cluster.name
   try:
     jax.distributed.initialize(
-      **known,
+      **arguments,
       initialization_timeout=start_seconds,
       heartbeat_timeout_seconds=heartbeat_seconds,
     )
@@ -122,17 +122,17 @@ def initialize(
       f"{source}: {str(error).splitlines()[0]} Give --coordinator=HOST:PORT --processes=N "
       "--process_id=I, or --coordinator=none for this process alone"
     ) from error
-  say(f"{jax.process_count()} processes, from {source}")
+  log(f"{jax.process_count()} processes, from {source}")
 
 
 def make_deterministic() -> None:
-  """Lets programs compiled from now on compute the same bits each time they run.
+  """Makes programs compiled from now on give the same bits in every run.
 
-  That changes programs for GPUs alone. There the flag excludes kernels whose atomic additions come
-  in any order, and the timing of kernels against each other, which may choose others each time. On
-  CPUs and TPUs an operation adds in an order that its program fixes.
+  Only programs for GPUs change: the flag excludes kernels whose atomic additions come in any order,
+  and autotuning, which may choose another kernel each time. On CPUs and TPUs the program fixes the
+  order of additions.
 
-  To be called before any device is used. Raises ConfigError where that is too late.
+  Must be called before any device is used. Raises ConfigError where that is too late.
   """
   if xla_bridge.backends_are_initialized():
     raise ConfigError(
@@ -142,58 +142,63 @@ def make_deterministic() -> None:
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
 
 
-class Stop:
-  """Whether the run was asked to stop: by SIGTERM, as schedulers do, or by Ctrl-C.
+class StopSignal:
+  """Turns SIGTERM, which schedulers send, and Ctrl-C into a request to stop after this step.
 
-  From then on the signals no longer end the process; a second Ctrl-C does. To be made after
+  The signals then no longer end the process, but a second Ctrl-C does. Must be made after
   `initialize`, in the main thread.
   """
 
   def __init__(self):
-    self._heard, self._times = False, 0
-    # Of several processes one may be signalled: JAX listens for SIGTERM in each and agrees.
+    self._received, self._calls = False, 0
+    # Only one of several processes may get the signal: JAX catches SIGTERM in each and agrees.
     if jax.process_count() == 1:
-      signal.signal(signal.SIGTERM, self._hear)
+      signal.signal(signal.SIGTERM, self._terminate)
     signal.signal(signal.SIGINT, self._interrupt)
 
-  def _hear(self, *_: object) -> None:
-    self._heard = True
+  def _terminate(self, *_: object) -> None:
+    self._received = True
 
   def _interrupt(self, *_: object) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGTERM)
 
-  def asked(self) -> bool:
-    """To be called by all processes before each step; becomes true for all before the same one."""
-    self._times += 1  # JAX wants numbers that start at 1 in every process, resumed or not
+  def requested(self) -> bool:
+    """Must be called by all processes before each step; turns true in all before the same one."""
+    self._calls += 1  # JAX wants numbers that start at 1 in every process, resumed or not
     if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(self._times)
-    return self._heard
+      return multihost_utils.reached_preemption_sync_point(self._calls)
+    return self._received
 
 
 def is_first() -> bool:
-  """Whether this process is the one that speaks and writes."""
+  """Whether this process is the one that prints and writes files."""
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-  """A line for the person who watches, from the first process alone."""
+def log(text: str) -> None:
+  """Prints a line, in the first process only."""
   if is_first():
     print(text, flush=True)
 
 
 def from_first(value: int) -> int:
-  """The first process's number, in every process; a point that all of them reach."""
+  """The first process's value, in every process; all must call it."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def barrier() -> None:
+  """Returns once every process has called it."""
+  from_first(0)
+
+
 def any_process(value: bool) -> bool:
-  """Whether it is true in one of the processes; a point that all of them reach."""
+  """Whether it is true in one of the processes; all must call it."""
   return bool(np.any(multihost_utils.process_allgather(np.bool_(value))))
 
 
 def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """All devices, or those given, as (data, fsdp); a size may be -1, meaning what is left.
+  """A mesh (data, fsdp) of all devices, or of those given; a size of -1 takes what is left.
 
   Raises ConfigError where the shape does not use every device.
   """
@@ -214,9 +219,9 @@ def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = Non
 
 
 def one_all_reduce(mesh: Mesh) -> dict[str, int]:
-  """Options of the TPU's compiler, none elsewhere: all gradients are summed in one operation.
+  """Compiler options that sum all gradients in one all-reduce.
 
-  By itself it makes several, one after the other; other compilers make one.
+  By default the TPU's compiler makes several, one after the other; the others make one anyway.
   """
   if mesh.devices.flat[0].platform != "tpu":
     return {}
@@ -225,10 +230,10 @@ def one_all_reduce(mesh: Mesh) -> dict[str, int]:
 
 
 def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-  """A NamedSharding for each array of the abstract state.
+  """A NamedSharding for each array of an abstract state.
 
-  Every array is divided along its largest axis that the fsdp axis divides; small ones and those
-  that no axis fits are copied to every device.
+  Each array is sharded along its largest axis that divides by the fsdp axis; small arrays and those
+  without such an axis are replicated.
   """
   parts = mesh.shape["fsdp"]
 
@@ -243,30 +248,30 @@ def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """On every device a copy."""
+  """The sharding of an array that every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The examples of a batch, divided over all devices."""
+  """The sharding of a batch: its examples divided over all devices."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-  """This process's rows of a batch as one global array over all processes' devices."""
+  """Global arrays over all processes' devices from this process's rows of a batch."""
   sharding = batch_sharding(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
-  """The whole array in every process; where devices of others hold a part, all must ask for it."""
+  """The whole array, on the host; all processes must call it, as each may hold a part."""
   if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)
 
 
-def total(counts: np.ndarray) -> np.ndarray:
-  """The sum of an array over all processes, which must all ask for it."""
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+  """The sum of an array over all processes; all must call it."""
   if jax.process_count() == 1:
     return counts
   return np.asarray(multihost_utils.process_allgather(counts)).sum(axis=0)
@@ -275,13 +280,13 @@ def total(counts: np.ndarray) -> np.ndarray:
 def use_compilation_cache() -> None:
   """Keeps compiled programs for the next start, in MELLOW_CACHE or ~/.cache/mellow_jax.
 
-  An empty MELLOW_CACHE keeps none. JAX_COMPILATION_CACHE_DIR, where set, has the last word.
+  An empty MELLOW_CACHE keeps none. JAX_COMPILATION_CACHE_DIR takes precedence where it is set.
   """
   folder = os.environ.get("MELLOW_CACHE", "~/.cache/mellow_jax")
   if jax.config.jax_compilation_cache_dir is None and folder:
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    # Of how a Fourier transform is divided (models/logmel.py) the program holds an address, which
-    # is another in every process.
+    # How a Fourier transform is partitioned (models/logmel.py) stands in the program as a memory
+    # address, which differs in every process.
     jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
-    compilation_cache.reset_cache()  # else JAX keeps to what it found at its first compilation
+    compilation_cache.reset_cache()  # JAX reads the folder at its first compilation only

@@ -13,8 +13,9 @@ import numpy as np
 import processes
 import pytest
 
-from mellow_jax import checkpoint, parallel, plan
+from mellow_jax import checkpoint, parallel
 from mellow_jax.errors import ConfigError
+from mellow_jax.training import tpu_plan
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
 ONE, EIGHT = ("1,1",), ("8,1", "4,2", "8,1,2")
@@ -86,16 +87,17 @@ def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
 
 SPECTRA = """
 import jax
-from mellow_jax import parallel, plan
+from mellow_jax import parallel
 from mellow_jax.config import AudioConfig
 from mellow_jax.models import logmel
+from mellow_jax.training import tpu_plan
 divided = jax.NamedSharding(parallel.make_mesh((8, 1)), jax.P("data"))
 clips = jax.ShapeDtypeStruct((8, 16_000), "float32")
 for stft in ("convolution", "fft"):
   def hear(wav):
     return logmel.log_mel(wav, AudioConfig(sample_rate=16_000, f_max=8000.0, stft=stft))
   program = jax.jit(hear, in_shardings=divided, out_shardings=divided).lower(clips).compile()
-  print(stft, plan.collectives(program.as_text()))
+  print(stft, tpu_plan.collectives(program.as_text()))
 """
 
 
@@ -106,7 +108,7 @@ def test_every_clips_spectrum_is_computed_where_the_clip_lies(compile_cache):
 
 @pytest.mark.parametrize("name", ["eval_step", "answer"])
 def test_evaluation_is_divided_as_training_is(trained, name):
-  found = plan.collectives((trained / f"8/8,1.{name}.hlo").read_text())
+  found = tpu_plan.collectives((trained / f"8/8,1.{name}.hlo").read_text())
   # Sums, and what is answered, for all to see. The audio of one clip alone is more.
   assert found and sum(sum(c["bytes"].values()) for c in found) < 4000
 
@@ -198,7 +200,7 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
   ],
 )
 def test_what_started_the_processes_is_found(environ, name, known):
-  assert parallel.surroundings(environ) == (name, known)
+  assert parallel.detect_cluster(environ) == (name, known)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +219,12 @@ def test_what_started_the_processes_is_found(environ, name, known):
   ],
 )
 def test_one_process_alone_is_left_alone(environ):
-  assert parallel.surroundings(environ) is None
+  assert parallel.detect_cluster(environ) is None
 
 
 def test_what_cannot_be_found_is_an_error_that_says_what_to_give(monkeypatch):
   with pytest.raises(ConfigError, match="package kubernetes: install it, or give --coordinator"):
-    parallel.surroundings(POD | {"JOB_COMPLETION_INDEX": "1"})
+    parallel.detect_cluster(POD | {"JOB_COMPLETION_INDEX": "1"})
   monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
   parallel.initialize()
   with pytest.raises(ConfigError, match="--processes and --process_id go with --coordinator"):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mellow_jax import plan
 from mellow_jax.errors import ConfigError
+from mellow_jax.training import tpu_plan
 
 ROOT = Path(__file__).parents[1]
 # Of programs that XLA compiled for v5e:2x4, shortened.
@@ -37,16 +37,16 @@ def command(*arguments, seconds=60):
 
 
 def test_collectives_are_counted_with_their_bytes():
-  found = plan.collectives(PROGRAM)
+  found = tpu_plan.collectives(PROGRAM)
   assert found == [
     {"kind": "all-reduce", "tensors": 2, "bytes": {"f32": 4 * (576 * 192 + 1)}},
     {"kind": "all-reduce", "tensors": 2, "bytes": {"bf16": 2 * (64 + 16)}},
     {"kind": "all-gather", "tensors": 1, "bytes": {"s32": 4 * 64}},
     {"kind": "reduce-scatter", "tensors": 1, "bytes": {"bf16": 2 * 16}},
   ]
-  text = plan.summary(found)
+  text = tpu_plan.summary(found)
   assert text.startswith("2 all-reduce bf16 0.0 MB f32 0.4 MB, 1 all-gather s32 0.0 MB")
-  assert plan.summary([]) == "none"
+  assert tpu_plan.summary([]) == "none"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_collectives_are_counted_with_their_bytes():
   ],
 )
 def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
-  found = plan.all_reduce_seconds(270e6, plan.CHIPS[generation], axes)
+  found = tpu_plan.all_reduce_seconds(270e6, tpu_plan.CHIPS[generation], axes)
   assert 1e3 * found == pytest.approx(milliseconds)
 
 
@@ -77,7 +77,7 @@ def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
 )
 def test_what_cannot_be_planned_is_an_error(topology, batch_per_chip, utilisation, message):
   with pytest.raises(ConfigError, match=message) as caught:
-    plan.plan(tiny.run(), topology, batch_per_chip, utilisation, print)
+    tpu_plan.plan(tiny.run(), topology, batch_per_chip, utilisation, print)
   assert "\n" not in str(caught.value)
 
 

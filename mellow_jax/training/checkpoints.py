@@ -1,4 +1,4 @@
-"""What a training run resumes from: its checkpoints, sound or refused.
+"""Checkpoints of a training run: saved in the background, verified when they are restored.
 
 The folder `checkpoints/` of a run holds a folder for each saved step:
 
@@ -6,7 +6,7 @@ The folder `checkpoints/` of a run holds a folder for each saved step:
   meta/                the run's settings, its counters, and the SHA-256 of every leaf
   commit_success.txt   written last: without it the step does not count
 
-Orbax itself restores flipped bits without a word; the digests tell.
+Orbax restores flipped bits without an error; the digests reveal them.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step'
 IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 
 Counters = dict[str, int | float]
-# Config fields that a run may change on its way: none changes what a step computes.
-FREE = (
+# Config fields that may differ when a run is resumed: none changes what a step computes.
+CHANGEABLE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
   "data.quarantine",
@@ -43,27 +43,27 @@ FREE = (
 )
 
 
-def settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
-  """What two runs must share for one to resume the other, by field.
+def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
+  """Settings by field that must be equal for one run to resume another.
 
-  rows and digest are those of the training rows: the same rows may come from another place.
+  rows is the number of training rows, digest that of their content: the path may change.
   """
   plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
   same = {"rows": rows, "the digest of its rows": digest}
-  return {**same, **{name: x for name, x in named.items() if name not in FREE}}
+  return {**same, **{name: x for name, x in named.items() if name not in CHANGEABLE}}
 
 
-def hush() -> None:
-  """Leaves it to CheckpointError to tell of a failed save, for which Orbax takes 800 lines."""
+def silence_orbax() -> None:
+  """Keeps Orbax's 800 lines about a failed save off stderr; CheckpointError says it in one."""
   logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
-  # After the first array that fails, nobody asks about the others.
+  # After the first array that fails, the exceptions of the others are never retrieved.
   python_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.msg)
   show = sys.unraisablehook
 
   def show_others(unraisable: Any) -> None:
-    # TensorStore calls back, for each array, an event loop that the first failure has closed.
+    # For each array TensorStore calls an event loop that the first failure has closed.
     if "Event loop is closed" not in str(unraisable.exc_value):
       show(unraisable)
 
@@ -71,23 +71,23 @@ def hush() -> None:
 
 
 class TrainCheckpoints:
-  """The checkpoints of one training run, of which the newest `keep` are kept.
+  """The checkpoints of a training run, of which the newest `keep` are kept.
 
-  A step counts only once its commit marker is written, and older ones go only after that: a kill at
-  any moment leaves the steps before it whole.
+  A step counts only once its commit marker is written, and older steps are removed only after that:
+  a kill at any moment leaves the steps before it intact.
   """
 
   def __init__(self, folder: str | pathlib.Path, *, keep: int):
     self.folder = pathlib.Path(folder).absolute()
     self._keep = keep
-    self._step = 0  # that was last begun to be saved
-    # Compression would need room for another copy of the state, to make the files 8% smaller.
+    self._step = 0  # of the newest save
+    # Compression would need memory for another copy of the state, to make the files 8% smaller.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = {"state": handler, "meta": ocp.JsonCheckpointHandler()}
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(**handlers), atomicity_options=IN_PLACE
     )
-    # Each process reads alone: one that fails must not let the others wait.
+    # Each process reads by itself, so that one that fails does not block the others.
     alone = checkpoint.this_process_alone()
     handlers = {
       "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
@@ -103,7 +103,7 @@ class TrainCheckpoints:
       for part in self._unfinished():
         logging.warning("%s was not finished: removed", part)
     self._tidy()
-    parallel.from_first(0)  # the others look after that
+    parallel.barrier()  # the other processes list the folder after that
 
   def steps(self) -> list[int]:
     """The finished steps, oldest first."""
@@ -116,21 +116,18 @@ class TrainCheckpoints:
     return [part for part in self._folders() if not (part / COMMITTED).exists()]
 
   def _tidy(self) -> None:
-    """Removes old steps, and what a kill or a failure left of a save: it takes the next one's room.
-
-    Only while nothing is being written.
-    """
+    """Removes old steps and unfinished ones; must not be called during a save."""
     if parallel.is_first():
       old = [self.folder / str(step) for step in self.steps()[: -self._keep]]
       for part in [*self._unfinished(), *old]:
         shutil.rmtree(part, ignore_errors=True)
 
   def save(self, step: int, state: PyTree, run: dict[str, Any], counters: Counters) -> None:
-    """Starts writing a step in the background, once the one before it is on disk.
+    """Starts writing a step in the background, once the step before is on disk.
 
-    run is what another run must share to go on from here, counters what the host counts. Raises
-    CheckpointError with path and free space where this save cannot start, and where the last one
-    failed, though this one is started.
+    run holds the settings of `run_settings`, counters what the host counts. Raises CheckpointError
+    with path and free space where this save cannot start, and also where the last one failed; this
+    one is then started all the same.
     """
     try:
       self.wait()
@@ -143,7 +140,7 @@ class TrainCheckpoints:
     meta["check"] = checkpoint.digest_json(meta)
     args = ocp.args.Composite(state=ocp.args.PyTreeSave(flat), meta=ocp.args.JsonSave(meta))
     try:
-      # The first process decides: a save that only some begin would wait for the others for ever.
+      # The first process decides: a save that only some start would wait for the others forever.
       lack = checkpoint.lack_of_room(self.folder, flat)
       if parallel.from_first(bool(lack)):
         raise OSError(lack)
@@ -152,7 +149,7 @@ class TrainCheckpoints:
       raise self._failed(error) from error
 
   def poll(self) -> None:
-    """Raises CheckpointError if the save in the background has failed; costs next to nothing."""
+    """Raises CheckpointError if the save in the background has failed; does not wait for it."""
     try:
       self._writer.check_for_errors()
     except Exception as error:  # as in save
@@ -173,21 +170,21 @@ class TrainCheckpoints:
   def _failed(self, error: Exception) -> CheckpointError:
     what = f"step {self._step} could not be saved, steps {self.steps()} are kept"
     failure = checkpoint.unwritten(self.folder, what, error)
-    if jax.process_count() == 1:  # of several, others may still be writing: the next wait tidies up
+    if jax.process_count() == 1:  # else others may still be writing: the next wait tidies
       self._tidy()
     return failure
 
   def restore(self, like: PyTree, run: dict[str, Any]) -> tuple[PyTree, Counters] | None:
-    """State and counters of the newest sound step; None where no step was ever finished.
+    """(state, counters) of the newest intact step; None if no step was ever finished.
 
-    like holds ShapeDtypeStructs with their shardings. A step counts as sound if every process can
-    read it. Newer steps that are damaged get another name, so that the run can write them anew.
-    Raises CheckpointError where the run was started with other settings, and where steps exist and
-    none is sound: training never silently starts from zero.
+    like holds ShapeDtypeStructs with their shardings. A step is intact if every process can read
+    it. Newer steps that are damaged are renamed, so that the run can save them again.
+    Raises CheckpointError where the run was started with other settings, and where steps exist but
+    none is intact: training never silently starts from zero.
     """
     failures: dict[int, str] = {}
     steps = self.steps()[::-1]
-    # All processes go through the first one's list, and through the same points of agreement.
+    # All processes go through the first one's list, so that they make the same collective calls.
     for i in range(parallel.from_first(len(steps))):
       step = parallel.from_first(steps[i] if parallel.is_first() else 0)
       try:
@@ -218,7 +215,7 @@ class TrainCheckpoints:
     return None
 
   def _together(self, read: Any, *args: Any) -> Any:
-    """What read returns; raises in every process if it raised in one."""
+    """The result of read; raises in every process if it raised in one."""
     found = failure = None
     try:
       found = read(*args)
@@ -234,7 +231,7 @@ class TrainCheckpoints:
         damaged = self.folder / f"{step}.damaged"
         shutil.rmtree(damaged, ignore_errors=True)
         (self.folder / str(step)).rename(damaged)
-    parallel.from_first(0)  # the others look after that
+    parallel.barrier()  # the other processes list the folder after that
 
   def _read_meta(self, step: int) -> dict[str, Any]:
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -248,7 +245,7 @@ class TrainCheckpoints:
     return self._reader.restore(self.folder / str(step), args=args)["state"]
 
   def close(self) -> None:
-    """Waits for the last save, as wait does, and lets go of Orbax's threads."""
+    """Waits for the last save, as wait does, and ends Orbax's threads."""
     try:
       self.wait()
     finally:

@@ -1,4 +1,4 @@
-"""What a run starts from: its tokenizer, its parameters and bn0's statistics."""
+"""Start of a run: tokenizer, initial parameters, and bn0's statistics."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from mellow_jax import checkpoint, parallel
 from mellow_jax.config import Config
 from mellow_jax.data import scenes
-from mellow_jax.data import tokenizer as tokenizer_lib
 from mellow_jax.data.records import Record
+from mellow_jax.data.tokenizer import build_tokenizer, load_tokenizer
 from mellow_jax.errors import CheckpointError, ConfigError
 from mellow_jax.models import lora, mellow
 from mellow_jax.training import step
@@ -32,10 +32,10 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
     found, source = scenes.build_tokenizer(), "scenes"
   elif cfg.data.tokenizer == "words":
     texts = (text for row in rows for text in (row.input, row.answer))
-    found, source = tokenizer_lib.build_tokenizer(texts), "words"
+    found, source = build_tokenizer(texts), "words"
   else:
     source = cfg.data.tokenizer or cfg.init_from[-1]
-    found = tokenizer_lib.load_tokenizer(source)
+    found = load_tokenizer(source)
   if found.get_vocab_size() > cfg.model.decoder.vocab:
     raise ConfigError(
       f"config.model.decoder.vocab {cfg.model.decoder.vocab} has no room for the "
@@ -45,18 +45,18 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
 
 
 def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
-  """Fresh parameters, replaced by those of each folder of init_from; the same in every process.
+  """Random parameters, replaced by those of each folder of init_from; the same in every process.
 
-  Where a folder's tokenizer is another one, the tokens that both know keep their embedding. A
-  folder's low-rank parts are added to the kernels that the run has before it.
+  Where a folder has another tokenizer, the tokens in both keep their embedding. A folder's LoRA
+  factors are merged into the kernels of the folders before it.
   Raises CheckpointError where a folder's parameters are not this model's.
   """
-  # First the folders: what is wrong with one shows before the fresh parameters are compiled.
+  # Folders first, so that a bad one shows before the random parameters are compiled.
   found = {folder: checkpoint.load_params(folder)[0] for folder in cfg.init_from}
   flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
   for folder, loaded in found.items():
     if EMBEDDING in loaded:
-      old = tokenizer_lib.load_tokenizer(folder).get_vocab()
+      old = load_tokenizer(folder).get_vocab()
       loaded[EMBEDDING] = move_embeddings(
         loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
       )
@@ -70,7 +70,7 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
           f"{folder}: another architecture: {name} is {value.shape} there, {ours} in config.model"
         )
     flat = lora.merge(flat | loaded, 1.0)
-    parallel.say(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
+    parallel.log(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
   return flat
 
 
@@ -80,12 +80,12 @@ def move_embeddings(
   old: dict[str, int],
   new: dict[str, int],
 ) -> Float[Array, "W D"]:
-  """Embeddings of a vocabulary in the order of another; tokens only the new one has stay fresh."""
+  """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh."""
   if old == new or loaded.shape[1] != fresh.shape[1]:
     return loaded
   shared = sorted(set(old) & set(new))
   source, target = ([vocab[token] for token in shared] for vocab in (old, new))
-  parallel.say(f"{len(shared)} of {len(new)} tokens keep their embedding")
+  parallel.log(f"{len(shared)} of {len(new)} tokens keep their embedding")
   return fresh.at[np.asarray(target)].set(loaded[np.asarray(source)])
 
 
@@ -98,7 +98,7 @@ def calibrate(
   )
   found = [jax.device_get(moments(batch.wav1)) for batch in batches]
   mean, square = np.mean(found, axis=0)
-  variance = np.maximum(square - mean**2, 1e-3)  # a bin that never changes must not divide by 0
+  variance = np.maximum(square - mean**2, 1e-3)  # else a constant bin would divide by 0
   return {
     **flat,
     "encoder/bn0/mean": jnp.asarray(mean, jnp.float32),

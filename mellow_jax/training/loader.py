@@ -1,4 +1,4 @@
-"""What a run is fed: its rows as global batches on the mesh, and an account of what was bad."""
+"""Input pipeline of a run: its rows as global batches on the mesh, and a count of bad records."""
 
 import dataclasses
 import pathlib
@@ -11,76 +11,77 @@ from mellow_jax import parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records, pipeline
 from mellow_jax.data.records import Rows
-from mellow_jax.parallel import say
 from mellow_jax.training import init
-from mellow_jax.training.metrics import RunLog
+from mellow_jax.training.metrics import MetricsWriter
 from mellow_jax.training.step import Batch
 
 
-class Feed:
-  """The batches of a run, of which each process makes its part.
+class Loader:
+  """Loads the batches of a run; each process loads its own rows of each.
 
-  Raises the errors of the rows and of the tokenizer, each naming what to mend.
+  Raises the errors of the rows and of the tokenizer, each saying what to change.
   """
 
   def __init__(self, cfg: Config, mesh: Mesh, workdir: pathlib.Path):
-    self.rows, val_rows, clips = pipeline.sources(cfg, say)
-    # Scenes follow from the config.
+    self.rows, val_rows, clips = pipeline.sources(cfg, parallel.log)
+    # Generated scenes follow from the config.
     self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
     self.tokenizer = init.tokenizer(cfg, self.rows)
     self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
-    self._cfg, self._mesh = cfg, mesh
+    self.mesh, self._cfg = mesh, cfg
     shard = jax.process_index()
     self._part = {"shard": shard, "shards": jax.process_count()}
     self.report_name = f"bad_records.{shard}.jsonl" if shard else "bad_records.jsonl"
     self._report = bad_records.BadRecords(workdir / self.report_name)
-    self._said: dict[str, int] = {}
+    self._reported: dict[str, int] = {}
 
   def train(self, start_step: int, counters: Mapping[str, int]) -> Iterator[Batch]:
-    """The batch of start_step, of the step after it, and so on for ever.
+    """The batches of all steps from start_step on, without end.
 
-    counters are those that the run kept when it came to start_step.
+    counters are those of the checkpoint of start_step.
     """
-    data, total = self._cfg.data, parallel.total
-    self._tally = bad_records.Tally(data.max_bad_fraction, len(self.rows), counters, total)
+    data = self._cfg.data
+    self._tally = bad_records.Tally(
+      data.max_bad_fraction, len(self.rows), counters, parallel.sum_over_processes
+    )
     for arrays in pipeline.train_batches(
       self._encoder,
       seed=self._cfg.seed,
       batch_size=self._cfg.batch_size,
       start_step=start_step,
-      shuffle=data.source != "scenes",  # whose order is the curriculum
+      shuffle=data.source != "scenes",  # the order of scenes is a curriculum
       note=self._report.add,
       **self._part,
     ):
       self._tally.add(arrays.pop("bad"), len(arrays["wav1"]))
-      yield parallel.place_batch(Batch(**arrays), self._mesh)
+      yield parallel.place_batch(Batch(**arrays), self.mesh)
 
-  def validation(self, count: int, left_out: list[bad_records.BadRecord]) -> Iterator[Batch]:
-    """The first `count` batches of the validation rows; what is bad among them joins left_out."""
+  def validation(self, count: int, skipped: list[bad_records.BadRecord]) -> Iterator[Batch]:
+    """The first `count` batches of the validation rows; their bad records join `skipped`."""
     for arrays in pipeline.eval_batches(
       self.val_encoder,
       batch_size=self._cfg.batch_size,
       count=count,
-      left_out=left_out,
+      left_out=skipped,
       **self._part,
     ):
-      yield parallel.place_batch(Batch(**arrays), self._mesh)
-    self._report.add(left_out)
+      yield parallel.place_batch(Batch(**arrays), self.mesh)
+    self._report.add(skipped)
 
   def counters(self) -> dict[str, int]:
-    """What a checkpoint keeps of the account; all processes must ask for it."""
+    """Counts of bad records for a checkpoint; all processes must call it."""
     return self._tally.counters()
 
-  def check(self, log: RunLog, number: int) -> None:
-    """Says what was bad up to a step where that is news; the last step's goes into the metrics.
+  def check_bad_records(self, writer: MetricsWriter, number: int) -> None:
+    """Reports new bad records up to a step; the final counts also go into the metrics.
 
-    Raises PipelineError where too much was. All processes must call it.
+    Raises PipelineError where they are too many. All processes must call it.
     """
     counters = self._tally.check()
     bad, is_last = bad_records.by_reason(counters), number == self._cfg.steps
-    if bad and (is_last or bad != self._said):
-      say(f"{bad_records.describe(counters)}: see {self.report_name}")
-    self._said = bad
+    if bad and (is_last or bad != self._reported):
+      parallel.log(f"{bad_records.describe(counters)}: see {self.report_name}")
+    self._reported = bad
     if bad and is_last:
-      log.write(number, bad)
+      writer.write(number, bad)

@@ -1,4 +1,4 @@
-"""What a training run was, on one page: curves, speed, where its time went, answers over time.
+"""Report of a training run on one page: curves, speed, use of time, answers over time.
 
   python -m mellow_jax.training.report --workdir=runs/demo
 
@@ -9,7 +9,6 @@ Training writes the page at its end; the command writes it at any time, also of 
 import collections
 import html
 import io
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from absl import app, flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mellow_jax import files
 from mellow_jax.errors import DataError
 
-POINTS = 400  # that a curve is drawn with: more would be one blur
-SHOWN_STEPS = 5  # validations whose answers are shown side by side
+POINTS = 400  # of a curve at the most; longer ones are averaged
+SHOWN_STEPS = 5  # validations whose answers are shown
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -44,22 +44,15 @@ COLOURS = {
 }
 
 
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a JSON file that a run appends to; one that a kill cut off is left out."""
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
 def _curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-  """(steps, values) of one kind of metric, means of equal stretches where there are many."""
+  """(steps, values) of a metric; more than POINTS are averaged in equal parts."""
   found = np.array([(line["step"], line[name]) for line in lines if name in line]).reshape(-1, 2)
   if len(found) > POINTS:
     found = np.stack([part.mean(axis=0) for part in np.array_split(found, POINTS)])
   return found[:, 0], found[:, 1]
 
 
-def _draw(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, str], title: str) -> None:
+def _plot(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, str], title: str) -> None:
   for name, label in names.items():
     steps, values = _curve(lines, name)
     if len(steps):
@@ -77,12 +70,12 @@ def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
   figure = Figure(figsize=(10, 5.6), layout="constrained")
   axes = figure.subplots(2, 2)
   loss = {"loss": "training", "val_loss": "validation"}
-  _draw(axes[0, 0], metrics, loss, "loss, nats an answer token")
+  _plot(axes[0, 0], metrics, loss, "loss, nats an answer token")
   if all(line[name] > 0 for line in metrics for name in loss if name in line):
     axes[0, 0].set_yscale("log")
-  _draw(axes[0, 1], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
-  _draw(axes[1, 0], metrics, {"learning_rate": "learning rate"}, "learning rate")
-  _draw(
+  _plot(axes[0, 1], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
+  _plot(axes[1, 0], metrics, {"learning_rate": "learning rate"}, "learning rate")
+  _plot(
     axes[1, 1], times, {"examples_per_s": "examples/s"}, "examples/s, waiting for data included"
   )
   axes[1, 1].set_ylim(bottom=0)
@@ -92,10 +85,10 @@ def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
 
 
 def _spent(times: list[dict[str, Any]]) -> dict[str, float]:
-  """Seconds by what they went into, over every start of the run."""
+  """Seconds by activity, summed over every start of the run."""
   total: collections.Counter[str] = collections.Counter()
   for line, after in zip(times, [*times[1:], None], strict=True):
-    # Each start counts from zero: the last line before another start has all of the one before.
+    # Each start counts from zero: its total stands in its last line.
     if after is None or sum(after["seconds"].values()) < sum(line["seconds"].values()):
       total.update(line["seconds"])
   return dict(total)
@@ -145,7 +138,9 @@ def _answers(answers: list[dict[str, Any]]) -> str:
 
 
 def _bad(workdir: pathlib.Path) -> str:
-  lines = [line for path in sorted(workdir.glob("bad_records*.jsonl")) for line in _read(path)]
+  lines = [
+    line for path in sorted(workdir.glob("bad_records*.jsonl")) for line in files.read_lines(path)
+  ]
   if not lines:
     return ""
   counts = collections.Counter(line["reason"] for line in lines)
@@ -164,10 +159,13 @@ def render(workdir: pathlib.Path) -> str:
 
   Raises DataError where the folder holds no metrics.
   """
-  metrics = _read(workdir / "metrics.jsonl")
+  metrics = files.read_lines(workdir / "metrics.jsonl")
   if not metrics:
     raise DataError(f"{workdir}/metrics.jsonl: no metrics: give the --workdir of a training run")
-  times, answers = _read(workdir / "times.jsonl"), _read(workdir / "answers.jsonl")
+  times, answers = (
+    files.read_lines(workdir / "times.jsonl"),
+    files.read_lines(workdir / "answers.jsonl"),
+  )
   settings = (workdir / "run.json").read_text() if (workdir / "run.json").exists() else "{}"
   losses = [line["loss"] for line in metrics if "loss" in line]
   val = [(line["val_loss"], line["step"]) for line in metrics if "val_loss" in line]
@@ -196,9 +194,7 @@ def render(workdir: pathlib.Path) -> str:
 def write(workdir: pathlib.Path) -> pathlib.Path:
   """Writes the page of a run's folder into it; raises DataError as render does."""
   path = workdir / "report.html"
-  part = path.with_suffix(".part")
-  part.write_text(render(workdir), encoding="utf-8")
-  part.replace(path)
+  files.write_text(path, render(workdir))
   return path
 
 

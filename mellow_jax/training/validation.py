@@ -1,4 +1,4 @@
-"""How well a run does on the validation rows: its loss, and what it answers."""
+"""Validation: loss over the answer tokens, and sample answers."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,12 +21,13 @@ def mean_loss(state: TrainState, batches: Iterator[Batch], eval_step: Callable) 
 def sample_answers(
   state: TrainState, batch: Batch, encoder: pipeline.Preprocessor, count: int, answer_step: Callable
 ) -> list[dict[str, str]]:
-  """The first `count` validation questions with the right answer and the model's."""
-  found = answer_step(state, batch)
-  tokens, lengths = np.asarray(found.tokens)[:, 0], np.asarray(found.lengths)[:, 0]
-  heard = np.flatnonzero(parallel.to_host(batch.loss_mask).any(axis=1))  # the others are left out
-  shown = []
-  for i in heard[:count].tolist():
+  """The first `count` validation questions, each with the expected answer and the model's."""
+  generated = answer_step(state, batch)
+  tokens, lengths = np.asarray(generated.tokens)[:, 0], np.asarray(generated.lengths)[:, 0]
+  # Rows without loss are padding, or rows whose audio is bad.
+  is_used = parallel.to_host(batch.loss_mask).any(axis=1)
+  samples = []
+  for i in np.flatnonzero(is_used)[:count].tolist():
     row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
-    shown.append({"question": row.input, "expected": row.answer, "answer": text})
-  return shown
+    samples.append({"question": row.input, "expected": row.answer, "answer": text})
+  return samples

@@ -16,7 +16,7 @@ import pytest
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
 from mellow_jax.errors import CheckpointError
-from mellow_jax.training import checkpoints as checkpoints_lib
+from mellow_jax.training.checkpoints import COMMITTED, TrainCheckpoints
 
 # Where Orbax gives up on damage, it leaves coroutines and futures behind that nobody waits for.
 pytestmark = pytest.mark.filterwarnings(
@@ -51,7 +51,7 @@ def like():
 
 
 def opened(folder, keep=3):
-  return checkpoints_lib.TrainCheckpoints(folder, keep=keep)
+  return TrainCheckpoints(folder, keep=keep)
 
 
 def save(checkpoints, step, state=None):
@@ -197,7 +197,7 @@ def test_damage_to_the_last_step_costs_no_more_than_that_step(folder, damage, tm
 
 
 def test_an_empty_step_folder_and_one_without_its_marker_do_not_count(folder):
-  (folder / "4" / checkpoints_lib.COMMITTED).unlink()  # what a kill leaves
+  (folder / "4" / COMMITTED).unlink()  # what a kill leaves
   (folder / "6").mkdir()
   assert restored(folder) == 2
   assert names(folder) == {"2"}

@@ -165,7 +165,7 @@ def begin(output: SharedPredictions, settings: dict[str, Any]) -> Bool[np.ndarra
       done[:-1] = output.begin(settings)
     except PredictionsError as error:
       done[-1], failure = 1, error
-  done = parallel.total(done)
+  done = parallel.sum_over_processes(done)
   if done[-1]:
     raise failure or PredictionsError("the first process stopped: its message says why")
   return done[:-1].astype(bool)
@@ -206,7 +206,7 @@ def answer(
         output.append(lines)
       except (AudioError, QuestionError, PredictionsError) as error:
         failure = error
-      answered, failures = parallel.total(np.array([len(lines), failure is not None]))
+      answered, failures = parallel.sum_over_processes(np.array([len(lines), failure is not None]))
       bar.update(int(answered))
       if failures:
         raise failure or PredictionsError("another process stopped: its message says why")

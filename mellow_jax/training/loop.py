@@ -1,0 +1,284 @@
+"""The training loop: set up, step by step, validate and save on the way, finish."""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mellow_jax import checkpoint, config, files, parallel
+from mellow_jax.config import Config
+from mellow_jax.data import bad_records
+from mellow_jax.errors import CheckpointError, DivergedError
+from mellow_jax.training import checkpoints, init, programs, report, step, validation
+from mellow_jax.training.checkpoints import Counters, TrainCheckpoints
+from mellow_jax.training.loader import Loader
+from mellow_jax.training.metrics import MetricsWriter, Timer, batch_digest
+from mellow_jax.training.programs import Programs
+from mellow_jax.training.step import Batch, Flat, TrainState
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+  """A training run under way: its parts, then what changes from step to step."""
+
+  cfg: Config
+  workdir: pathlib.Path
+  loader: Loader
+  programs: Programs
+  checkpoints: TrainCheckpoints
+  settings: dict[str, Any]  # that a run must share with this one to resume it
+  start: int  # the step that this process started from
+  writer: MetricsWriter
+  timer: Timer
+
+  state: TrainState
+  counters: Counters  # saved in each checkpoint beside those of the loader
+  saved: int  # the newest step in a checkpoint
+  pending: tuple[int, step.Metrics, dict[str, str]] | None = None  # the last step, not yet logged
+
+
+def train(
+  cfg: Config,
+  workdir: pathlib.Path,
+  profile: range = range(0),
+  stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainState:
+  """Runs or resumes a training run and returns its last state.
+
+  profile holds the steps to trace. stop_requested is called before each step; once it is true, the
+  last step is saved and its state returned. Raises the errors of the parts, each with a message
+  that says what to change.
+  """
+  run = setup(cfg, workdir)
+  batches = run.loader.train(run.start, run.counters)
+  profile = range(max(profile.start, run.start + 1), min(profile.stop, cfg.steps + 1))
+
+  for number in range(run.start + 1, cfg.steps + 1):
+    if stop_requested():
+      return stop(run)
+
+    # ---------------------------------------------------------------- step
+    with run.timer.section("data"):  # the device may still be busy with the step before
+      batch = next(batches)
+    if profile and number == profile[0]:
+      jax.profiler.start_trace(str(workdir / "profile"))
+    run_step(run, number, batch)
+    if profile and number == profile[-1]:
+      jax.block_until_ready(run.state)
+      jax.profiler.stop_trace()
+      parallel.log(f"trace of steps {profile[0]} to {number}: {workdir / 'profile'}")
+
+    # ---------------------------------------------------------------- validation, checkpoint
+    saves, validates = (
+      number % every == 0 or number == cfg.steps for every in (cfg.save_every, cfg.eval_every)
+    )
+    if saves or validates:
+      # Metrics are written before the checkpoint of their step: a resumed run misses no line.
+      log_pending(run)
+    if validates:
+      with run.timer.section("evaluate"):
+        validate(run, number)
+    if saves:
+      with run.timer.section("save"):
+        if attempt(save, run, number):
+          run.saved = number
+
+  return finish(run)
+
+
+def setup(cfg: Config, workdir: pathlib.Path) -> Run:
+  """Builds the parts of a run, and its state: from its last checkpoint, or else a new one."""
+  config.validate(cfg, devices=jax.device_count())
+  mesh = parallel.make_mesh(cfg.mesh)
+  parallel.log(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
+  loader = Loader(cfg, mesh, workdir)
+  compiled = programs.make(cfg, mesh, max(len(loader.rows) // cfg.batch_size, 1))
+
+  saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
+  settings = checkpoints.run_settings(cfg, len(loader.rows), loader.digest)
+  restored = saved.restore(compiled.abstract, settings)
+  if restored:
+    state, counters = restored
+    parallel.log(f"resumed from step {int(state.step)} of {workdir}")
+  else:
+    state, counters = first_state(cfg, loader, compiled), {}
+  trainable, frozen = (
+    sum(x.size for x in part.values()) for part in (state.trainable, state.frozen)
+  )
+  parallel.log(f"{trainable:,} trainable of {trainable + frozen:,}")
+  if parallel.is_first():
+    files.write_text(workdir / "run.json", json.dumps(dataclasses.asdict(cfg), indent=1))
+
+  start = int(state.step)
+  return Run(
+    cfg=cfg,
+    workdir=workdir,
+    loader=loader,
+    programs=compiled,
+    checkpoints=saved,
+    settings=settings,
+    start=start,
+    writer=MetricsWriter(workdir, start),
+    timer=Timer(),
+    state=state,
+    counters=counters,
+    saved=start,
+  )
+
+
+def first_state(cfg: Config, loader: Loader, compiled: Programs) -> TrainState:
+  """The state before step 1, from init_from or from scratch."""
+  flat = init.parameters(cfg, loader.tokenizer)
+  if cfg.calibrate_batches:
+    parallel.log(f"measuring bn0's statistics on {cfg.calibrate_batches} batches")
+    first = itertools.islice(loader.train(0, {}), cfg.calibrate_batches)
+    flat = init.calibrate(flat, cfg, first, loader.mesh)
+  # From the host: each process holds all parameters, each device takes its part.
+  return compiled.init_state(jax.device_get(flat))
+
+
+def run_step(run: Run, number: int, batch: Batch) -> None:
+  """Dispatches a step, then logs the one before, so that the device never waits for the host."""
+  audit = {"batch": batch_digest(batch)} if run.cfg.audit else {}
+  if number == run.start + 1:
+    parallel.log("compiling the training step, once")
+    with run.timer.section("compile"):
+      run.state, metrics = run.programs.train_step(run.state, batch)
+      metrics.loss.block_until_ready()
+    parallel.log(f"compiled in {run.timer.seconds()['compile']:.0f} s")
+  else:
+    run.state, metrics = run.programs.train_step(run.state, batch)
+  log_pending(run)
+  run.pending = (number, metrics, audit)
+
+
+def log_pending(run: Run) -> None:
+  """Writes the metrics of the last step, unless they are written already.
+
+  Raises DivergedError after config.optim.max_skipped steps in a row whose loss or gradient is not
+  finite.
+  """
+  if not run.pending:
+    return
+  (number, metrics, audit), run.pending, cfg = run.pending, None, run.cfg
+  loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
+  if in_a_row := int(metrics.skipped_in_a_row):
+    why = f"loss {loss}, gradient norm {grad_norm}"
+    parallel.log(f"step {number}: {why}: no update")
+    run.writer.write(number, {"skipped": int(metrics.skipped), "why": why, **audit})
+    if in_a_row >= min(cfg.optim.max_skipped, cfg.steps):
+      run.checkpoints.wait()
+      raise DivergedError(
+        f"step {number}: {why}; no update since step {number - in_a_row}, whose parameters are "
+        "kept. Lower --config.optim.learning_rate and start again in another --workdir, or look "
+        "for what is wrong with these batches"
+      )
+  else:
+    rate = float(run.programs.learning_rate(number - 1))
+    values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
+    run.writer.write(number, {**values, **audit})
+  if number % cfg.log_every == 0 or number == cfg.steps:
+    log_progress(run, number, loss)
+
+
+def log_progress(run: Run, number: int, loss: float) -> None:
+  """Prints loss, speed and time left, and looks for failed saves and for bad records."""
+  attempt(run.checkpoints.poll)
+  cfg, seconds = run.cfg, run.timer.seconds()
+  # The first step's time is that of its compilation.
+  examples = (number - run.start - 1) * cfg.batch_size
+  speed = examples / (seconds["train"] + seconds.get("data", 0))
+  left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
+  run.writer.write_times(number, speed, run.timer)
+  parallel.log(
+    f"step {number}/{cfg.steps}  loss {loss:.4f}  {speed:.1f} examples/s  "
+    f"{left // 60}m{left % 60:02d}s left"
+  )
+  run.loader.check_bad_records(run.writer, number)
+
+
+def validate(run: Run, number: int) -> None:
+  """Writes the validation loss and sample answers, and the model folder best/ where it is due."""
+  cfg, loader = run.cfg, run.loader
+  if cfg.eval_batches:
+    skipped: list[bad_records.BadRecord] = []
+    batches = loader.validation(cfg.eval_batches, skipped)
+    loss = validation.mean_loss(run.state, batches, run.programs.eval_step)
+    bad = int(parallel.sum_over_processes(bad_records.count(skipped)).sum())
+    run.writer.write(number, {"val_loss": loss, **({"val_left_out": bad} if bad else {})})
+    parallel.log(f"step {number}  validation loss {loss:.4f}")
+    if bad:
+      parallel.log(
+        f"{bad} validation rows are left out, their audio is bad: see {loader.report_name}"
+      )
+    if cfg.keep_best and loss < run.counters.get("best_val_loss", math.inf):
+      run.counters |= {"best_val_loss": loss, "best_step": number}
+      attempt(write_model, run, "best", step.inference_params(run.state, cfg))
+  if cfg.sample_answers:
+    (batch,) = loader.validation(1, [])
+    for shown in validation.sample_answers(
+      run.state, batch, loader.val_encoder, cfg.sample_answers, run.programs.answer
+    ):
+      run.writer.write_answer(number, shown)
+      parallel.log("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
+
+
+def save(run: Run, number: int) -> None:
+  """Starts writing a checkpoint; raises CheckpointError as TrainCheckpoints.save does."""
+  run.checkpoints.save(number, run.state, run.settings, run.counters | run.loader.counters())
+
+
+def write_model(run: Run, name: str, params: Flat) -> None:
+  """Writes a model folder into the run's folder; raises CheckpointError where it cannot."""
+  params = {k: parallel.to_host(v) for k, v in params.items()}
+  if parallel.is_first():
+    cfg, folder = run.cfg, run.workdir / name
+    checkpoint.save_model(
+      folder, params, cfg.model, cfg.data.preset, run.loader.tokenizer, overwrite=True
+    )
+
+
+def attempt(write: Callable, *args: Any) -> bool:
+  """Whether the write succeeded; if not, a warning is printed and training goes on."""
+  try:
+    write(*args)
+  except CheckpointError as error:
+    print(f"warning: {error}", file=sys.stderr, flush=True)
+    return False
+  return True
+
+
+def stop(run: Run) -> TrainState:
+  """Ends a run before its last step, with a checkpoint of the step that it has come to."""
+  log_pending(run)
+  number = int(run.state.step)
+  if run.saved < number:
+    save(run, number)
+  run.checkpoints.close()
+  run.writer.close()
+  parallel.log(f"stopped as asked after step {number}; the same command goes on from there")
+  return run.state
+
+
+def finish(run: Run) -> TrainState:
+  """Ends a run after its last step, with the model folder and the report."""
+  run.writer.close()
+  model = run.workdir / "model"
+  if run.start == run.cfg.steps and model.exists():
+    parallel.log(f"nothing is left to do: all {run.cfg.steps} steps are done")
+  else:
+    write_model(run, "model", step.inference_params(run.state, run.cfg))
+    if run.cfg.optim.lora.kernels:
+      write_model(run, "adapter", step.adapter(run.state, run.cfg))
+    if parallel.is_first():
+      report.write(run.workdir)
+    page = run.workdir / "report.html"
+    parallel.log(f"model folder: {model}, the run on one page: {page}")
+  run.checkpoints.close()
+  return run.state

@@ -1,0 +1,262 @@
+"""Plan of a run for a TPU slice: compile its programs ahead of time, predict the time of a step.
+
+The TPU compiler, from the extra `tpu`, needs no TPU. Topologies are named as by Google Cloud:
+v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16.
+"""
+
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.stages import Compiled
+
+from mellow_jax import config, parallel
+from mellow_jax.config import Config
+from mellow_jax.errors import ConfigError
+from mellow_jax.training import programs, step
+
+
+class Chip(NamedTuple):
+  """One chip of a TPU generation."""
+
+  flops: float  # FLOP/s in bfloat16
+  memory: float  # bytes of HBM
+  memory_rate: float  # bytes/s of HBM
+  link_rate: float  # bytes/s along one axis of the torus, both directions together
+  ring: int  # an axis whose number of chips divides by this closes to a ring
+
+
+# Sources: cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e ("System architecture"); link rates
+# and the lengths of rings: jax-ml.github.io/scaling-book/tpus, table "TPU specs".
+CHIPS = {
+  "v4": Chip(275e12, 32 * 2**30, 1228e9, 90e9, 4),
+  "v5e": Chip(197e12, 16 * 2**30, 819e9, 90e9, 16),
+  "v5p": Chip(459e12, 95 * 2**30, 2765e9, 180e9, 4),
+  "v6e": Chip(918e12, 32 * 2**30, 1640e9, 180e9, 16),
+}
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
+# libtpu reads these on a TPU host. Here there is none, and several processes may load it.
+HOST_VARIABLES = {
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+def collectives(program: str) -> list[dict[str, Any]]:
+  """Kind, number of tensors and bytes by type of each collective in a compiled program's text."""
+  found = []
+  # Asynchronous collectives are two operations, of which the start has the shapes.
+  for shapes, kind, start in re.findall(rf" = (.*?) ({KINDS})(-start)?\(", program):
+    tensors = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+    if start and kind != "all-reduce":
+      tensors = tensors[len(tensors) // 2 :]  # the first half are the operands
+    sizes: dict[str, int] = {}
+    for item, shape in tensors:
+      count = math.prod(int(n) for n in shape.split(",") if n)
+      sizes[item] = sizes.get(item, 0) + count * ITEM_BYTES.get(item, 4)
+    found.append({"kind": kind, "tensors": len(tensors), "bytes": sizes})
+  return found
+
+
+def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
+  """Lower bound of the time of an all-reduce of `size` bytes over all chips.
+
+  Twice the bytes over the links of all axes: both directions of an axis that closes to a ring, one
+  direction of any other. Latency, about 1 us a hop, is neglected.
+
+  Source: jax-ml.github.io/scaling-book/sharding, "AllReduce".
+  """
+  rate = sum(chip.link_rate if n % chip.ring == 0 else chip.link_rate / 2 for n in axes if n > 1)
+  return 2 * size / rate if rate else 0.0
+
+
+def abstract_batch(cfg: Config) -> step.Batch:
+  """Shape and type of each array of a step's batch."""
+  rows, model = cfg.batch_size, cfg.model
+
+  def leaf(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+  return step.Batch(
+    wav1=leaf(model.audio.clip_samples, dtype="float32"),
+    wav2=leaf(model.audio.clip_samples, dtype="float32"),
+    text_ids=leaf(model.text_tokens),
+    text_lengths=leaf(),
+    answer_ids=leaf(model.answer_tokens),
+    loss_mask=leaf(model.answer_tokens, dtype="bool"),
+  )
+
+
+def analyse(program: Callable, *arguments: Any) -> dict[str, Any]:
+  """Compiles a jitted function; its memory, arithmetic and collectives on one chip.
+
+  Raises ConfigError where the program needs more memory than a chip has.
+  """
+  began = time.monotonic()
+  try:
+    compiled: Compiled = program.lower(*arguments).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = re.search(r"Used \S+ of \S+ hbm", str(error))
+    raise ConfigError(
+      f"does not fit the memory of a chip ({used[0] if used else str(error).splitlines()[0]}): "
+      "lower --batch_per_chip, or set --config.model.decoder.remat=true"
+    ) from error
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  parts = {
+    "arguments": memory.argument_size_in_bytes,
+    "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,  # without donated ones
+    "temporary": memory.temp_size_in_bytes,
+    "code": memory.generated_code_size_in_bytes,
+  }
+  return {
+    "compile_seconds": round(time.monotonic() - began, 1),
+    "memory": {**parts, "total": sum(parts.values())},
+    "flops": cost["flops"],
+    "memory_traffic": cost["bytes accessed"],
+    "collectives": collectives(compiled.as_text()),
+  }
+
+
+def plan(
+  cfg: Config, topology: str, batch_per_chip: int, utilisation: float, log: Callable[[str], None]
+) -> dict[str, Any]:
+  """Compiles a run's programs for a topology and predicts the time of its step.
+
+  utilisation is the assumed share of the peak FLOP/s, in (0, 1]. Raises ConfigError for what cannot
+  be planned.
+  """
+  if batch_per_chip < 1 or not 0 < utilisation <= 1:
+    raise ConfigError("--batch_per_chip must be at least 1, --utilisation above 0 and at most 1")
+  chip, axes, devices = load_topology(topology)
+  cfg.batch_size = batch_per_chip * len(devices)
+  config.validate(cfg, devices=len(devices), reads_data=False)
+  if cfg.model.dtype == "auto":
+    cfg.model.dtype = "bfloat16"  # as "auto" is on a TPU; the compiling host is a CPU
+  mesh = parallel.make_mesh(cfg.mesh, devices)
+  compiled, batch = programs.make(cfg, mesh), abstract_batch(cfg)
+  state = compiled.abstract
+  log(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
+  log(f"compiling the training step for {topology}, some minutes on two cores")
+  train = analyse(compiled.train_step, state, batch)
+  log(f"compiling the answering of a batch for {topology}")
+  answers = analyse(compiled.answer, state, batch)
+  found = {
+    "topology": topology,
+    "chips": len(devices),
+    "mesh": dict(mesh.shape),
+    "batch_per_chip": batch_per_chip,
+    "memory_of_a_chip": chip.memory,
+    "fits": max(p["memory"]["total"] for p in (train, answers)) <= chip.memory,
+    "gradient_bytes": sum(x.size * x.dtype.itemsize for x in state.trainable.values()),
+    "train": train,
+    "answer": answers,
+  }
+  if mesh.shape["fsdp"] > 1:
+    return found  # the time of gathering parameters in each step is not modelled
+  return found | predict(train, chip, axes, utilisation)
+
+
+def load_topology(topology: str) -> tuple[Chip, tuple[int, ...], Sequence[jax.Device]]:
+  """(chip, chips along each axis, devices to compile for) of a topology such as v5e:16x16.
+
+  Raises ConfigError for an unknown topology, and where the TPU compiler is not installed.
+  """
+  name, _, size = topology.partition(":")
+  if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", size):
+    known = ", ".join(CHIPS)
+    raise ConfigError(
+      f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}"
+    )
+  if importlib.util.find_spec("libtpu") is None:
+    raise ConfigError("the TPU compiler is missing: in the checkout, pip install '.[tpu]'")
+  os.environ.update(HOST_VARIABLES)
+  try:
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  except jax.errors.JaxRuntimeError as error:
+    raise ConfigError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+  return CHIPS[name], tuple(map(int, size.split("x"))), devices
+
+
+def predict(
+  train: dict[str, Any], chip: Chip, axes: tuple[int, ...], utilisation: float
+) -> dict[str, Any]:
+  """Predicted time of a training step: the longer of compute and memory, plus the all-reduce."""
+  reduced = sum(sum(collective["bytes"].values()) for collective in train["collectives"])
+  compute = train["flops"] / (chip.flops * utilisation)
+  traffic = train["memory_traffic"] / chip.memory_rate
+  communication = all_reduce_seconds(reduced, chip, axes)
+
+  def efficiency(alone: float) -> float:
+    return alone / (alone + communication)
+
+  return {
+    "utilisation": utilisation,
+    "compute_seconds": compute,
+    "memory_seconds": traffic,
+    "all_reduce_bytes": reduced,
+    "all_reduce_seconds": communication,
+    "step_seconds": max(compute, traffic) + communication,
+    "efficiency": efficiency(max(compute, traffic)),
+    # If memory traffic cost no time, the all-reduce would be a larger part of the step.
+    "efficiency_of_computing_alone": efficiency(compute),
+  }
+
+
+def summary(collectives: list[dict[str, Any]]) -> str:
+  """Number and bytes of each kind of collective in a line."""
+  kinds: dict[str, list[dict[str, int]]] = {}
+  for found in collectives:
+    kinds.setdefault(found["kind"], []).append(found["bytes"])
+  lines = []
+  for kind, sizes in kinds.items():
+    types = {item for size in sizes for item in size}
+    megabytes = {t: sum(size.get(t, 0) for size in sizes) / 1e6 for t in sorted(types)}
+    lines.append(
+      f"{len(sizes)} {kind} " + " ".join(f"{t} {m:.1f} MB" for t, m in megabytes.items())
+    )
+  return ", ".join(lines) or "none"
+
+
+def table(found: dict[str, Any]) -> str:
+  """A plan as text."""
+  rows = [("of a chip", "training step", "answers to a batch")]
+  both = (found["train"], found["answer"])
+  for name in both[0]["memory"]:
+    rows.append((f"memory, {name}", *(f"{p['memory'][name] / 2**30:.2f} GiB" for p in both)))
+  rows.append(("arithmetic", *(f"{p['flops'] / 1e12:.2f} TFLOP" for p in both)))
+  rows.append(("memory traffic", *(f"{p['memory_traffic'] / 1e9:.1f} GB" for p in both)))
+  rows.append(("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in both)))
+  lines = [f"{row[0]:20}{row[1]:>16}{row[2]:>22}" for row in rows]
+  lines += [f"collectives, training step: {summary(both[0]['collectives'])}"]
+  lines += [f"collectives, answers:       {summary(both[1]['collectives'])}"]
+  fits = "fits" if found["fits"] else "does not fit"
+  lines += [f"{fits} the {found['memory_of_a_chip'] / 2**30:.0f} GiB of a chip"]
+  if "step_seconds" not in found:
+    return "\n".join([*lines, "no prediction of the step's time with fsdp above 1"])
+  computing, memory, links, whole = (
+    f"{1e3 * found[f'{name}_seconds']:.1f} ms"
+    for name in ("compute", "memory", "all_reduce", "step")
+  )
+  gradient, reduced = (found[f"{name}_bytes"] / 1e6 for name in ("gradient", "all_reduce"))
+  lines += [
+    "a step, by arithmetic and not by measurement:",
+    f"  {computing} of computing at {found['utilisation']:.0%} of the peak; {memory} of memory "
+    "traffic as the compiler counts it, also where data stay on the chip",
+    f"  {links} of all-reduce over the links, not overlapped ({reduced:.1f} MB, the gradient has "
+    f"{gradient:.1f} MB)",
+    f"  at most {whole} in all",
+    f"scaling efficiency at {found['chips']} chips: {found['efficiency']:.1%} with that traffic, "
+    f"{found['efficiency_of_computing_alone']:.1%} if memory cost no time",
+  ]
+  return "\n".join(lines)
