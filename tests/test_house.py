@@ -1,6 +1,7 @@
 """The house stays as it is drawn: which room leads to which, nothing unused, nothing unpinned."""
 
 import ast
+import collections
 import re
 import subprocess
 import sys
@@ -73,6 +74,56 @@ def test_imports_run_one_way(path):
 def test_what_is_installed_needs_neither_torch_nor_what_stands_beside_it(path):
   found = {name.split(".")[0] for name in imports(path)}
   assert not found & {"torch", "tools", "benchmarks", "tests", "configs"}
+
+
+def calls(path):
+  return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+def is_rename(call):
+  """os.replace and its like; path.rename(x) and path.replace(x), where text takes two arguments."""
+  if not isinstance(call.func, ast.Attribute):
+    return False
+  module = getattr(call.func.value, "id", "")
+  if module in ("os", "shutil"):
+    return call.func.attr in ("rename", "renames", "replace", "move")
+  return call.func.attr in ("rename", "replace") and len(call.args) == 1 and not call.keywords
+
+
+# What one module does, and files that are still to use it.
+ONE_HOME = {
+  "renames": (
+    "mellow_jax/files.py",
+    lambda path: any(map(is_rename, calls(path))),
+    {f"mellow_jax/training/{name}.py" for name in ("checkpoints", "metrics", "report")},
+  ),
+  "reads tables": (
+    "mellow_jax/data/tables.py",
+    lambda path: "csv" in imports(path),
+    {
+      "mellow_jax/evaluation/benchmarks/question_files.py",
+      "mellow_jax/reasonaqa/commands/stats.py",
+      "mellow_jax/reasonaqa/official/locations.py",
+    },
+  ),
+}
+
+
+@pytest.mark.parametrize("what", ONE_HOME)
+def test_one_module_does_it(what):
+  home, does, left = ONE_HOME[what]
+  found = {name_of(path) for path in SOURCES if does(path)}
+  assert home in found and found - {home} <= left
+
+
+def test_no_two_classes_share_a_name():
+  found = collections.Counter(
+    node.name
+    for path in SOURCES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.ClassDef)
+  )
+  assert {name for name, count in found.items() if count > 1} <= {"Settings"}
 
 
 def test_threads_open_no_sound_file_before_one_is_open():

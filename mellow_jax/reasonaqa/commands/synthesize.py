@@ -29,7 +29,7 @@ from mellow_jax.reasonaqa.llm import caption_files, prompt, requests, results
 from mellow_jax.reasonaqa.llm.caption_files import Caption
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
 from mellow_jax.reasonaqa.llm.reply_log import ReplyLog
-from mellow_jax.reasonaqa.llm.requests import Requests, Settings
+from mellow_jax.reasonaqa.llm.requests import Requests, RequestSettings
 
 KEY = "MELLOW_API_KEY"  # environment variable
 _SHOWN = "<the caption>"
@@ -93,7 +93,7 @@ def _tokens(f: flags.FlagValues, log: ReplyLog) -> dict[str, int | float]:
 def _request(
   f: flags.FlagValues,
   endpoint: Endpoint,
-  settings: Settings,
+  settings: RequestSettings,
   captions: Sequence[Caption],
   log: ReplyLog,
 ) -> dict[str, str] | None:
@@ -134,7 +134,7 @@ def _generate(f: flags.FlagValues) -> int:
   )
   sampling = {name: f[name].value for name in ("model", "temperature", "max_tokens", "seed")}
   version = prompt.version(f.type, f.kind)
-  settings = Settings(type=f.type, kind=f.kind, prompt=version, **sampling)
+  settings = RequestSettings(type=f.type, kind=f.kind, prompt=version, **sampling)
   folder = Path(f.output)
   _claim(folder, dataclasses.asdict(settings))
   with ReplyLog(folder / "completions.jsonl") as log:

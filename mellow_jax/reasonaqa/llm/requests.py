@@ -19,7 +19,7 @@ MOST_FAILURES = 20  # captions in a row without a reply, after which a run gives
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RequestSettings:
   """All that a completion depends on, beside its caption; a run continues only with the same."""
 
   type: int
@@ -34,7 +34,7 @@ class Settings:
 class Requests:
   """The requests of one run, about captions without a reply."""
 
-  def __init__(self, endpoint: Endpoint, log: ReplyLog, settings: Settings):
+  def __init__(self, endpoint: Endpoint, log: ReplyLog, settings: RequestSettings):
     self._endpoint, self._log, self._settings = endpoint, log, settings
     self.failures: dict[str, str] = {}  # caption key -> why there is no reply
     self._failures_in_a_row = 0
