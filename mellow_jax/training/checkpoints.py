@@ -24,7 +24,7 @@ from absl import logging
 from jaxtyping import PyTree
 from orbax.checkpoint import options as ocp_options
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint, files, parallel
 from mellow_jax.config import Config
 from mellow_jax.errors import CheckpointError, first_line
 from mellow_jax.models import mellow
@@ -228,9 +228,7 @@ class TrainCheckpoints:
   def _set_aside(self, steps: Iterable[int]) -> None:
     for step in steps:
       if parallel.is_first():
-        damaged = self.folder / f"{step}.damaged"
-        shutil.rmtree(damaged, ignore_errors=True)
-        (self.folder / str(step)).rename(damaged)
+        files.set_aside(self.folder / str(step), ".damaged")
     parallel.barrier()  # the other processes list the folder after that
 
   def _read_meta(self, step: int) -> dict[str, Any]:
