@@ -12,6 +12,7 @@ import types
 import numpy as np
 import pytest
 
+from mellow_jax.data import choices
 from mellow_jax.evaluation.external import harness
 
 CONTEXT = (
@@ -23,23 +24,23 @@ UNLIKELY = "what is heard?\nA. two four rain\nB. dog dog dog\nC. rain four two"
 
 
 def test_options_are_read_off_lines():
-  question, choices = harness.split_context(CONTEXT)
+  question, options = choices.split_lines(CONTEXT)
   assert question == "What is the sound of the\nanimal."
-  assert choices == ("Dog", "A cat", "Rain")
-  assert harness.split_context("Which?\n(A) one\n(B) two") == ("Which?", ("one", "two"))
+  assert options == ("Dog", "A cat", "Rain")
+  assert choices.split_lines("Which?\n(A) one\n(B) two") == ("Which?", ("one", "two"))
 
 
 @pytest.mark.parametrize(
   "context", ["Is there a dog?", "A. Dvorak wrote it. Who else?", "Which?\nB. two\nC. three", ""]
 )
 def test_what_has_no_options_is_asked_as_it_is(context):
-  assert harness.split_context(context) == (context, ())
+  assert choices.split_lines(context) == (context, ())
   assert harness.prompt(context, (), "release") == context
 
 
 def test_the_question_is_put_as_mmau_is():
-  question, choices = harness.split_context("What is it?\nA. Dog\nB. A cat\nAnswer directly.")
-  assert harness.prompt(question, choices, "release") == "what is it? a) dog b) a cat"
+  question, options = choices.split_lines("What is it?\nA. Dog\nB. A cat\nAnswer directly.")
+  assert harness.prompt(question, options, "release") == "what is it? a) dog b) a cat"
 
 
 @pytest.mark.parametrize(
@@ -130,17 +131,17 @@ def test_multiple_choices_are_answered_by_a_letter(model, capsys):
     capsys.readouterr().err
   )
   assert model.generate_until(requests[1:2]) == found[1:2]
-  question, choices = harness.split_context(UNLIKELY)
+  question, options = choices.split_lines(UNLIKELY)
   clip = (np.asarray(model.task_dict["mmau"]["test"][0]["audio"]["array"], np.float32), 8000)
-  asked = harness.prompt(question, choices, "training")
-  (scores,) = model.model.score([(clip, None, asked)], [harness.lettered(choices)])
+  asked = harness.prompt(question, options, "training")
+  (scores,) = model.model.score([(clip, None, asked)], [choices.lettered(options)])
   best = max(range(3), key=lambda i: scores[i][0] / scores[i][1])
   assert found[0] == "ABC"[best]
 
 
 def test_letters_that_the_model_writes_are_its_own(model, monkeypatch):
   """An answer that picks an option is taken at its word."""
-  monkeypatch.setattr(harness, "place_of", lambda text, choices: 1)
+  monkeypatch.setattr(harness, "place_of", lambda text, options: 1)
   assert model.generate_until([request(UNLIKELY, 0, {"max_new_tokens": 8})]) == ["B"]
 
 

@@ -23,10 +23,10 @@ from typing import Any
 from absl import flags
 
 from mellow_jax import cli, files
+from mellow_jax.data import choices
 from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import prediction_files, question_files
 from mellow_jax.evaluation.benchmarks.items import Prediction
-from mellow_jax.evaluation.metrics import multiple_choice
 
 # Format to: the benchmarks it is of, the key of the clip and the key of the answer.
 PUBLISHED = {
@@ -45,7 +45,7 @@ def published_row(prediction: Prediction, audio_key: str, answer_key: str) -> di
     "choices": list(item.choices),
     **({"answer": item.answer} if item.answer else {}),
     **item.groups,
-    answer_key: multiple_choice.strip_letter(prediction.prediction),
+    answer_key: choices.split_letter(prediction.prediction)[1],
   }
 
 
@@ -79,7 +79,7 @@ def published(
       f"{data}: {len(absent)} of {len(rows)} rows have no prediction, first {absent[0]!r}: the "
       "script would leave them out of its figures; finish `evaluate predict`"
     )
-  texts = {name: multiple_choice.strip_letter(p.prediction) for name, p in by_id.items()}
+  texts = {name: choices.split_letter(p.prediction)[1] for name, p in by_id.items()}
   return [{**row, answer_key: texts[row["id"]]} for row in rows]
 
 

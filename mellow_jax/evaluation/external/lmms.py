@@ -18,6 +18,7 @@ import numpy as np
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
+from mellow_jax.data import choices
 from mellow_jax.data.audio import Source
 from mellow_jax.evaluation.external import harness
 from mellow_jax.evaluation.metrics import multiple_choice
@@ -64,14 +65,14 @@ class MellowLmms(lmms):
       )
       for i, answer in zip(places, found, strict=True):
         texts[i] = answer.text
-    said = []
+    answers = []
     for request, text, pick in zip(requests, texts, self._picks(requests, texts), strict=True):
       context, how = request.args[:2]
-      said.append(
-        _cut(text, how.get("until")) if pick is None else multiple_choice.LETTERS[pick].upper()
+      answers.append(
+        _cut(text, how.get("until")) if pick is None else choices.LETTERS[pick].upper()
       )
-      self.cache_hook.add_partial("generate_until", (context, how), said[-1])
-    return said
+      self.cache_hook.add_partial("generate_until", (context, how), answers[-1])
+    return answers
 
   def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
     """Each target's log-likelihood with its end, and whether it is the greedy answer."""
@@ -97,26 +98,26 @@ class MellowLmms(lmms):
     for context, _, doc_to_visual, doc_id, task, split in (r.args for r in requests):
       clips = doc_to_visual(self.task_dict[task][split][doc_id])
       if not 1 <= len(clips) <= 2:
-        raise ValueError(f"a request has {len(clips)} clips, where the model hears one or two")
+        raise ValueError(f"a request has {len(clips)} clips, where the model takes one or two")
       first, *second = map(_source, clips)
-      asked = harness.prompt(*harness.split_context(context), self.model.preset.name)
+      asked = harness.prompt(*choices.split_lines(context), self.model.preset.name)
       yield first, second[0] if second else None, asked
 
   def _picks(self, requests: list[Instance], texts: list[str]) -> list[int | None]:
     """The place of the option that each text picks; None where there are no options."""
-    choices = [harness.split_context(request.args[0])[1] for request in requests]
-    picks = [harness.place_of(t, c) if c else None for t, c in zip(texts, choices, strict=True)]
-    unread = [i for i, pick in enumerate(picks) if choices[i] and pick is None]
+    options = [choices.split_lines(request.args[0])[1] for request in requests]
+    picks = [harness.place_of(t, c) if c else None for t, c in zip(texts, options, strict=True)]
+    unread = [i for i, pick in enumerate(picks) if options[i] and pick is None]
     if unread:
       scores = self.model.score(
         list(self._rows(requests[i] for i in unread)),
-        [harness.lettered(choices[i]) for i in unread],
+        [choices.lettered(options[i]) for i in unread],
         batch_size=self.batch_size,
       )
       for i, pairs in zip(unread, scores, strict=True):
         picks[i] = multiple_choice.option_loglik(pairs, per_token=True)
       print(
-        f"mellow: of {sum(map(bool, choices))} multiple choices {len(unread)} were answered in "
+        f"mellow: of {sum(map(bool, options))} multiple choices {len(unread)} were answered in "
         "words that pick no option: the most probable one was taken",
         file=sys.stderr,
       )

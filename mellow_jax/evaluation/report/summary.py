@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.data import choices
 from mellow_jax.evaluation.metrics import (
   captions,
   entailment,
@@ -236,8 +237,7 @@ def _examples(section: Section, values: Float[np.ndarray, "N"], seed: int) -> li
   found = []
   for i in chosen:
     p = section.predictions[i]
-    offered = zip(multiple_choice.LETTERS, rules.shown(p), strict=False)
-    options = " ".join(f"{letter}) {text}" for letter, text in offered)
+    options = " ".join(choices.lettered(rules.shown(p)))
     found.append(
       Example(
         question=f"{p.item.question} {options}".strip(),
