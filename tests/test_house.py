@@ -76,6 +76,11 @@ def test_what_is_installed_needs_neither_torch_nor_what_stands_beside_it(path):
   assert not found & {"torch", "tools", "benchmarks", "tests", "configs"}
 
 
+def texts(path):
+  nodes = ast.walk(ast.parse(path.read_text()))
+  return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
 def calls(path):
   return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
@@ -90,6 +95,8 @@ def is_rename(call):
   return call.func.attr in ("rename", "replace") and len(call.args) == 1 and not call.keywords
 
 
+# In a regex: a class of letters, and the bracket or full stop after it.
+OPTION = re.compile(r"\[(?:A-[A-Z])?(?:a-[a-z])?\]\)?(?:\\\)|\[\)|\[\.\[?\))")
 # What one module does, and files that are still to use it.
 ONE_HOME = {
   "renames": (
@@ -101,6 +108,16 @@ ONE_HOME = {
     "mellow_jax/data/tables.py",
     lambda path: bool(re.search(r"csv\.(reader|DictReader)", path.read_text())),
     {"mellow_jax/evaluation/benchmarks/question_files.py"},
+  ),
+  # Not tokenizer.py, to which "a)" is a word.
+  "reads lettered options": (
+    "mellow_jax/data/choices.py",
+    lambda path: path.name != "tokenizer.py" and any(map(OPTION.search, texts(path))),
+    {
+      "mellow_jax/evaluation/benchmarks/rows.py",
+      "mellow_jax/evaluation/external/harness.py",
+      "mellow_jax/evaluation/metrics/multiple_choice.py",
+    },
   ),
 }
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, SupportsIndex
+from typing import NamedTuple, NoReturn, SupportsIndex
 
 from mellow_jax.data import prompts, tables
 from mellow_jax.errors import DataError
@@ -256,3 +256,27 @@ def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
 def missing_audio(records: Rows, root: str | os.PathLike) -> list[str]:
   """The audio paths for which there is no file below root, each once, in order of appearance."""
   return [path for path in records.audio_paths() if not (Path(root) / path).is_file()]
+
+
+# --- Rows with their faults ----------------------------------------------------------------------
+
+
+class ScannedRow(NamedTuple):
+  """A row of a file, with all that keeps it from being a Record."""
+
+  place: str  # such as "row 7 (from 0)"
+  # Those of FIELDS, paths as they are kept; None where one is missing or no text.
+  fields: tuple[str, ...] | None
+  faults: list[tuple[str, str]]  # (field, what is wrong with it); "" for the row as a whole
+
+
+def scan(path: str | os.PathLike) -> Iterator[ScannedRow]:
+  """The rows of a file one at a time, valid or not; a JSON file of any length takes little memory.
+
+  Raises DataError for a file that cannot be read, or that is no list of rows.
+  """
+  reader = Reader(path)
+  for row in reader:
+    faults = reader.faults(row.fields)
+    shaped = not any(not field for field, _ in faults)
+    yield ScannedRow(row.place, reader.kept(row.fields) if shaped else None, faults)

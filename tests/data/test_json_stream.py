@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mellow_jax.data import json_stream, records, row_scan
+from mellow_jax.data import json_stream, records
 from mellow_jax.errors import DataError
 
 anything = st.recursive(
@@ -68,7 +68,7 @@ def test_what_is_no_list_is_named(tmp_path, text, message):
   path = tmp_path / "rows.json"
   path.write_bytes(text.encode(errors="surrogateescape"))
   with pytest.raises(DataError, match=message) as error:
-    list(row_scan.scan(path))
+    list(records.scan(path))
   assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -79,7 +79,7 @@ def test_rows_that_are_sound_are_those_that_reading_takes(tmp_path):
   path = tmp_path / "rows.json"
   for change in changes:
     path.write_text(json.dumps([ROW | change]))
-    (checked,) = row_scan.scan(path)
+    (checked,) = records.scan(path)
     try:
       (record,) = records.read(path)
     except DataError as error:

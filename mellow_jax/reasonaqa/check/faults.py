@@ -49,7 +49,7 @@ class Fault(NamedTuple):
 
 
 def of_schema(found: Sequence[tuple[str, str]]) -> Iterator[Fault]:
-  """The kinds of the faults that `row_scan.scan` found, given as (field, message)."""
+  """The kinds of the faults that `records.scan` found, given as (field, message)."""
   for name, message in found:
     kind = "malformed"
     if message.startswith("is empty") and name in _EMPTY:

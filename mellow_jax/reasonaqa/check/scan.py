@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tqdm
 
-from mellow_jax.data import row_scan
+from mellow_jax.data import records
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.check import faults
@@ -65,7 +65,7 @@ def _read_rows(
 ) -> Iterator[None]:
   """Adds a file's rows and the faults of their texts; yields after every few thousand."""
   found.begin_file(path)
-  rows = tqdm.tqdm(row_scan.scan(path), desc=path.name, unit=" rows", file=sys.stderr)
+  rows = tqdm.tqdm(records.scan(path), desc=path.name, unit=" rows", file=sys.stderr)
   for number, checked in enumerate(rows):
     if number % _BATCH == 0:
       yield

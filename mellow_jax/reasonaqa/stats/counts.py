@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mellow_jax.data import row_scan
+from mellow_jax.data import records
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.vocabulary import STOP_WORDS, words
@@ -75,7 +75,7 @@ class FileCounts:
 def read(path: str | os.PathLike) -> FileCounts:
   """Counts a file's rows. Raises DataError as `records.read` does."""
   subsets: dict[str, SubsetCounts] = {}
-  for checked in row_scan.scan(path):
+  for checked in records.scan(path):
     if checked.faults:
       where, (name, message) = f"{os.fspath(path)}, {checked.place}", checked.faults[0]
       raise DataError(f"{where}: field {name!r} {message}" if name else f"{where}: {message}")
