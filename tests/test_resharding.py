@@ -7,7 +7,7 @@ from pathlib import Path
 import processes
 import pytest
 
-RESHARDING = Path(__file__).parent / "resharding.py"
+RESHARDING = Path(__file__).parent / "resharding_process.py"
 TOPOLOGIES = {"1,1": (1, 1), "1,4": (1, 4), "8,1": (1, 8), "2,4": (2, 4)}  # processes, devices each
 
 

@@ -73,7 +73,7 @@ def run(**changes: Any) -> Config:
 def get_config(arg: str = "") -> Config:
   """The same run, as the command's --config; on rows and clips that flags name with "files".
 
-  With "heard" they are those of heard.py, from two sources.
+  With "heard" they are those of audio_rows.py, from two sources.
   """
   if arg == "heard":
     data = DataConfig(

@@ -2,12 +2,12 @@
 
 import json
 
-import heard
+import audio_rows
 import numpy as np
 import pytest
 import soundfile
 import tiny
-from heard import write_cache as write
+from audio_rows import write_cache as write
 
 from mellow_jax.config import DataConfig
 from mellow_jax.data import cache, pipeline, records
@@ -16,11 +16,11 @@ from mellow_jax.errors import AudioError, DataError, PipelineError
 
 @pytest.fixture
 def dataset(tmp_path):
-  return heard.write(tmp_path)
+  return audio_rows.write(tmp_path)
 
 
 def config(dataset, **fields):
-  train, val = heard.paths(dataset, "array_record")
+  train, val = audio_rows.paths(dataset, "array_record")
   fields = {"preset": "training", "max_bad_fraction": 0.5, "train": train, "val": val, **fields}
   return tiny.run(model=tiny.config(), data=DataConfig(**fields))
 

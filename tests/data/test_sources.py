@@ -7,7 +7,7 @@ import pickle
 import shutil
 import sys
 
-import heard
+import audio_rows
 import numpy as np
 import pytest
 import soundfile
@@ -25,12 +25,12 @@ NUMBER = {TOKENIZER.token_to_id(str(i)): i for i in range(24)}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  """The rows and clips of heard.py, as each of its kinds."""
-  return heard.write_all(tmp_path_factory.mktemp("heard"))
+  """The rows and clips of audio_rows.py, as each of its kinds."""
+  return audio_rows.write_all(tmp_path_factory.mktemp("heard"))
 
 
 def config(folder, *kinds, **fields):
-  found = [heard.paths(folder, kind) for kind in kinds]
+  found = [audio_rows.paths(folder, kind) for kind in kinds]
   train, val = (",".join(dict.fromkeys(part)) for part in zip(*found, strict=True))
   fields = {"preset": "training", "max_bad_fraction": 0.5, "train": train, "val": val, **fields}
   return tiny.run(model=tiny.config(), data=DataConfig(**fields))
@@ -65,7 +65,7 @@ def numbers(found):
 @pytest.mark.parametrize("preset", ["training", "clean"])
 def test_every_kind_gives_the_same_examples_in_the_same_order(made, preset):
   expected = expected_left_out = None
-  for kind in heard.KINDS:
+  for kind in audio_rows.KINDS:
     train, val = encoders(config(made, kind, preset=preset))
     found, met = batches(train, 8), []
     found += pipeline.eval_batches(val, batch_size=2, count=9, left_out=met)
@@ -79,10 +79,10 @@ def test_every_kind_gives_the_same_examples_in_the_same_order(made, preset):
   assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("kind", heard.KINDS)
+@pytest.mark.parametrize("kind", audio_rows.KINDS)
 def test_two_hosts_read_every_row_once_an_epoch_and_go_on_from_any_step(made, kind):
   train, _ = encoders(config(made, kind))
-  good = [row.row for row in train.rows if not heard.is_bad(row)][:16]  # four batches
+  good = [row.row for row in train.rows if not audio_rows.is_bad(row)][:16]  # four batches
   train = dataclasses.replace(train, rows=selection.SelectedRows(train.rows, good))
   parts = [batches(train, 8, shard=i, shards=2) for i in range(2)]
   for epoch in (slice(4), slice(4, 8)):
@@ -94,8 +94,8 @@ def test_two_hosts_read_every_row_once_an_epoch_and_go_on_from_any_step(made, ki
 def test_kinds_that_are_mixed_give_what_one_kind_gives(made):
   """Each of three sources is the same rows, so that nothing else can differ."""
   weights = {"weights": (2.0, 1.0, 3.0)}
-  mixed, _ = encoders(config(made, *heard.KINDS, **weights))
-  train, _ = heard.paths(made, "json")
+  mixed, _ = encoders(config(made, *audio_rows.KINDS, **weights))
+  train, _ = audio_rows.paths(made, "json")
   cfg = config(made, "json", **weights)
   cfg.data.train = ",".join([train] * 3)
   files, _ = encoders(cfg)
@@ -107,10 +107,10 @@ def test_kinds_that_are_mixed_give_what_one_kind_gives(made):
 
 
 def test_the_digest_tells_other_rows_and_no_other_place(made, tmp_path):
-  digests = [encoders(config(made, kind))[0].rows.digest for kind in heard.KINDS]
+  digests = [encoders(config(made, kind))[0].rows.digest for kind in audio_rows.KINDS]
   assert len(set(digests)) == 1
   chosen = {"val": "", "val_share": 0.2, "mix": {"A": 2.0}}
-  held = [encoders(config(made, kind, **chosen))[0].rows.digest for kind in heard.KINDS]
+  held = [encoders(config(made, kind, **chosen))[0].rows.digest for kind in audio_rows.KINDS]
   assert len(set(held)) == 1 and held != digests
   rows = json.loads((made / "train.json").read_text())
   rows[7]["answer"] = "8"
@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_the_same_rows_from_another_place_and_with_no_others(
     rows, _, _ = pipeline.sources(cfg, lambda line: None)
     return checkpoints.run_settings(cfg, len(rows), rows.digest)
 
-  files, *others = (settings(config(made, kind)) for kind in heard.KINDS)
+  files, *others = (settings(config(made, kind)) for kind in audio_rows.KINDS)
   assert others == [files, files]
   rows = json.loads((made / "train.json").read_text())
   (tmp_path / "train.json").write_text(json.dumps(rows[::-1]))
@@ -138,7 +138,7 @@ def test_runs_of_older_versions_are_read(made):
     assert len(train.rows) == 24
 
 
-@pytest.mark.parametrize("kind", heard.KINDS)
+@pytest.mark.parametrize("kind", audio_rows.KINDS)
 def test_held_out_clips_are_the_same_of_every_kind(made, kind):
   expected = encoders(config(made, "json", val="", val_share=0.2))
   found = encoders(config(made, kind, val="", val_share=0.2))
@@ -146,7 +146,7 @@ def test_held_out_clips_are_the_same_of_every_kind(made, kind):
     assert list(one.rows) == list(other.rows) and len(one.rows)
 
 
-@pytest.mark.parametrize("kind", heard.KINDS)
+@pytest.mark.parametrize("kind", audio_rows.KINDS)
 def test_rows_in_quarantine_are_left_out_before_anything_else(made, kind, tmp_path):
   rows = records.read(made / "train.json")
   listed = {records.row_id(rows[i]): ["wrong"] for i in (1, 2, 20)}
@@ -156,13 +156,13 @@ def test_rows_in_quarantine_are_left_out_before_anything_else(made, kind, tmp_pa
   train, val = encoders(config(made, kind, quarantine=str(path)), said.append)
   assert [row.row for row in train.rows] == [i for i in range(24) if i not in (1, 2, 20)]
   assert [row.row for row in val.rows] == [0, 3]
-  places = heard.paths(made, kind)
+  places = audio_rows.paths(made, kind)
   assert said[:3] == [
     f"{path}: 3 of 24 rows of {places[0]} are left out",
     f"{path}: 2 of 4 rows of {places[1]} are left out",
     f"{path}: 1 of its 4 rows are in none of these, first {'0' * 16}",
   ]
-  listed = {records.row_id(row): ["bad"] for row in rows if heard.is_bad(row)}
+  listed = {records.row_id(row): ["bad"] for row in rows if audio_rows.is_bad(row)}
   path.write_text(json.dumps({"version": 1, "rows": listed}))
   encoders(config(made, kind, quarantine=str(path), max_bad_fraction=0.0))
   path.write_text(json.dumps({"version": 1, "rows": {records.row_id(row): [] for row in rows}}))
@@ -188,7 +188,7 @@ def test_a_faulty_row_in_quarantine_does_not_keep_its_file_from_being_read(made,
 
 def test_files_of_two_folders_may_share_paths_only_of_the_same_clips(made, tmp_path):
   for i in range(16):
-    name = f"{i}.{heard.FORMATS[i % 4]}"
+    name = f"{i}.{audio_rows.FORMATS[i % 4]}"
     if (made / name).exists():
       shutil.copy(made / name, tmp_path / name)
   shutil.copy(made / "train.json", tmp_path / "train.json")

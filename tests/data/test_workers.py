@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import feeding
+import loader_process
 import processes
 import pytest
 
-FEEDING = Path(__file__).parents[1] / "feeding.py"
+FEEDING = Path(__file__).parents[1] / "loader_process.py"
 SLOWEST_SECONDS = 15.0
 # Of a read. Those that do not wait for it to pass have time to import while others work.
 TIMEOUT_SECONDS = {"hang": 5.0, "hang workers": SLOWEST_SECONDS, "stopped": SLOWEST_SECONDS}
@@ -39,7 +39,7 @@ class Trainer:
   def __init__(self, folder, name, workers, start_step):
     # A size of its own, by which its files of shared memory are known.
     batch_size = 3 if name in COMPARED else 3 + [*TRAINERS, *SLOW].index(name)
-    self.wav_bytes = batch_size * feeding.CLIP_BYTES
+    self.wav_bytes = batch_size * loader_process.CLIP_BYTES
     self.folder = folder / name
     self.folder.mkdir()
     timeout = TIMEOUT_SECONDS.get(name, AMPLE_SECONDS)

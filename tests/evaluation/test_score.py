@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import answered
+import made_predictions
 import numpy as np
 import pytest
 
@@ -28,10 +28,10 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
   """What one model says to all kinds of questions, with the clips and with probes; another's."""
-  folder, asked = tmp_path_factory.mktemp("answers"), answered.items(400)
+  folder, asked = tmp_path_factory.mktemp("answers"), made_predictions.items(400)
   made = {"checkpoint_sha256": "a1", "preset": "clean"}
   return {
-    name: answered.write(folder / f"{name}.jsonl", asked, skill, seed=seed, **fields)
+    name: made_predictions.write(folder / f"{name}.jsonl", asked, skill, seed=seed, **fields)
     for seed, (name, skill, fields) in enumerate(
       [
         ("hears", 0.8, {"items": 400, **made}),
@@ -89,9 +89,9 @@ def test_a_report_says_what_was_measured_how_and_how_sure(files, tmp_path, capsy
 def test_the_report_tells_a_model_that_listens_from_one_that_does_not(
   tmp_path, capsys, skills, said
 ):
-  asked = answered.items(900, kinds=("choice", "binary"))
+  asked = made_predictions.items(900, kinds=("choice", "binary"))
   paths = [
-    answered.write(tmp_path / f"{heard}.jsonl", asked, skill, heard=heard, seed=i)
+    made_predictions.write(tmp_path / f"{heard}.jsonl", asked, skill, heard=heard, seed=i)
     for i, (heard, skill) in enumerate(zip(("clips", "noise", "shuffled"), skills, strict=True))
   ]
   probes = [f"--probe={path}" for path in paths[1:]]
@@ -102,9 +102,9 @@ def test_the_report_tells_a_model_that_listens_from_one_that_does_not(
 
 
 def test_few_items_decide_nothing(files, tmp_path, capsys):
-  asked = answered.items(16, kinds=("binary",))
-  clips = answered.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)
-  noise = answered.write(tmp_path / "noise.jsonl", asked, 0.3, heard="noise", seed=2)
+  asked = made_predictions.items(16, kinds=("binary",))
+  clips = made_predictions.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)
+  noise = made_predictions.write(tmp_path / "noise.jsonl", asked, 0.3, heard="noise", seed=2)
   assert run("score", f"--predictions={clips}", f"--probe={noise}") == 0
   assert "Whether the model listens is not decided" in capsys.readouterr().out
 
@@ -160,7 +160,7 @@ def test_contradicting_annotators_are_scored_by_majority_and_where_they_agree():
 
 
 def test_entailment_by_text_and_by_the_references_labels():
-  asked = answered.items(60, kinds=("entailment",))
+  asked = made_predictions.items(60, kinds=("entailment",))
   predictions = [
     Prediction(
       item=item,
@@ -187,7 +187,7 @@ def test_entailment_by_text_and_by_the_references_labels():
 
 @pytest.mark.parametrize("write", ["{letter}", "{letter}) {text}", "{text}"])
 def test_letters_are_those_of_the_order_in_which_options_were_shown(write):
-  for item in answered.items(8, kinds=("choice",)):
+  for item in made_predictions.items(8, kinds=("choice",)):
     order = (2, 0, 3, 1)
     shown = [item.choices[i] for i in order]
     said = Prediction(
@@ -208,7 +208,7 @@ def test_letters_are_those_of_the_order_in_which_options_were_shown(write):
 
 
 def test_option_log_likelihoods_are_scored_where_they_are_given():
-  (item,) = answered.items(1, kinds=("choice",))
+  (item,) = made_predictions.items(1, kinds=("choice",))
   right = item.choices.index(item.answer)
   scores = tuple((-1.0 if i == right else -9.0, 2) for i in range(4))
   said = Prediction(
@@ -262,7 +262,9 @@ ROW = json.dumps(
   {
     "row": 0,
     **dataclasses.asdict(
-      Prediction(item=answered.items(1)[0], benchmark="scenes", prompt="?", prediction="a) x")
+      Prediction(
+        item=made_predictions.items(1)[0], benchmark="scenes", prompt="?", prediction="a) x"
+      )
     ),
   }
 )
@@ -295,8 +297,8 @@ def test_a_file_that_cannot_be_scored_is_refused_in_one_line(tmp_path, capsys, t
 
 
 def test_probes_that_do_not_fit_are_refused(files, tmp_path, capsys):
-  other = answered.write(
-    tmp_path / "n.jsonl", answered.items(8), 0.5, heard="noise", checkpoint_sha256="b2"
+  other = made_predictions.write(
+    tmp_path / "n.jsonl", made_predictions.items(8), 0.5, heard="noise", checkpoint_sha256="b2"
   )
   for plain, probe, said in (
     ("hears", other, "checkpoint_sha256"),

@@ -73,15 +73,15 @@ def tokenizer(tmp_path):
 
 def break_everything(tree):
   """One fault of each kind; each kind's place, and whether it leaves a row of the quarantine."""
+  return break_rows(tree) | break_clips(tree)
+
+
+def break_rows(tree):
   train, expected = tree.train, {}
 
   def row(kind, path, quarantined=True, **changes):
     expected[kind] = (f"train.json, row {len(train)} (from 0)", quarantined)
     train.append(tree.row(path, **changes))
-
-  def clip(kind, path, quarantined=True, where=""):
-    expected[kind] = (path + where, quarantined)
-    train.append(tree.row(path))
 
   row("empty_question", "a/0.wav", input=" ")
   row("empty_answer", "a/0.wav", answer="")
@@ -94,6 +94,15 @@ def break_everything(tree):
   train[-1] = train[0]
   row("row_in_later_file", "a/4.wav", False)
   tree.test.append(train[-1])
+  return expected
+
+
+def break_clips(tree):
+  train, expected = tree.train, {}
+
+  def clip(kind, path, quarantined=True, where=""):
+    expected[kind] = (path + where, quarantined)
+    train.append(tree.row(path))
 
   noise = np.random.default_rng(1).uniform(-0.5, 0.5, RATE)
   clip("missing", "a/gone.wav")

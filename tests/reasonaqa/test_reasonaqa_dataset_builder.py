@@ -3,7 +3,7 @@
 import json
 import sys
 
-import heard
+import audio_rows
 import pytest
 import tensorflow_datasets as tfds
 
@@ -15,7 +15,7 @@ from mellow_jax.reasonaqa import tfds as command
 
 @pytest.fixture
 def folder(tmp_path):
-  return heard.write(tmp_path)
+  return audio_rows.write(tmp_path)
 
 
 def read(folder, config, split):
@@ -26,7 +26,7 @@ def read(folder, config, split):
 def test_rows_name_the_places_of_their_clips(folder, monkeypatch):
   monkeypatch.setattr(builder_module, "SHARD_ROWS", 7)
   monkeypatch.setattr(builder_module, "SHARD_BYTES", 100_000)
-  assert heard.write_tfds(folder) == 0
+  assert audio_rows.write_tfds(folder) == 0
   assert len(list((folder / "tfds/reasonaqa/audio/1.0.0").glob("*clips*"))) > 3
   clips = read(folder, "audio", "clips")
   assert len(clips) == 16
@@ -68,10 +68,10 @@ def test_what_cannot_be_built_is_told_in_a_line_and_leaves_nothing(folder, capsy
 
 
 def test_a_dataset_of_other_rows_is_not_taken_for_these(folder, capsys):
-  assert heard.write_tfds(folder) == heard.write_tfds(folder) == 0
+  assert audio_rows.write_tfds(folder) == audio_rows.write_tfds(folder) == 0
   rows = json.loads((folder / "val.json").read_text())
   (folder / "val.json").write_text(json.dumps(rows[::-1]))
   builder_module.read.cache_clear()
   capsys.readouterr()
-  assert heard.write_tfds(folder) == 1
+  assert audio_rows.write_tfds(folder) == 1
   assert "rows/1.0.0: is there already, of other rows" in capsys.readouterr().err

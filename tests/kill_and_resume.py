@@ -1,7 +1,7 @@
 """Kills a training run at random moments, again and again, and looks for any trace of it.
 
-  python tests/survival.py --kills=50 [--signal=TERM] [--workers=2] [--processes=2] [--seed=0]
-    [--sources]
+  python tests/kill_and_resume.py --kills=50 [--signal=TERM] [--workers=2] [--processes=2]
+    [--seed=0] [--sources]
 
 The tiny run is trained once in peace. Then it is started, struck and started again, and every step
 that any of its lives wrote down must have the loss, the gradient norm and the digest of the batch
@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import heard
+import audio_rows
 import numpy as np
 import processes
 
@@ -101,8 +101,8 @@ class Run:
   def start(self):
     flags, config = list(FLAGS), str(self.options.config)
     if self.options.sources:
-      kinds = [heard.KINDS[(self.lives + i) % len(heard.KINDS)] for i in range(2)]
-      found = [heard.paths(self.options.sources, kind) for kind in kinds]
+      kinds = [audio_rows.KINDS[(self.lives + i) % len(audio_rows.KINDS)] for i in range(2)]
+      found = [audio_rows.paths(self.options.sources, kind) for kind in kinds]
       train, val = map(",".join, zip(*found, strict=True))
       flags += [f"--config.data.train={train}", f"--config.data.val={val}"]
       config += ":heard"
@@ -278,7 +278,7 @@ def main():
     folder = Path(name)
     options.config, options.cache = folder / "tiny_run.py", folder / "compiled"
     options.config.write_text("import tiny\nget_config = tiny.get_config\n")
-    options.sources = heard.write_all(folder / "heard") if options.sources else None
+    options.sources = audio_rows.write_all(folder / "heard") if options.sources else None
     try:
       tally = survive(folder, options)
     except Difference as error:

@@ -3,9 +3,9 @@
 import argparse
 import signal
 
-import heard
+import audio_rows
+import kill_and_resume
 import pytest
-import survival
 
 
 @pytest.fixture
@@ -20,17 +20,19 @@ def options(run_config, compile_cache):
 
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(options, tmp_path):
-  tally = survival.survive(tmp_path, options(kills=10))  # an error shows the options and the seed
+  tally = kill_and_resume.survive(
+    tmp_path, options(kills=10)
+  )  # an error shows the options and the seed
   assert tally.strikes == 10 and tally.in_save >= 5
 
 
 @pytest.mark.slow
 def test_of_two_processes_one_is_signalled_and_both_stop_at_the_same_step(options, tmp_path):
-  tally = survival.survive(tmp_path, options(signal=signal.SIGTERM, processes=2))
-  assert tally.slowest_stop < survival.STOP_SECONDS
+  tally = kill_and_resume.survive(tmp_path, options(signal=signal.SIGTERM, processes=2))
+  assert tally.slowest_stop < kill_and_resume.STOP_SECONDS
 
 
 @pytest.mark.slow
 def test_each_life_may_read_the_same_rows_from_another_kind_of_source(options, tmp_path):
-  sources = heard.write_all(tmp_path / "heard")
-  assert survival.survive(tmp_path, options(kills=6, sources=sources)).strikes == 6
+  sources = audio_rows.write_all(tmp_path / "heard")
+  assert kill_and_resume.survive(tmp_path, options(kills=6, sources=sources)).strikes == 6

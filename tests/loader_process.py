@@ -1,6 +1,6 @@
 """A trainer without a model, in a process of its own: it asks for batches and prints their digests.
 
-python tests/feeding.py FOLDER WORKERS TIMEOUT_SECONDS START_STEP BATCH_SIZE
+python tests/loader_process.py FOLDER WORKERS TIMEOUT_SECONDS START_STEP BATCH_SIZE
 
 It prints "step <number> <digest>" and waits for a line before it goes on. A file FOLDER/hang makes
 every read hang, FOLDER/exit lets who reads end with exit code 0. One clip in eight is bad.

@@ -1,6 +1,6 @@
 """Runs in processes of its own: one of several topologies that go on from each other's checkpoints.
 
-  python tests/resharding.py FOLDER MESH MESHES [COORDINATOR PROCESS]
+  python tests/resharding_process.py FOLDER MESH MESHES [COORDINATOR PROCESS]
 
 Trains two steps on MESH, such as 2,4, and saves them; then restores what each of MESHES has saved
 and writes the digest of what it found and the losses of ten more steps.
