@@ -101,7 +101,7 @@ def test_the_installed_command_works_in_an_empty_folder_beside_another_tools(ins
 
 COMMANDS = [
   *([name] for name in ("train", "generate", "convert", "inspect", "plan", "evaluate")),
-  *(["evaluate", name] for name in ("predict", "score", "compare", "doctor", "export")),
+  *(["evaluate", name] for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   ["reasonaqa"],
   *(["reasonaqa", name] for name in ("build", "synthesize", "stats", "check", "tfds")),
   [],
@@ -180,8 +180,6 @@ configs = pathlib.Path(mellow_jax.__path__[0], "configs").glob("*.py")
 names += [f"mellow_jax.configs.{path.stem}" for path in configs]
 before = matplotlib.get_backend(auto_select=False)
 for name in names:
-  if name == "mellow_jax.evaluation.listening":
-    continue
   try:
     importlib.import_module(name)
   except ModuleNotFoundError as error:

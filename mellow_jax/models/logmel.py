@@ -9,13 +9,14 @@ import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh
 from jaxtyping import Array, Complex, Float
-from librosa import filters
 
 from mellow_jax.config import AudioConfig
 
 
 @functools.lru_cache
 def _mel_matrix(rate: int, n_fft: int, bins: int, f_min: float, f_max: float) -> np.ndarray:
+  from librosa import filters  # with SciPy it takes a second to import
+
   mel = filters.mel(sr=rate, n_fft=n_fft, n_mels=bins, fmin=f_min, fmax=f_max)
   return mel.T.astype(np.float32)
 

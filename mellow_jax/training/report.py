@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mellow_jax import files
-from mellow_jax.errors import DataError
+from mellow_jax import cli, files
+from mellow_jax.errors import DataError, FlagsError
 
 POINTS = 400  # of a curve at the most; longer ones are averaged
 SHOWN_STEPS = 5  # validations whose answers are shown
@@ -198,17 +198,22 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def main(argv: list[str]) -> None:
-  """Entry of the command."""
-  del argv
-  try:
-    print(write(pathlib.Path(flags.FLAGS.workdir)))
-  except (OSError, DataError) as error:
-    print(f"mellow_jax.training.report: {error}", file=sys.stderr)
-    sys.exit(1)
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  flags.DEFINE_string("workdir", None, "Folder of a training run.", flag_values=f)
+  return f
+
+
+def _report(f: flags.FlagValues) -> None:
+  if not f.workdir:
+    raise FlagsError("--workdir is missing: name the folder of a training run")
+  print(write(pathlib.Path(f.workdir)))
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  return cli.run(argv, _flags(), __doc__, _report, example="--workdir=DIR")
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "Folder of a training run.")
-  flags.mark_flag_as_required("workdir")
-  app.run(main)
+  sys.exit(main(sys.argv))
