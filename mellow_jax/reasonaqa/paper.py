@@ -28,8 +28,8 @@ TOTAL_ROWS = (968071, 112207, 161800)
 CLIPS = {"Clotho": (3839, 1045, 1045), "AudioCaps": (48660, 494, 957)}
 TOTAL_CLIPS = (52499, 1539, 2002)
 
-# How the paper's rows follow from those of the official files, where a rule alone does not give
-# them: clips of AudioCaps are videos, and some are no longer to be had.
+# How the paper's rows follow from the official files where no rule gives them: clips of AudioCaps
+# are videos, some of which were gone.
 ARITHMETIC = {
   ("AudioCaps", "train"): "49838 clips x 1 caption - 1178 clips no longer to be had = 48660",
   ("AudioCaps", "val"): "495 clips x 1 of 5 captions - 1 clip no longer to be had = 494",
@@ -37,8 +37,8 @@ ARITHMETIC = {
   ("ACE", "test"): "975 clips x 5 captions x 3 - 18 clips no longer to be had x 15 = 14355",
 }
 
-# Of the synthetic rows for training, by how they were made, kind and source of the captions: rows,
-# words a question, different words of all questions, words an answer, different words of answers.
+# Of the generated rows for training, by type of prompt, kind and source of the captions: rows,
+# words per question, vocabulary of questions, words per answer, vocabulary of answers.
 WORDS = {
   ("Type 1", "MCQ", "AudioCaps"): (113861, 11.33, 7697, 2.28, 5411),
   ("Type 1", "MCQ", "Clotho"): (95551, 11.46, 8430, 2.35, 6009),

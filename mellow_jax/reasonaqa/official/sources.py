@@ -33,7 +33,6 @@ import ast
 import html
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from mellow_jax import files
 from mellow_jax.data import choices, records, tables
@@ -55,10 +54,19 @@ _ENTAILMENT = {
 }
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-  """(line, fields) of each row of an official file."""
+def _find(
+  folder: str | os.PathLike, dataset: str, split: str, *names: str, unit: str, each: int
+) -> SourceRows:
+  """The dataset's file, which has one of the names, without its rows yet."""
+  file = str(locations.find(folder, dataset, [*names]))
+  return SourceRows(dataset=dataset, split=split, file=file, unit=unit, each=each)
+
+
+def _read(source: SourceRows, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+  """(line, fields) of each row of a source's file, which are counted."""
   remedy = "get the file again (Git LFS or an error page may have left another in its place)"
-  for row in tables.read(path, columns=columns, remedy=remedy):
+  for row in tables.read(source.file, columns=columns, remedy=remedy):
+    source.read += 1
     yield row.number, row.fields
 
 
@@ -77,13 +85,9 @@ def clotho_path(name: str, split: str) -> str:
 
 def audiocaps(folder: str | os.PathLike, split: str) -> SourceRows:
   """Captions of AudioCaps. Raises DataError."""
-  path = locations.find(folder, "AudioCaps", [f"{split}.csv"])
-  source = SourceRows(
-    dataset="AudioCaps", split=split, file=str(path), unit="rows of one caption", each=1
-  )
+  source = _find(folder, "AudioCaps", split, f"{split}.csv", unit="rows of one caption", each=1)
   seen = set()
-  for line, row in _read(path, ("youtube_id", "caption")):
-    source.read += 1
+  for line, row in _read(source, ("youtube_id", "caption")):
     clip = audiocaps_path(f"Y{row['youtube_id']}", split)
     if split == "val" and clip in seen:
       reason = "not its clip's first caption, of which the paper keeps one for validation"
@@ -97,13 +101,10 @@ def audiocaps(folder: str | os.PathLike, split: str) -> SourceRows:
 
 def clotho(folder: str | os.PathLike, split: str) -> SourceRows:
   """Captions of Clotho v2.1. Raises DataError."""
-  path = locations.find(folder, "Clotho", [f"clotho_captions_{_CLOTHO[split]}.csv"])
-  source = SourceRows(
-    dataset="Clotho", split=split, file=str(path), unit="clips of five captions", each=5
-  )
+  file = f"clotho_captions_{_CLOTHO[split]}.csv"
+  source = _find(folder, "Clotho", split, file, unit="clips of five captions", each=5)
   columns = tuple(f"caption_{i}" for i in range(1, 6))
-  for line, row in _read(path, ("file_name", *columns)):
-    source.read += 1
+  for line, row in _read(source, ("file_name", *columns)):
     clip = clotho_path(row["file_name"], split)
     for caption in map(row.__getitem__, columns):
       source.add(line, CAPTION, caption, taskname="clothov21", clip=clip, caption=caption)
@@ -120,18 +121,17 @@ def clotho_names(folder: str | os.PathLike, split: str) -> set[str]:
   except MissingSource:
     path = locations.find(folder, "Clotho", ["clotho/file_names.json"])
     return set(files.read_json(path, "a list of Clotho's clips")[split])
-  return {row["file_name"] for _, row in _read(path, ("file_name",))}
+  return {row.fields["file_name"] for row in tables.read(path, columns=("file_name",))}
 
 
 # --- Questions -----------------------------------------------------------------------------------
 
 
 def clothoaqa(folder: str | os.PathLike, split: str) -> SourceRows:
-  """Yes/no questions of ClothoAQA, once an annotator as published. Raises DataError."""
-  path = locations.find(folder, "ClothoAQA", [f"clotho_aqa_{split}.csv", f"binary_{split}_eng.csv"])
-  source = SourceRows(dataset="ClothoAQA", split=split, file=str(path), unit="answers", each=1)
-  for line, row in _read(path, ("file_name", "QuestionText", "answer")):
-    source.read += 1
+  """Yes/no questions of ClothoAQA, a row per annotator as published. Raises DataError."""
+  names = f"clotho_aqa_{split}.csv", f"binary_{split}_eng.csv"
+  source = _find(folder, "ClothoAQA", split, *names, unit="answers", each=1)
+  for line, row in _read(source, ("file_name", "QuestionText", "answer")):
     clip, answer = f"ClothoAQA/audio_files/{row['file_name']}", row["answer"].strip().lower()
     if answer and answer not in ("yes", "no"):
       source.drop(clip, line, "the answer is neither yes nor no", 1)
@@ -142,7 +142,7 @@ def clothoaqa(folder: str | os.PathLike, split: str) -> SourceRows:
 
 
 def _entailment(source: SourceRows, taskname: str, clip: str, caption: str, line: int, row: dict):
-  """Adds a hypothesis that holds, one that may and one that does not, as multiple choices."""
+  """Adds a true, a plausible and a false hypothesis, as multiple choices."""
   verdicts = [*choices.VERDICTS]
   options = choices.lettered(verdicts)
   for column, verdict in _ENTAILMENT.items():
@@ -154,7 +154,7 @@ def _entailment(source: SourceRows, taskname: str, clip: str, caption: str, line
     source.add(line, question, answer, taskname=taskname, clip=clip, caption=caption)
 
 
-def _captions(path: Path, line: int, text: str) -> list[str]:
+def _captions(path: str, line: int, text: str) -> list[str]:
   """The captions of a cell that holds one, or a list of them as Python writes it."""
   if not text.lstrip().startswith("["):
     return [text]
@@ -172,33 +172,27 @@ def cle(folder: str | os.PathLike, split: str) -> SourceRows:
 
   It needs the names of Clotho's clips beside it.
   """
-  path = locations.find(folder, "CLE", [f"clotho_entailment_{_CLOTHO[split]}.csv"])
+  file = f"clotho_entailment_{_CLOTHO[split]}.csv"
+  source = _find(folder, "CLE", split, file, unit="clips of three hypotheses", each=3)
   names = clotho_names(folder, split)
   # Freesound's names hold "&amp;" and the like; one copy of Clotho may, and another may not.
   plain = {html.unescape(name): name for name in names}
-  source = SourceRows(
-    dataset="CLE", split=split, file=str(path), unit="clips of three hypotheses", each=3
-  )
-  for line, row in _read(path, ("Audio file", "Caption", *_ENTAILMENT)):
-    source.read += 1
+  for line, row in _read(source, ("Audio file", "Caption", *_ENTAILMENT)):
     name = row["Audio file"]
     if (known := plain.get(html.unescape(name))) is None:
       source.drop(name, line, "no clip of Clotho has this name", 3)
       continue
-    caption = _captions(path, line, row["Caption"])[0]
+    caption = _captions(source.file, line, row["Caption"])[0]
     _entailment(source, "clothov21", clotho_path(known, split), caption, line, row)
   return source
 
 
 def ace(folder: str | os.PathLike, split: str) -> SourceRows:
   """Hypotheses about AudioCaps' test clips, of Audio Entailment. Raises DataError."""
-  path = locations.find(folder, "ACE", [f"audiocaps_entailment_{split}.csv"])
-  source = SourceRows(
-    dataset="ACE", split=split, file=str(path), unit="captions of three hypotheses", each=3
-  )
-  for line, row in _read(path, ("Audio file", "Caption", *_ENTAILMENT)):
-    source.read += 1
-    caption = _captions(path, line, row["Caption"])[0]
+  file = f"audiocaps_entailment_{split}.csv"
+  source = _find(folder, "ACE", split, file, unit="captions of three hypotheses", each=3)
+  for line, row in _read(source, ("Audio file", "Caption", *_ENTAILMENT)):
+    caption = _captions(source.file, line, row["Caption"])[0]
     clip = audiocaps_path(row["Audio file"], split)
     _entailment(source, "audiocaps", clip, caption, line, row)
   return source
@@ -208,10 +202,9 @@ def _adiff(folder: str | os.PathLike, split: str, dataset: str) -> SourceRows:
   """A tier of the differences of ADIFF, which has ReasonAQA's columns but the subtype."""
   kind, tier = dataset.split("-")
   part = _CLOTHO[split] if kind == "CLD" else split
-  path = locations.find(folder, dataset, [f"{kind.lower()}_{part}_adiff_{_TIERS[tier]}_answer.csv"])
-  source = SourceRows(dataset=dataset, split=split, file=str(path), unit="pairs of clips", each=1)
-  for line, row in _read(path, records.FIELDS[:-1]):
-    source.read += 1
+  file = f"{kind.lower()}_{part}_adiff_{_TIERS[tier]}_answer.csv"
+  source = _find(folder, dataset, split, file, unit="pairs of clips", each=1)
+  for line, row in _read(source, records.FIELDS[:-1]):
     source.add(
       line,
       row["input"],

@@ -54,7 +54,7 @@ DIFFERS = "audio 1: {first}, whereas audio 2: {second}."
 
 @dataclass
 class CaptionedClip:
-  """A clip of a table, with all that its lines say."""
+  """A clip of a table, with the captions and questions of its lines."""
 
   path: str
   line: int  # of the table, the first that names it
