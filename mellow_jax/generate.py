@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tqdm
@@ -19,12 +19,9 @@ from absl import flags
 from mellow_jax import cli
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Clip
-from mellow_jax.errors import (
-  AudioError,
-  FlagsError,
-)
+from mellow_jax.errors import AudioError, FlagsError
 from mellow_jax.inference import predictions
-from mellow_jax.inference.api import GREEDY, Mellow, Row
+from mellow_jax.inference.api import GREEDY, Mellow, Row, logger
 from mellow_jax.inference.decode import Sampling
 
 
@@ -42,18 +39,22 @@ def _flags() -> flags.FlagValues:
   flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
   windows = ["first", "center", "all"]
   flags.DEFINE_enum(
-    "window", "first", windows, "Part of a long clip that is heard; all: one by one.", flag_values=f
+    "window",
+    "first",
+    windows,
+    "Part of a long clip that is used; all: one after another.",
+    flag_values=f,
   )
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
   number("max_new_tokens", GREEDY.max_new_tokens, "Tokens after which an answer is cut off.")
-  number("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
+  number("top_k", 0, "Sample from the k most probable tokens; 0: from all.")
   number("samples", 1, "Answers a question, from sample or beam.")
-  number("beams", 4, "Answers the beam search follows.")
-  number("seed", 0, "What sample draws depends on it.")
+  number("beams", 4, "Beams of --sampling=beam.")
+  number("seed", 0, "Seed of --sampling=sample.")
   number("batch_size", 8, "Rows of the manifest answered together.", lower_bound=1)
   share = functools.partial(flags.DEFINE_float, flag_values=f)
-  share("temperature", 1.0, "Below 1 sample prefers probable tokens, above 1 it varies.")
-  share("top_p", 1.0, "Draw from the fewest tokens that hold this share of the probability.")
+  share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
+  share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
   return f
 
 
@@ -92,68 +93,64 @@ def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
     print("\n".join(where + text for text in answer.texts))
 
 
+def _rows(f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record]) -> Iterator[Row]:
+  """Rows of the manifest with their audio loaded."""
+  root = _audio_root(f)
+
+  @functools.lru_cache(64)  # rows about the same clip follow each other
+  def load(path: str) -> Clip:
+    return audio.load(root / path, model.cfg.audio, model.preset, window=f.window)
+
+  for entry in entries:
+    try:
+      second = load(entry.filepath2) if entry.filepath2 else None
+      yield load(entry.filepath1), second, entry.input
+    except AudioError as error:
+      raise AudioError(f"{f.manifest}, row {entry.row} (from 0): {error}", error.reason) from None
+
+
+def _audio_root(f: flags.FlagValues) -> Path:
+  return Path(f.audio_root or Path(f.manifest).parent)
+
+
+def _sha256(path: Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
   """Appends the answers to the rows of --manifest to --output."""
   if not f.output:
     raise FlagsError("--output is missing: name a file for the answers")
   if f.window == "all":
     raise FlagsError("--window=all is for --audio: choose first or center for a manifest")
-  rows, root = records.read(f.manifest), Path(f.audio_root or Path(f.manifest).parent)
-  if absent := records.missing_audio(rows, root):
+  entries, root = records.read(f.manifest), _audio_root(f)
+  if absent := records.missing_audio(entries, root):
     raise FlagsError(
       f"{f.manifest}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
       "check --audio_root"
     )
   model = Mellow.load(f.checkpoint, f.preset)
-  config = Path(f.checkpoint) / "config.json"  # holds the digests of all parameters
   settings = {
-    "checkpoint_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
-    "manifest_sha256": hashlib.sha256(Path(f.manifest).read_bytes()).hexdigest(),
+    "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
+    "manifest_sha256": _sha256(Path(f.manifest)),
     "preset": model.preset.name,
     "window": f.window,
     "seed": f.seed,
     **dataclasses.asdict(sampling),
   }
   output = predictions.Predictions(f.output, settings)
-  first_row = output.done
-
-  @functools.lru_cache(64)  # rows about the same clip stand together
-  def clip(path: str) -> Clip:
-    return audio.load(root / path, model.cfg.audio, model.preset, window=f.window)
-
-  def ask(record: records.Record) -> Row:
-    try:
-      second = clip(record.filepath2) if record.filepath2 else None
-      return clip(record.filepath1), second, record.input
-    except AudioError as error:
-      raise AudioError(f"{f.manifest}, row {record.row} (from 0): {error}", error.reason) from None
-
-  left = range(first_row, len(rows))
-  stream = model.stream(
-    (ask(rows[i]) for i in left),
-    sampling=sampling,
-    seed=f.seed,
-    batch_size=f.batch_size,
-    first_row=first_row,
-  )
-  with tqdm.tqdm(total=len(rows), initial=first_row, unit="row", file=sys.stderr) as bar:
-    while lines := [
-      {
-        **dataclasses.asdict(rows[i]),
-        "prediction": answer.text,
-        **dataclasses.asdict(answer),
-      }
-      for i, answer in zip(
-        range(output.done, len(rows)), itertools.islice(stream, f.batch_size), strict=False
+  how = {"sampling": sampling, "seed": f.seed, "batch_size": f.batch_size}
+  left = [entries[i] for i in range(output.done, len(entries))]
+  answers = model.stream(_rows(f, model, left), first_row=output.done, **how)
+  answered = zip(left, answers, strict=True)
+  with tqdm.tqdm(total=len(entries), initial=output.done, unit="row", file=sys.stderr) as bar:
+    while batch := list(itertools.islice(answered, f.batch_size)):
+      output.append(
+        {**dataclasses.asdict(entry), "prediction": answer.text, **dataclasses.asdict(answer)}
+        for entry, answer in batch
       )
-    ]:
-      output.append(lines)
-      bar.update(len(lines))
-  _say(f"{f.output}: {output.done} answers")
-
-
-def _say(line: str) -> None:
-  tqdm.tqdm.write(line, file=sys.stderr)
+      bar.update(len(batch))
+  logger.info("%s: %d answers", f.output, output.done)
 
 
 def _generate(f: flags.FlagValues) -> None:

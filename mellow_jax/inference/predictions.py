@@ -1,7 +1,7 @@
-"""Files of answers that a killed run leaves usable: one JSON object a line, one line a row.
+"""Prediction files that can be resumed: JSON Lines, one line a row.
 
-Beside each stand the settings it was made with, in FILE.settings.json. A rerun goes on where the
-last one stopped; with other settings it is refused.
+FILE.settings.json holds the settings of the run. A rerun continues after the last whole line; with
+other settings it is refused.
 """
 
 import fcntl
@@ -26,9 +26,6 @@ class _File:
   def __init__(self, path: str | os.PathLike):
     self.path = Path(path)
     self._settings = self.path.with_name(self.path.name + ".settings.json")
-
-  def _write_settings(self, settings: dict[str, Any]) -> None:
-    files.write_json(self._settings, settings)
 
   def _check_settings(self, settings: dict[str, Any]) -> None:
     try:
@@ -58,7 +55,7 @@ class _File:
 
 
 def _short(value: object) -> str:
-  """A value as a message shows it."""
+  """A value, shortened for a message."""
   shown = reprlib.Repr()
   shown.maxstring = shown.maxother = 80
   return shown.repr(value)
@@ -83,7 +80,7 @@ class Predictions(_File):
   """Predictions for rows 0, 1, 2 and so on, in this order, each under the key "row"."""
 
   def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
-    """Opens the file or begins it.
+    """Opens the file, or creates it.
 
     Raises PredictionsError if it was made with other settings, is damaged other than by a cut-off
     last line, or cannot be written.
@@ -95,7 +92,7 @@ class Predictions(_File):
         self.done = self._repair()
       else:
         self.done = 0
-        self._write_settings(settings)  # first: no predictions ever stand without
+        files.write_json(self._settings, settings)  # first: predictions always have settings
         self.path.touch()
     except OSError as error:
       raise self._unwritable(error) from None
@@ -110,7 +107,7 @@ class Predictions(_File):
     return done
 
   def append(self, lines: Iterable[dict[str, Any]]) -> None:
-    """Adds the next rows and waits until they are on disk; raises PredictionsError if it cannot."""
+    """Adds the next rows; returns once they are on disk. Raises PredictionsError if it cannot."""
     lines = [{"row": self.done + i, **line} for i, line in enumerate(lines)]
     try:
       files.append_lines(self.path, lines, sync=True)
@@ -124,11 +121,11 @@ class Predictions(_File):
 
 
 class SharedPredictions(_File):
-  """Predictions for a number of rows that several processes make, each in a file of its own.
+  """Predictions for a fixed number of rows, written by several processes.
 
-  A process appends to FILE.part-I the rows that it answers, in any order. FILE itself appears when
-  every row is answered, whole and in order. One process begins and finishes; in between, each adds.
-  However many processes there were before, a rerun takes what any of them left.
+  Process I appends its rows to FILE.part-I, in any order. Once every row is answered, `finish`
+  joins the parts to FILE, in order. One process calls `begin` and `finish`, all call `append`. A
+  rerun reads the parts of all earlier processes, whatever their number.
   """
 
   def __init__(self, path: str | os.PathLike, rows: int, part: int = 0):
@@ -140,7 +137,7 @@ class SharedPredictions(_File):
     return sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.part-*"))
 
   def begin(self, settings: dict[str, Any]) -> Bool[np.ndarray, "rows"]:
-    """Which rows are answered already; to be called by one process, before any of them adds.
+    """Which rows are answered already; one process calls it, before any appends.
 
     Raises PredictionsError if the file was made with other settings, is damaged other than by a
     cut-off last line, cannot be written, or is being written by a run that still goes on.
@@ -151,7 +148,7 @@ class SharedPredictions(_File):
       if whole or parts:
         self._check_settings(settings)
       else:
-        self._write_settings(settings)
+        files.write_json(self._settings, settings)
       for part in parts:
         with part.open("rb") as file:
           self._lock(file)
@@ -161,7 +158,7 @@ class SharedPredictions(_File):
             done[row] = True
       if whole:
         self._check_whole()
-        self._remove(parts)  # left over where the last run was killed just before it did this
+        self._remove(parts)  # left by a run that was killed before it removed them
         done[:] = True
     except OSError as error:
       raise self._unwritable(error) from None
@@ -179,7 +176,7 @@ class SharedPredictions(_File):
       )
 
   def append(self, lines: Iterable[dict[str, Any]]) -> None:
-    """Adds lines, each with its "row", and waits until they are on disk.
+    """Adds lines, each with its "row"; returns once they are on disk.
 
     Raises PredictionsError if it cannot, or if another run writes the same file.
     """
@@ -192,7 +189,7 @@ class SharedPredictions(_File):
       raise self._unwritable(error) from None
 
   def finish(self) -> None:
-    """Puts all parts together; to be called by one process, once every row is answered.
+    """Joins all parts; one process calls it, once every row is answered.
 
     Raises PredictionsError if rows are absent, or if the file cannot be written.
     """
@@ -217,7 +214,7 @@ class SharedPredictions(_File):
       part.unlink(missing_ok=True)
 
   def _lock(self, file: BinaryIO) -> None:
-    """Keeps other runs from the file while this process lives, where the file system has locks."""
+    """Locks the file against other runs until this process ends, if the file system has locks."""
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Random numbers by example: each example of a batch has a key of its own.
+"""Random numbers with one key per example.
 
-So what is drawn for an example depends neither on the device it lies on nor on the examples beside
-it: meshes and micro-batches of any size draw the same.
+So an example's random numbers depend neither on its device nor on the rest of its batch: they are
+the same on meshes and in micro-batches of any size.
 """
 
 import jax
@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def fold(keys: Key[Array, "B"], number: int | Int[Array, ""]) -> Key[Array, "B"]:
-  """Another key of each example, one for every number."""
+  """Folds a number into the key of each example."""
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def bernoulli(keys: Key[Array, "B"], p: float, shape: tuple[int, ...]) -> Bool[Array, "B ..."]:
-  """An array of the shape for each example, True with probability p."""
+  """Bernoulli samples of the given shape for each example, True with probability p in [0, 1]."""
   return jax.vmap(lambda key: jax.random.bernoulli(key, p, shape))(keys)
 
 

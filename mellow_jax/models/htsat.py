@@ -1,4 +1,4 @@
-"""HTSAT: a Swin transformer that hears a clip and names AudioSet events over time."""
+"""HTSAT: a Swin transformer over log-mel spectrograms that detects AudioSet events over time."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ BATCH_NORM_MOMENTUM = 0.9  # of the running statistics; torch writes it as 0.1
 
 
 class HTSATOutput(NamedTuple):
-  """What the encoder says of each clip."""
+  """The encoder's outputs for each clip."""
 
   latent: Float[Array, "B C"]  # mean over time and frequency of the last stage
   framewise: Float[Array, "B Z E"]  # probability of each event E in each distinct step Z

@@ -1,9 +1,9 @@
-"""LoRA: a linear layer's kernel W is held fixed, a product of two thin matrices learnt beside it.
+"""LoRA: a linear layer's kernel W is frozen, and a low-rank update of it is trained.
 
   y = x W + alpha / rank * dropout(x) A B
 
-A [in, rank] starts random and B [rank, out] at 0, so that a run begins with the model as it was. By
-path they stand beside the kernel: .../q/kernel, .../q/lora_a, .../q/lora_b.
+A [in, rank] is initialised at random and B [rank, out] at 0, so that training begins with the model
+unchanged. Their paths are those of the kernel: .../q/kernel, .../q/lora_a, .../q/lora_b.
 
 Source: Hu et al. 2021, arXiv 2106.09685.
 """
@@ -25,7 +25,7 @@ Flat = dict[str, Any]
 
 
 class LoRALinear(nnx.Module):
-  """A linear layer and its low-rank part; keys, one an example, switch its dropout on."""
+  """A linear layer with a low-rank update; keys, one an example, switch its dropout on."""
 
   def __init__(
     self,
@@ -42,7 +42,7 @@ class LoRALinear(nnx.Module):
   def __call__(self, x: Float[Array, "*B n"]) -> Float[Array, "*B m"]:
     y, dtype = self.linear(x), self.linear.dtype or x.dtype
     if self.keys is not None:
-      # Windows, steps or slots of one example lie side by side, whatever the shape.
+      # The leading axis may hold several windows or steps of one example, next to each other.
       keys, rate = self.keys[...], self.rate
       keep = example_rng.bernoulli(keys, 1 - rate, (x.size // len(keys),)).reshape(x.shape)
       x = jnp.where(keep, x / (1 - rate), 0)
@@ -51,12 +51,12 @@ class LoRALinear(nnx.Module):
 
 
 def scale(cfg: LoRAConfig) -> float:
-  """What the product is multiplied with."""
+  """The factor of the low-rank product."""
   return cfg.alpha / cfg.rank
 
 
 def kernels(flat: Flat, cfg: LoRAConfig) -> list[str]:
-  """Paths of the kernels that get a low-rank part.
+  """Paths of the kernels that get a low-rank update.
 
   Raises ConfigError for a regex that matches the kernel of no linear layer.
   """
@@ -68,13 +68,13 @@ def kernels(flat: Flat, cfg: LoRAConfig) -> list[str]:
 
 
 def _adapted(flat: Flat) -> list[str]:
-  """Paths of the kernels that have a low-rank part among flat."""
+  """Paths of the kernels that have a low-rank update in flat."""
   end = "/lora_a"
   return sorted(name.removesuffix(end) + "/kernel" for name in flat if name.endswith(end))
 
 
 def rank(flat: Flat) -> int:
-  """The rank of the low-rank parts among flat, 0 without any."""
+  """The rank of the low-rank updates in flat, 0 without any."""
   return max((x.shape[1] for name, x in flat.items() if name.endswith("/lora_a")), default=0)
 
 
@@ -84,7 +84,7 @@ def _beside(kernel: str) -> tuple[str, str]:
 
 
 def abstract(flat: Flat, names: Iterable[str], rank: int) -> Flat:
-  """flat, and as ShapeDtypeStructs A and B of each kernel of which A or B is in names."""
+  """flat with A and B, as ShapeDtypeStructs, of each kernel of which A or B is in names."""
   found = dict(flat)
   for kernel in (name for name, x in flat.items() if len(x.shape) == 2):
     (a, b), (n, m) = _beside(kernel), flat[kernel].shape
@@ -95,17 +95,17 @@ def abstract(flat: Flat, names: Iterable[str], rank: int) -> Flat:
 
 
 def init(flat: Flat, cfg: LoRAConfig, key: Key[Array, ""]) -> Flat:
-  """Fresh A, uniform in +-1/sqrt(in), and B of zeros, for the kernels of the config."""
+  """Initial A, uniform in +-1/sqrt(in), and B, zeros, of the kernels that the config names."""
   found = {}
   for i, kernel in enumerate(kernels(flat, cfg)):
     (a, b), (n, m) = _beside(kernel), flat[kernel].shape
-    drawn = jax.random.uniform(jax.random.fold_in(key, i), (n, cfg.rank), minval=-1, maxval=1)
-    found |= {a: drawn * n**-0.5, b: jnp.zeros((cfg.rank, m))}
+    uniform = jax.random.uniform(jax.random.fold_in(key, i), (n, cfg.rank), minval=-1, maxval=1)
+    found |= {a: uniform * n**-0.5, b: jnp.zeros((cfg.rank, m))}
   return found
 
 
 def attach(model: nnx.Module, flat: Flat, keys: Key[Array, "B"] | None, cfg: LoRAConfig) -> None:
-  """Puts the low-rank parts among flat beside the model's linear layers, in place."""
+  """Replaces the model's linear layers that have a low-rank update in flat, in place."""
   for i, kernel in enumerate(_adapted(flat)):
     *path, last, _ = kernel.split("/")
     parent = model
@@ -117,12 +117,12 @@ def attach(model: nnx.Module, flat: Flat, keys: Key[Array, "B"] | None, cfg: LoR
 
 
 def scaled(flat: Flat, scale: float) -> Flat:
-  """The same with `scale` taken into each B: what `merge` with 1 adds to the kernels."""
+  """flat with each B multiplied by scale, to be merged with scale 1."""
   return {name: scale * x if name.endswith("/lora_b") else x for name, x in flat.items()}
 
 
 def merge(flat: Flat, scale: float) -> Flat:
-  """The parameters of the plain model, each product added to its kernel."""
+  """Parameters without LoRA: each low-rank product is added to its kernel."""
   merged = dict(flat)
   for kernel in _adapted(flat):
     a, b = (merged.pop(name) for name in _beside(kernel))

@@ -147,7 +147,7 @@ class Mapper(nnx.Module):
 
   The reference repeats each of HTSAT's 32 steps to 32 frames, projects all 1025 rows and averages
   groups of 8. Repeated rows are equal and everything is row-wise, so the distinct rows are enough,
-  unless dropout draws differently for every frame.
+  unless dropout differs between frames.
   """
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
