@@ -24,7 +24,7 @@ from mellow_jax.errors import ConfigError
 def sources(
   cfg: Config, log: Callable[[str], None] = print
 ) -> tuple[Sequence[Record], Sequence[Record], Clips]:
-  """Training rows, validation rows and their clips, as a config says that `validate` has passed.
+  """Training rows, validation rows and their clips; `config.validate` has checked the config.
 
   Raises DataError, PipelineError or ConfigError naming what is absent or wrong.
   """
@@ -62,7 +62,7 @@ def _leave_out(
   val: Sequence[Rows],
   log: Callable[[str], None],
 ) -> tuple[list[Rows], list[Rows]]:
-  """The sources' rows without those that the quarantine file lists; says how many they are."""
+  """The sources' rows without those that the quarantine file lists; logs how many they are."""
   met: set[str] = set()
   kept: list[list[Rows]] = []
   for parts in (train, val):
@@ -95,13 +95,14 @@ def train_batches(
   epoch is shuffled anew; without shuffle rows come in their own order. Seeds are named at each
   operation, since Grain otherwise derives them from an operation's place in the chain.
 
-  Beside the arrays of examples, "bad" counts the bad records met by audio.REASONS; note is given
-  them. Raises PipelineError where a row cannot be used, or no batch comes in time.
+  Beside the arrays of examples, "bad" has the number of bad records for each of audio.REASONS; note
+  is called with the records. Raises PipelineError where a row cannot be used, or no batch comes in
+  time.
   """
   ds = _in_order(preprocessor.rows, seed if shuffle else None).random_map(
     preprocessor.training_example, seed=seed + 1
   )
-  # Repeated for ever, there is no remainder.
+  # The dataset repeats without end, so no remainder is dropped.
   ds = ds.batch(batch_size // shards, drop_remainder=True, batch_fn=_stack)
   ds = ds[start_step * shards + shard :: shards]
   data = preprocessor.data
@@ -123,7 +124,7 @@ def _in_order(rows: Sequence[Record], seed: int | None) -> grain.MapDataset:
   if not (isinstance(rows, JoinedRows) and rows.weights):
     ds = grain.MapDataset.source(rows)
     return (ds if seed is None else ds.shuffle(seed=seed)).repeat()
-  # An epoch is shuffled by the seed and its number added: what stands far off is no other's epoch.
+  # Grain shuffles an epoch by seed + epoch: seeds far apart keep the sources' epochs distinct.
   seeds = [None if seed is None else (seed + i * 2**27) % 2**32 for i in range(len(rows.parts))]
   parts = map(_in_order, rows.parts, seeds)
   return grain.MapDataset.mix([*parts], rows.weights)

@@ -27,7 +27,7 @@ QUARANTINE_VERSION = 1
 
 
 class SelectedRows(Rows):
-  """Some of the rows, in an order and as often as chosen."""
+  """The rows at some indices, in their order; an index may come several times."""
 
   def __init__(self, rows: Rows, indices: Sequence[int] | np.ndarray):
     self.path = rows.path
@@ -41,15 +41,15 @@ class SelectedRows(Rows):
 
   @functools.cached_property
   def digest(self) -> str:
-    """Follows from the digest of all of the rows, and from what is chosen."""
+    """Hash of the digest of all the rows and of the indices."""
     return hashlib.sha256(self._rows.digest.encode() + self._indices.tobytes()).hexdigest()[:16]
 
 
 class JoinedRows(Rows):
-  """The rows of several sources, one source after the other.
+  """The rows of several sources, concatenated.
 
-  weights, one a source, are those of their shares of what is drawn in training; without them every
-  row is as likely as any other.
+  weights, one a source, are their sampling weights in training; without them every row is as likely
+  as any other.
   """
 
   def __init__(self, parts: Sequence[Rows], weights: Sequence[float] = ()):
@@ -70,7 +70,7 @@ class JoinedRows(Rows):
 
   @functools.cached_property
   def digest(self) -> str:
-    """Follows from those of the sources."""
+    """Hash of the digests of the sources."""
     return hashlib.sha256("".join(part.digest for part in self.parts).encode()).hexdigest()[:16]
 
 

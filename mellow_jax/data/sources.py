@@ -1,8 +1,8 @@
-"""What the paths of a config open to: rows, and the clips that they name.
+"""Opens the paths of a config: the rows of each, and the clips that the rows name.
 
-A path says itself what it is:
+What a path is follows from what stands there:
 
-  a file                    rows, CSV where the name ends in ".csv", otherwise JSON
+  a file                    rows, in a form that data/tables.py reads
   a folder of TFDS          the dataset of mellow_jax.reasonaqa.reasonaqa_dataset_builder
   any other folder          a cache that mellow_jax.data.cache wrote
 """
@@ -22,7 +22,8 @@ from mellow_jax.errors import ConfigError, PipelineError
 class OpenSources:
   """The sources of a run, each opened once.
 
-  Rows in the config's quarantine may be faulty: they are here still, for the caller to leave out.
+  Rows that the quarantine file lists may be faulty; they are still among the rows, for the caller
+  to leave out.
   """
 
   def __init__(self, cfg: Config):
@@ -34,7 +35,8 @@ class OpenSources:
   def source(self, path: str, split: str) -> Rows:
     """The rows of a path; of a TFDS dataset, those of the split.
 
-    Raises DataError where they cannot be read, ConfigError for want of what reads them.
+    Raises DataError where they cannot be read, ConfigError where the package that reads them is
+    missing.
     """
     data, model_audio = self._cfg.data, self._cfg.model.audio
     preset, folder = presets.PRESETS[data.preset], pathlib.Path(path)
@@ -58,7 +60,7 @@ class OpenSources:
     return rows
 
   def clips(self, sources: Sequence[Rows], log: Callable[[str], None]) -> Clips:
-    """The clips of the rows of sources; says how many of their files are absent.
+    """The clips of the rows of sources; logs how many of their files are absent.
 
     Raises PipelineError if they are too many, DataError where two sources differ in a clip.
     """
@@ -73,7 +75,7 @@ class OpenSources:
 def _check_audio(
   rows: Rows, root: str | os.PathLike, most: float, log: Callable[[str], None]
 ) -> None:
-  """Says how many rows name a file that is not there. Raises PipelineError if they are too many."""
+  """Logs how many rows name an absent file. Raises PipelineError where they are too many."""
   absent = set(missing := records.missing_audio(rows, root))
   if not absent:
     return

@@ -1,4 +1,4 @@
-"""Batches made by threads or worker processes, watched: what hangs or dies becomes an error.
+"""Batches made by threads or worker processes; one that hangs or dies becomes an error.
 
 Grain waits for ever for a read that hangs, a worker that was stopped and one that ended with exit
 code 0; and its workers outlive a trainer that is killed.
@@ -44,10 +44,10 @@ def batches(
 
 
 def start_worker(prefix: str, index: int, count: int) -> None:
-  """Called in each worker as it starts: the worker ends when the trainer does, however that ends.
+  """Starts a worker process, which ends when the trainer does, however that ends.
 
-  Signals that are sent to all processes of a job are the trainer's to answer: it may want more
-  batches before it ends. The names of the worker's shared memory begin with the prefix.
+  The worker ignores SIGINT and SIGTERM, which jobs send to all their processes: the trainer may
+  need more batches before it ends. The names of the worker's shared memory begin with the prefix.
   """
   del index, count
 
@@ -146,7 +146,7 @@ class Watched(Iterator[Any]):
     return False
 
   def _ended(self) -> list[str]:
-    """How each worker that is no more ended."""
+    """How each worker that has ended did so."""
     children = multiprocessing.active_children()  # Grain tells no process ids
     self._workers |= {c.pid: c for c in children if c.pid not in self._others}
     codes = {pid: worker.exitcode for pid, worker in self._workers.items()}
