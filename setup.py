@@ -73,6 +73,7 @@ setup(
     "metrics": ["pycocoevalcap==1.2"],
     # importlib_resources: tensorflow-datasets needs it and does not declare it for Python > 3.8.
     "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],
+    "gguf": ["gguf>=0.17"],  # language models in llama.cpp's format
     # Cross-checks against PyTorch, in tests marked `torch` and in benchmarks. Never imported by
     # mellow_jax itself.
     "torch": ["torch>=2.10"],
@@ -84,10 +85,11 @@ setup(
       "beartype>=0.21",
       "setuptools>=75",
       "wheel",
-      # The extras `metrics` and `tfds`, which have tests of their own.
+      # The extras `metrics`, `tfds` and `gguf`, which have tests of their own.
       "pycocoevalcap==1.2",
       "tensorflow-datasets>=4.9.10",
       "importlib_resources",
+      "gguf>=0.17",
     ],
   },
 )

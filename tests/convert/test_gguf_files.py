@@ -4,6 +4,7 @@ import importlib
 import random
 import time
 
+import gguf
 import numpy as np
 import pytest
 
@@ -12,7 +13,6 @@ from mellow_jax.convert import gguf_files, sources
 from mellow_jax.errors import CheckpointError
 from tests.convert.test_torch_files_fuzz import mutate
 
-gguf = pytest.importorskip("gguf")
 CFG = SmolLM2Config(vocab=40, width=64, layers=1, heads=2, kv_heads=1, head_size=32, mlp=96)
 KINDS = gguf.GGMLQuantizationType
 TOKENS = ["<|endoftext|>", "<|im_start|>", "Ġ", "a", "b", "c", "t", "at", "Ġc", "Ġcat"]
