@@ -48,7 +48,7 @@ def counted(folder, text, slots):
     1,
     0,
   )[1]
-  return [fault.message for _, fault in limits.found()], length
+  return [fault.message for _, fault in limits.faults()], length
 
 
 def test_check_counts_the_tokens_that_training_has(folder):
