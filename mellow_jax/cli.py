@@ -80,36 +80,37 @@ def help_text(doc: str, f: flags.FlagValues) -> str:
   return "\n".join(lines)
 
 
-def _read(argv: Sequence[str], f: flags.FlagValues, example: str) -> None:
-  """Reads argv into f; raises FlagsError and flags.Error."""
+def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
+  """Reads argv into f and returns its arguments; raises FlagsError and flags.Error."""
   try:
     extra = f(argv)[1:]
   except KeyError as error:  # of ml_collections
     raise FlagsError(f"unknown config field ({error.args[0]})") from None
-  if extra:
+  if extra and example:
     raise FlagsError(f"{extra[0]!r} is no flag: write {example}")
+  return extra
 
 
 def run(
   argv: Sequence[str],
   f: flags.FlagValues,
   doc: str,
-  do: Callable[[flags.FlagValues], int | None],
+  do: Callable[..., int | None],
   *,
-  example: str,
+  example: str | None,
 ) -> int:
   """Reads argv into f and does what it says; with --help it prints doc and the flags instead.
 
   Returns the exit status: what `do` returns, 0 for None; 1 after one line on stderr for flags that
   are wrong and for whatever else the caller can mend. `example` is a flag to write where an
-  argument is none.
+  argument is none; with None, `do` is given the arguments after f.
   """
   try:
-    _read(argv, f, example)
+    arguments = _read(argv, f, example)
     if f.help:
       print(help_text(doc, f))
       return 0
-    return do(f) or 0
+    return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 1

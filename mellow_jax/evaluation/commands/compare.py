@@ -7,14 +7,13 @@ difference by a bootstrap over items. Files whose items differ are refused.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
 from mellow_jax import cli, files
-from mellow_jax.errors import FlagsError, PredictionsError, UserError
+from mellow_jax.errors import FlagsError, PredictionsError
 from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.benchmarks.prediction_files import Answers
@@ -162,7 +161,9 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _run(f: flags.FlagValues, paths: Sequence[str]) -> None:
+def _compare(f: flags.FlagValues, *paths: str) -> None:
+  if len(paths) != 2:
+    raise FlagsError(f"{len(paths)} files are named: name two files of predictions")
   items = score.items_of(f)
   a, b = (prediction_files.read(path, f.benchmark, items) for path in paths)
   found = compare(a, b, f.seed)
@@ -177,16 +178,4 @@ def _run(f: flags.FlagValues, paths: Sequence[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  f = _flags()
-  try:
-    paths = f(argv)[1:]
-    if f.help:
-      print(__doc__, f.get_help(), sep="\n")
-      return 0
-    if len(paths) != 2:
-      raise FlagsError(f"{len(paths)} files are named: name two files of predictions")
-    _run(f, paths)
-  except (flags.Error, UserError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return cli.run(argv, _flags(), __doc__, _compare, example=None)
