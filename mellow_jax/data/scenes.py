@@ -22,7 +22,7 @@ import tokenizers
 from jaxtyping import Float
 
 from mellow_jax import files
-from mellow_jax.data import tokenizer
+from mellow_jax.data import choices, tokenizer
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.data.scene_audio import (
   KINDS,
@@ -55,7 +55,7 @@ SUBTYPES = {task: f"Scenes-{task.capitalize()}.json" for task in QUESTIONS}
 LETTERS = ("a)", "b)", "c)", "d)")
 ENDS = ("first", "last")
 TIMES = ("one", "two", "three")
-VERDICTS = ("it is definitely true", "it is definitely false", "it is plausible")
+VERDICTS = tuple(text.lower() for text in (choices.TRUE, choices.FALSE, choices.PLAUSIBLE))
 CIRCUMSTANCES = ("indoors", "outdoors", "downstairs", "today")  # what no clip can tell
 DIFFERENCE = "audio 1: {first}, whereas audio 2: {second}"
 MIX = dict.fromkeys(QUESTIONS, 1.0)  # each task as often as the next
@@ -151,7 +151,7 @@ def _absent(rng: np.random.Generator, scene: Scene) -> list[str]:
 def _options(rng: np.random.Generator, stem: str, options: Sequence[str]) -> Text:
   """A multiple-choice question whose answer is options[0], which may come under any letter."""
   order = rng.permutation(len(options)).tolist()
-  lines = [f"{letter} {options[k]}" for letter, k in zip(LETTERS, order, strict=False)]
+  lines = choices.lettered([options[k] for k in order])
   return " ".join([stem, *lines]), lines[order.index(0)]
 
 

@@ -36,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from mellow_jax import checkpoint, cli, files, parallel
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.config import ModelConfig
-from mellow_jax.data import audio, presets, prompts, records
+from mellow_jax.data import audio, choices, presets, prompts, records
 from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import rows
 from mellow_jax.evaluation.benchmarks.items import Item
@@ -98,7 +98,7 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
   Raises AudioError naming the clip, DataError for a row whose class is unknown or about two clips.
   """
   cfg, preset, flat = model.config, presets.PRESETS[model.preset], mellow.flatten(model.params)
-  classes = [entailment.class_of(item.answer) for item in items]
+  classes = [choices.verdict(item.answer) for item in items]
   for item, name in zip(items, classes, strict=True):
     if name not in entailment.JUDGED or item.audio2:
       raise DataError(

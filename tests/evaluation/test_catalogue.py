@@ -310,10 +310,10 @@ def test_a_bad_row_is_named(tmp_path, change, message):
   ("name", "content", "message"),
   [
     ("x.jsonl", '{"file": "a.wav"\n', "line 1: is not JSON"),
-    ("x.jsonl", '{"file": "a.wav", "question": "x"}\n[]', "line 2: is no object"),
+    ("x.jsonl", '{"file": "a.wav", "question": "x"}\n[]', "line 2: is a list, not an object"),
     ("x.jsonl", "", "holds no rows"),
     ("x.json", "[", "is not JSON"),
-    ("x.csv", "file,question,answer\na.wav,what", "line 2: has not as many cells"),
+    ("x.csv", "file,question,answer\na.wav,what", "line 2: has 2 cells where the header has 3"),
     ("x.csv", "file,question,anwser\na.wav,what,x", "column 'anwser' is unknown"),
     ("x.csv", "file,question\n,what", "field 'file' is ''"),
     ("x.csv", "file,question,answer\na.wav,what? a) x b) y,c) z", "is none of the options"),

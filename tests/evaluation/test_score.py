@@ -273,11 +273,11 @@ ROW = json.dumps(
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("", "holds no predictions"),
+    ("", "holds no rows"),
     (ROW[:-20], "line 1: is not JSON"),
     (ROW + "\n" + ROW, "line 2: row 0 is there already, in line 1"),
     ('{"id": "q0", "prediction": "a"}', "--benchmark and --data"),
-    ("[1]", "row 0 .from 0.: is no JSON object"),
+    ("[1]", "row 0 .from 0.: is int, not an object"),
     (ROW.replace('"a) x"', "7"), "prediction 7 is no text"),
     (ROW.replace('"choice"', '"choice", "colour": 1'), "is no prediction"),
     (ROW.replace('"order": []', '"order": [0, 0, 1, 2]'), r"order \[0, 0, 1, 2\]"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from mellow_jax.data import choices
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics import entailment, mmau, multiple_choice, yes_no
 
@@ -16,7 +17,7 @@ def mmau_rows(reference_data):
 
 
 def letter(row):
-  return multiple_choice.LETTERS[row["choices"].index(row["answer"])]
+  return choices.LETTERS[row["choices"].index(row["answer"])]
 
 
 def test_mmau_scores_the_right_answers_by_how_they_are_written(mmau_rows):
@@ -29,7 +30,7 @@ def test_mmau_scores_the_right_answers_by_how_they_are_written(mmau_rows):
 
   assert accuracy(lambda row: row["answer"]) == 100.0
   assert accuracy(lettered) == 96.7
-  assert accuracy(lambda row: multiple_choice.strip_letter(lettered(row))) == 100.0
+  assert accuracy(lambda row: choices.split_letter(lettered(row))[1]) == 100.0
   assert accuracy(letter) == 0.2
   assert accuracy(lambda row: f"the answer is {row['answer']}.") == 90.7
   assert accuracy(lambda row: " ".join(row["choices"])) == 0.1
@@ -112,9 +113,9 @@ def test_log_likelihood_of_options_in_sum_and_per_token():
 
 
 def test_no_is_in_another_but_is_not_its_first_word():
-  assert yes_no.contains("another one", "no") and yes_no.first_word("another one") is None
-  assert yes_no.contains("I do not know", "no") and yes_no.first_word("No, it is.") == "no"
-  assert yes_no.first_word("") is None and yes_no.first_word("**Yes**") == "yes"
+  assert yes_no.contains("another one", "no") and choices.first_yes_or_no("another one") is None
+  assert yes_no.contains("I do not know", "no") and choices.first_yes_or_no("No, it is.") == "no"
+  assert choices.first_yes_or_no("") is None and choices.first_yes_or_no("**Yes**") == "yes"
 
 
 def test_annotators_of_a_question_are_found_together():

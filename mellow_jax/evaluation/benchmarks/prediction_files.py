@@ -2,21 +2,23 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mellow_jax.errors import PredictionsError
+from mellow_jax import files
+from mellow_jax.data import tables
+from mellow_jax.errors import DataError, PredictionsError
 from mellow_jax.evaluation.benchmarks.items import Item, Prediction
 
 # Where other models' files, MMAU's and MMAR's among them, keep the text.
 TEXT_KEYS = ("prediction", "model_output", "answer_prediction", "model_prediction")
+_REMEDY = "a line cut off by a kill is mended by the same `evaluate predict` again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
+class Predictions:
   """What one model said, heard and was shown in one run over a benchmark."""
 
   path: Path
@@ -35,7 +37,7 @@ def read(
   items: Sequence[Item] | None = None,
   *,
   need_answers: bool = True,
-) -> Answers:
+) -> Predictions:
   """A predictions file: JSONL as `evaluate predict` writes it, or any model's JSON or JSONL.
 
   A line of ours holds its item. A line of another's holds "id" and one of TEXT_KEYS, and finds its
@@ -46,12 +48,12 @@ def read(
   """
   path = Path(path)
   try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise PredictionsError(f"{path}: cannot be read ({error.strerror})") from None
+    rows = list(tables.read(path, remedy=_REMEDY))
+  except DataError as error:
+    raise PredictionsError(str(error)) from None
   known = None if items is None else {item.id: item for item in items}
   predictions, seen = [], {}
-  for number, row in _rows(path, content):
+  for number, row in ((row.place, row.fields) for row in rows):
     where = f"{path}, {number}"
     prediction = _prediction(where, row, benchmark, known)
     # An item of ours may come several times, with its options in several orders.
@@ -67,8 +69,6 @@ def read(
         "`evaluate export` writes a file for whoever has it"
       )
     predictions.append(prediction)
-  if not predictions:
-    raise PredictionsError(f"{path}: holds no predictions")
   for name in ("benchmark", "heard"):
     values = {getattr(prediction, name) for prediction in predictions}
     if len(values) > 1:
@@ -79,9 +79,9 @@ def read(
   unanswered = settings["items"] - len(answered) if "items" in settings else None
   if known is not None:
     unanswered = len(known.keys() - answered)
-  return Answers(
+  return Predictions(
     path=path,
-    sha256=hashlib.sha256(content).hexdigest(),
+    sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     benchmark=predictions[0].benchmark,
     heard=predictions[0].heard,
     permuted=any(list(p.order) != sorted(p.order) for p in predictions),
@@ -89,34 +89,6 @@ def read(
     settings=settings,
     predictions=tuple(predictions),
   )
-
-
-def _rows(path: Path, content: bytes) -> list[tuple[str, dict[str, Any]]]:
-  """(where, row) of each row of JSON or JSONL."""
-  try:
-    text = content.decode()
-  except ValueError as error:
-    raise PredictionsError(f"{path}: is not UTF-8 text ({error})") from None
-  if text.lstrip().startswith("["):
-    try:
-      rows = [(f"row {i} (from 0)", row) for i, row in enumerate(json.loads(text))]
-    except ValueError as error:
-      raise PredictionsError(f"{path}: is not JSON ({error})") from None
-  else:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-      if line.strip():
-        try:
-          rows.append((f"line {number}", json.loads(line)))
-        except ValueError as error:
-          raise PredictionsError(
-            f"{path}, line {number}: is not JSON ({error}): a line cut off by a kill is mended by "
-            "the same `evaluate predict` again"
-          ) from None
-  for where, row in rows:
-    if not isinstance(row, dict):
-      raise PredictionsError(f"{path}, {where}: is no JSON object")
-  return rows
 
 
 def _prediction(
@@ -176,6 +148,6 @@ def _prediction(
 def _settings(path: Path) -> dict[str, Any]:
   beside = path.with_name(path.name + ".settings.json")
   try:
-    return json.loads(beside.read_text()) if beside.exists() else {}
-  except (OSError, ValueError) as error:
-    raise PredictionsError(f"{beside}: cannot be read ({error}): remove it") from None
+    return files.read_json(beside, "a predictions file's settings") if beside.exists() else {}
+  except DataError as error:
+    raise PredictionsError(str(error)) from None

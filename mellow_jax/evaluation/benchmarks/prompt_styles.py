@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mellow_jax.data import presets, prompts
+from mellow_jax.data import choices, presets, prompts
 from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.evaluation.benchmarks.items import Item
-from mellow_jax.evaluation.benchmarks.rows import LETTERS
 
 # What becomes of a question's end before its options: its last character gives way to "?", whatever
 # it is; punctuation and spaces do; or nothing is changed.
@@ -49,8 +48,8 @@ def style_for(preset: str) -> Style:
 def options(style: Style, item: Item, order: Sequence[int]) -> list[str]:
   """The item's choices with their letters, as a prompt shows them in an order."""
   preset = presets.PRESETS[style.preset]
-  shown = zip(LETTERS, order, strict=False)
-  return [prompts.question(f"{letter}) {item.choices[i]}", preset) for letter, i in shown]
+  shown = choices.lettered([item.choices[i] for i in order])
+  return [prompts.question(option, preset) for option in shown]
 
 
 def prompt(style: Style, benchmark: str, item: Item, order: Sequence[int] = ()) -> str:

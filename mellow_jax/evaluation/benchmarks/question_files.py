@@ -1,14 +1,11 @@
 """Tables of questions: those of MMAU and MMAR as published, and one's own."""
 
-import csv
 import dataclasses
-import io
-import json
 import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mellow_jax.data import records
+from mellow_jax.data import choices, records, tables
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import rows
@@ -25,51 +22,9 @@ def _fail(path: Path, where: str, fault: str) -> NoReturn:
   raise DataError(f"{path}, {where}: {fault}")
 
 
-def read_rows(path: Path) -> list[tuple[str, Row]]:
-  """Each row of a .csv, .json or .jsonl file and the words for its place in messages.
-
-  Raises DataError where the file cannot be read or holds anything but objects.
-  """
-  try:
-    text = path.read_text(encoding="utf-8-sig")
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-  except UnicodeDecodeError as error:
-    raise DataError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-  if path.suffix.lower() == ".csv":
-    found = _csv_rows(path, text)
-  elif text.lstrip().startswith("["):
-    found = [(f"row {i} (from 0)", row) for i, row in enumerate(_parse(path, "", text))]
-  else:
-    lines = enumerate(text.splitlines(), 1)
-    found = [(f"line {i}", _parse(path, f"line {i}", line)) for i, line in lines if line.strip()]
-  if not found:
-    raise DataError(f"{path}: holds no rows")
-  for where, row in found:
-    if not isinstance(row, dict):
-      _fail(path, where, "is no object")
-  return found
-
-
-def _parse(path: Path, where: str, text: str) -> Any:
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise DataError(f"{path}{where and ', '}{where}: is not JSON ({error})") from None
-
-
-def _csv_rows(path: Path, text: str) -> list[tuple[str, Row]]:
-  table = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="", restval=None)
-  found, begin = [], 2
-  try:
-    for row in table:
-      if "" in row or None in row.values():
-        _fail(path, f"line {begin}", 'has not as many cells as the header: put commas between ""')
-      found.append((f"line {begin}", row))
-      begin = table.line_num + 1
-  except csv.Error as error:
-    raise DataError(f"{path}, line {begin}: is not CSV ({error})") from None
-  return found
+def _rows(path: Path) -> list[tuple[str, Row]]:
+  """(place, fields) of each row."""
+  return [(row.place, row.fields) for row in tables.read(path)]
 
 
 def _text(path: Path, where: str, row: Row, field: str, default: str | None = None) -> str:
@@ -100,15 +55,16 @@ def _choices(path: Path, where: str, row: Row) -> tuple[tuple[str, ...], str]:
   """The choices and the right one of them; "" where none is given."""
   if isinstance(listed := row.get("choices"), list) and len(listed) > 2 and listed[-1] == "":
     row = {**row, "choices": listed[:-1]}  # as four rows of MMAR end; nothing is there to choose
-  choices, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
-  if not 2 <= len(choices) <= len(rows.LETTERS):
-    _fail(path, where, f"field 'choices' has {len(choices)}: 2 to {len(rows.LETTERS)} are read")
-  if not answer:
-    return choices, ""
-  right = answer if answer in choices else rows.choose(choices, answer)
-  if right is None:
-    _fail(path, where, f"field 'answer' {answer!r} is none of the choices {list(choices)}")
-  return choices, right
+  options, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
+  if not 2 <= len(options) <= len(choices.LETTERS):
+    most = len(choices.LETTERS)
+    _fail(path, where, f"field 'choices' has {len(options)}: 2 to {most} are read")
+  if not answer or answer in options:
+    return options, answer
+  place = choices.choose(options, answer)
+  if place is None:
+    _fail(path, where, f"field 'answer' {answer!r} is none of the choices {list(options)}")
+  return options, options[place]
 
 
 def _group(value: object) -> str:
@@ -122,15 +78,15 @@ def _group(value: object) -> str:
 def _read_published(path: Path, audio: str, groups: tuple[str, ...]) -> list[Item]:
   """A benchmark whose rows have id, question, choices and, where it is published, the answer."""
   items = []
-  for where, row in read_rows(path):
-    choices, right = _choices(path, where, row)
+  for where, row in _rows(path):
+    options, right = _choices(path, where, row)
     items.append(
       Item(
         id=_text(path, where, row, "id"),
         kind="choice",
         audio1=_audio(path, where, row, audio),
         question=_text(path, where, row, "question"),
-        choices=choices,
+        choices=options,
         answer=right,
         groups={name: _group(row[name]) for name in groups if row.get(name)},
       )
@@ -166,7 +122,7 @@ def read_own(path: Path) -> list[Item]:
   caption. A column by_<name> groups the report by name; one that begins with "_" is ignored.
   Without choices the options may stand in the question, "a) .. b) ..".
   """
-  found, items = read_rows(path), []
+  found, items = _rows(path), []
   for number, (where, row) in enumerate(found):
     for column in row:
       if column not in COLUMNS and not column.startswith((GROUP, "_")):
@@ -191,8 +147,8 @@ def _own_item(path: Path, where: str, number: int, row: Row) -> Item:
     row=number,
   )
   if row.get("choices"):
-    choices, right = _choices(path, where, row)
-    item = rows.item(record, rows.kind_of(choices), record.input, choices, right)
+    options, right = _choices(path, where, row)
+    item = rows.item(record, rows.kind_of(options), record.input, options, right)
   else:
     try:
       item = rows.from_record(record)

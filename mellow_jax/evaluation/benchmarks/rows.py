@@ -1,59 +1,21 @@
 """Rows of ReasonAQA's form as questions: options parsed out of the input, captions put together."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterable, Sequence
 
-from mellow_jax.data import prompts, records
+from mellow_jax.data import choices, prompts, records
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks.items import Item, Kind
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MOST_REFERENCES = 5  # of a caption; the reference scores against no more
-# The options of audio entailment.
-VERDICTS = frozenset(
-  ("it is definitely true", "it is definitely false", "it is plausible", "i cannot determine")
-)
-
 TASKS = {"choice": "multiple choice", "binary": "yes/no", "entailment": "entailment"}  # by kind
 _TEXT_TASKS = {"difference": "difference", "other": "detail"}  # of free text; the others caption
-_LETTERED = re.compile(r"(?<!\S)([A-Za-z])\)\s*")
 
 
-def plain(text: str) -> str:
-  """Text as it is compared: lower case, single spaces, no full stop at its end."""
-  return " ".join(text.lower().split()).rstrip(" .")
-
-
-def split_options(text: str) -> tuple[str, tuple[str, ...]]:
-  """A prompt's question and the options after it, "a) .. b) .."; () where it has not two."""
-  found = list(_LETTERED.finditer(text))
-  starts = [i for i, match in enumerate(found) if match[1] in "aA"]
-  if not starts:
-    return text, ()
-  options = found[starts[-1] :]
-  letters = "".join(match[1] for match in options).lower()
-  if len(options) < 2 or letters != LETTERS[: len(options)]:
-    return text, ()
-  ends = [match.start() for match in options[1:]] + [len(text)]
-  parts = [text[match.end() : end].strip() for match, end in zip(options, ends, strict=True)]
-  return text[: options[0].start()].strip(), tuple(parts)
-
-
-def choose(choices: Sequence[str], answer: str) -> str | None:
-  """The choice that an answer names, by its letter, "b) ..", or else by its text; None for none."""
-  lettered = _LETTERED.match(answer)
-  if lettered or len(answer) == 1:
-    letter = LETTERS.find(answer[0].lower())
-    if 0 <= letter < len(choices):
-      return choices[letter]
-  return next((choice for choice in choices if plain(choice) == plain(answer)), None)
-
-
-def kind_of(choices: Sequence[str]) -> Kind:
-  """Whether choices are verdicts on a hypothesis or any others."""
-  return "entailment" if {plain(choice) for choice in choices} <= VERDICTS else "choice"
+def kind_of(options: Sequence[str]) -> Kind:
+  """Whether options are verdicts on a hypothesis or any others."""
+  return "entailment" if all(map(choices.verdict, options)) else "choice"
 
 
 def from_record(record: Record) -> Item:
@@ -66,20 +28,21 @@ def from_record(record: Record) -> Item:
   Raises DataError, naming the row, where the answer to a multiple choice is none of its options;
   an empty one is none that was published.
   """
-  question, choices = split_options(record.input)
-  right = choose(choices, record.answer) if record.answer.strip() or not choices else ""
-  if right is not None:
-    return item(record, kind_of(choices), question, choices, right)
-  if choices and (_LETTERED.match(record.answer) or "MCQ" in record.subtype):
+  stem, options = choices.split_options(record.input)
+  place = choices.choose(options, record.answer)
+  if options and (place is not None or not record.answer.strip()):
+    right = "" if place is None else options[place]
+    return item(record, kind_of(options), stem.strip(), options, right)
+  if options and (choices.split_letter(record.answer)[0] or "MCQ" in record.subtype):
     raise DataError(
       f"row {record.row} (from 0): answer {record.answer!r} is none of the options in its input"
     )
-  if plain(record.answer) in ("yes", "no"):
-    return item(record, "binary", record.input, (), plain(record.answer))
+  if yes_or_no := choices.yes_or_no(record.answer):
+    return item(record, "binary", record.input, (), yes_or_no)
   return item(record, "text", record.input, (), record.answer.strip())
 
 
-def item(record: Record, kind: Kind, question: str, choices: tuple[str, ...], answer: str) -> Item:
+def item(record: Record, kind: Kind, question: str, options: tuple[str, ...], answer: str) -> Item:
   """The question of a row, of which kind and parts are known."""
   task = TASKS.get(kind) or _TEXT_TASKS.get(prompts.task_of(question), "caption")
   subtype = record.subtype.removesuffix(".json")
@@ -90,7 +53,7 @@ def item(record: Record, kind: Kind, question: str, choices: tuple[str, ...], an
     audio1=record.filepath1,
     audio2=record.filepath2,
     question=question,
-    choices=choices,
+    choices=options,
     answer=answer,
     references=(answer,) if kind == "text" and answer else (),
     groups={name: value for name, value in groups.items() if value},

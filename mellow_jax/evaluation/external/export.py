@@ -23,9 +23,9 @@ from typing import Any
 from absl import flags
 
 from mellow_jax import cli, files
-from mellow_jax.data import choices
+from mellow_jax.data import choices, tables
 from mellow_jax.errors import DataError, FlagsError
-from mellow_jax.evaluation.benchmarks import prediction_files, question_files
+from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Prediction
 
 # Format to: the benchmarks it is of, the key of the clip and the key of the answer.
@@ -73,7 +73,7 @@ def published(
     by_id[prediction.item.id] = prediction
   if data is None:
     return [published_row(prediction, audio_key, answer_key) for prediction in by_id.values()]
-  rows = [row for _, row in question_files.read_rows(data)]
+  rows = [row.fields for row in tables.read(data)]
   if absent := [row.get("id") for row in rows if row.get("id") not in by_id]:
     raise DataError(
       f"{data}: {len(absent)} of {len(rows)} rows have no prediction, first {absent[0]!r}: the "

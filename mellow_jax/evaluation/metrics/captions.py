@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.data.text import tokens
+
 Tokens = tuple[str, ...]
 ORDERS = 4  # longest n-gram of BLEU and CIDEr-D
 
@@ -21,7 +23,6 @@ ORDERS = 4  # longest n-gram of BLEU and CIDEr-D
 PUNCTUATION = frozenset(
   ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", "-", "--", "...", *".?!,:;"]
 )
-_WORD = re.compile(r"\w+(?:[-/]\w+)*|'\w+|[^\w\s]")
 # Signs that carry no word either.
 _DROPPED = PUNCTUATION | frozenset('()[]{}"“”‘’–—…')
 _LEAD = re.compile(r"\s*the audio 1 is\s+", re.IGNORECASE)
@@ -37,7 +38,7 @@ def words(text: str) -> Tokens:
 
   Of AudioCaps' 4875 test captions 5 come out other than by the Penn Treebank tokenizer, [ptb].
   """
-  return tuple(word for word in _WORD.findall(text.lower()) if word not in _DROPPED)
+  return tuple(token for token in tokens(text) if token not in _DROPPED)
 
 
 def _ngrams(tokens: Tokens) -> Counter[Tokens]:

@@ -9,32 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.data import choices
 from mellow_jax.evaluation.metrics import multiple_choice
 
-# Text of an option to its class.
-CLASSES = {
-  "it is definitely true": "entailment",
-  "it is plausible": "neutral",
-  "it is definitely false": "contradiction",
-  "i cannot determine": "undetermined",
-}
 JUDGED = ("entailment", "neutral", "contradiction")
 # The reference numbers letters and calls the second neutral and the third contradiction, where the
 # published prompt has "definitely false" second and "plausible" third: its labels are swapped.
 SWAPPED = {"a": "entailment", "b": "neutral", "c": "contradiction", "d": "undetermined"}
 
 
-def class_of(choice: str) -> str | None:
-  """The class of an option's text, None if it is none of entailment's."""
-  return CLASSES.get(" ".join(choice.lower().split()).strip(" ."))
-
-
 def classify(text: str, shown: Sequence[str]) -> str | None:
   """The class an answer picks: of the option it names, or else whose letter it gives."""
-  place = multiple_choice.option_text(text, shown)
-  if place is None:
-    place = multiple_choice.letter_strict(text, len(shown))
-  return None if place is None else class_of(shown[place])
+  place = multiple_choice.pick(text, shown)
+  return None if place is None else choices.verdict(shown[place])
 
 
 def classes_of(

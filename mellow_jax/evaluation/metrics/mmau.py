@@ -1,11 +1,8 @@
 """MMAU's own rule for right and wrong, which compares sets of words."""
 
-import re
 from collections.abc import Sequence
 
-
-def _words(text: str) -> set[str]:
-  return set(re.findall(r"\b\w+\b", text.lower()))
+from mellow_jax.data.text import words
 
 
 def is_right(text: str, answer: str, choices: Sequence[str]) -> bool:
@@ -17,7 +14,7 @@ def is_right(text: str, answer: str, choices: Sequence[str]) -> bool:
 
   Source: evaluation.py of MMAU, v05.15.25, the same rule since 2024.
   """
-  said, right = _words(text), _words(answer)
-  others = (_words(choice) for choice in choices)
+  said, right = set(words(text)), set(words(answer))
+  others = (set(words(choice)) for choice in choices)
   wrong = set().union(*(other - right for other in others if other != right))
   return bool(said) and right <= said and not said & wrong

@@ -7,11 +7,8 @@ cannot read is None, except where the public code of Mellow has a habit of its o
 import re
 from collections.abc import Sequence
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-_MARK = re.compile(r"(?<!\w)([a-z])\)")  # "b)" and "(b)", also within a sentence
-_ALONE = re.compile(r"\W*([a-z])(?:\s*[.:](?!\w)|\W*$)")  # "b", "b.", "**b**"
-_LEAD = re.compile(r"\s*\(?[a-z]\)\s*", re.IGNORECASE)
+from mellow_jax.data.choices import LETTERS, letters_in, split_letter
+from mellow_jax.data.text import bare
 
 
 def letter_reference(text: str) -> str:
@@ -42,19 +39,11 @@ def letter_strict(text: str, options: int) -> int | None:
   Reads "b) dog", "(B) dog", "b. dog", "b", "the answer is b) dog". The letter of an option that was
   not offered is None.
   """
-  text = text.lower()
-  found = set(_MARK.findall(text))
-  if not found and (alone := _ALONE.match(text)):
-    found = {alone[1]}
+  found = letters_in(text)
   if len(found) != 1:
     return None
   place = LETTERS.index(found.pop())
   return place if place < options else None
-
-
-def strip_letter(text: str) -> str:
-  """The answer without a leading "b) " or "(b) "."""
-  return _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
 
 
 def option_text(text: str, options: Sequence[str]) -> int | None:
@@ -65,18 +54,24 @@ def option_text(text: str, options: Sequence[str]) -> int | None:
   where "dog" within the option "dog barking" is not named. An option of one character, such as a
   chord, counts only as the whole answer.
   """
-  answer, plain = _plain(strip_letter(text)), [_plain(option) for option in options]
-  if answer and answer in plain:
-    return plain.index(answer)
+  answer, offered = bare(split_letter(text)[1]), [bare(option) for option in options]
+  if answer and answer in offered:
+    return offered.index(answer)
   spans = {
     match.span(): option
-    for option in plain
+    for option in offered
     if len(option) > 1
     for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", answer)
   }
   within = {(a, b) for a, b in spans for c, d in spans if (a, b) != (c, d) and c <= a and b <= d}
   named = {option for span, option in spans.items() if span not in within}
-  return plain.index(named.pop()) if len(named) == 1 else None
+  return offered.index(named.pop()) if len(named) == 1 else None
+
+
+def pick(text: str, options: Sequence[str]) -> int | None:
+  """The place of the option that an answer picks: whose text it names, or else whose letter."""
+  place = option_text(text, options)
+  return letter_strict(text, len(options)) if place is None else place
 
 
 def option_loglik(log_probs: Sequence[tuple[float, int]], *, per_token: bool) -> int:
@@ -86,11 +81,6 @@ def option_loglik(log_probs: Sequence[tuple[float, int]], *, per_token: bool) ->
   """
   scores = [total / tokens if per_token else total for total, tokens in log_probs]
   return max(range(len(scores)), key=scores.__getitem__)
-
-
-def _plain(text: str) -> str:
-  """Lower case, single spaces, no punctuation at the ends; signs such as # and % stay."""
-  return " ".join(text.lower().split()).strip(" .,;:!?\"'*`")
 
 
 # Why an answer picks no option, beside the paper's reasons (Appendix H).
@@ -126,8 +116,8 @@ def failure(text: str, options: Sequence[str]) -> str | None:
     return None if text and plain else "extra characters"
   if not re.search(r"\w", text):
     return "empty"
-  letters, answer = set(_MARK.findall(text.lower())), _plain(text)
-  if len(letters) > 1 or sum(_plain(option) in answer for option in set(options)) > 1:
+  letters, answer = letters_in(text, marked=True), bare(text)
+  if len(letters) > 1 or sum(bare(option) in answer for option in set(options)) > 1:
     return "several options"
   if letters:
     return "letter not offered"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.data import choices, text
 from mellow_jax.evaluation.benchmarks.items import Kind, Prediction
 from mellow_jax.evaluation.metrics import mmau, multiple_choice, yes_no
 
@@ -22,22 +23,18 @@ class ScoringRule:
 
 def shown(prediction: Prediction) -> list[str]:
   """The options' texts in the order in which the model saw them."""
-  choices = prediction.item.choices
-  return [choices[place] for place in prediction.order] if prediction.order else list(choices)
+  options = prediction.item.choices
+  return [options[place] for place in prediction.order] if prediction.order else list(options)
 
 
 def gold_letter(prediction: Prediction) -> str:
   """The letter of the right option as shown; of the first, where its text is offered twice."""
-  return multiple_choice.LETTERS[shown(prediction).index(prediction.item.answer)]
+  return choices.LETTERS[shown(prediction).index(prediction.item.answer)]
 
 
 def picked(prediction: Prediction) -> int | None:
   """The place among the options shown that an answer picks: by text, or else by letter."""
-  offered = shown(prediction)
-  place = multiple_choice.option_text(prediction.prediction, offered)
-  return (
-    multiple_choice.letter_strict(prediction.prediction, len(offered)) if place is None else place
-  )
+  return multiple_choice.pick(prediction.prediction, shown(prediction))
 
 
 def _at(prediction: Prediction, place: int | None) -> bool | None:
@@ -51,9 +48,10 @@ def _letter_strict(p: Prediction) -> bool | None:
 
 def _word_for_word(prediction: Prediction) -> bool:
   """Whether the whole answer is the right option's letter and text; case and spaces are free."""
-  lines = zip(multiple_choice.LETTERS, shown(prediction), strict=False)
-  right = [f"{letter}) {text}" for letter, text in lines if text == prediction.item.answer]
-  return prediction.prediction.lower().split() in [line.lower().split() for line in right]
+  offered, given = shown(prediction), text.one_line(prediction.prediction.lower())
+  lines = zip(choices.lettered(offered), offered, strict=True)
+  right = prediction.item.answer
+  return any(given == text.one_line(line.lower()) for line, option in lines if option == right)
 
 
 def _loglik(prediction: Prediction, *, per_token: bool) -> bool:
@@ -61,12 +59,12 @@ def _loglik(prediction: Prediction, *, per_token: bool) -> bool:
   return prediction.item.choices[place] == prediction.item.answer
 
 
-def _mmau(text: str, prediction: Prediction) -> bool:
-  return mmau.is_right(text, prediction.item.answer, prediction.item.choices)
+def _mmau(answer: str, prediction: Prediction) -> bool:
+  return mmau.is_right(answer, prediction.item.answer, prediction.item.choices)
 
 
 def _first_word(prediction: Prediction) -> bool | None:
-  word = yes_no.first_word(prediction.prediction)
+  word = choices.first_yes_or_no(prediction.prediction)
   return None if word is None else word == prediction.item.answer.lower()
 
 
@@ -79,7 +77,7 @@ PICKED = ScoringRule(
 OFFICIAL = ScoringRule(
   name="mmau_official",
   says='MMAU\'s own rule on sets of words, after a leading "b) " is stripped',
-  judge=lambda p: _mmau(multiple_choice.strip_letter(p.prediction), p),
+  judge=lambda p: _mmau(choices.split_letter(p.prediction)[1], p),
 )
 REFERENCE = ScoringRule(
   name="letter_reference",

@@ -1,6 +1,5 @@
 """Answers to yes-or-no questions, and what several annotators' labels make of them."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -13,12 +12,6 @@ def contains(text: str, answer: str) -> bool:
   Source: evaluate_metric_binary of the reference.
   """
   return answer.lower() in text.lower()
-
-
-def first_word(text: str) -> str | None:
-  """ "yes" or "no" where the answer begins with it as a word, else None."""
-  word = re.match(r"\W*(\w+)", text.lower())
-  return word[1] if word and word[1] in ("yes", "no") else None
 
 
 def votes(items: Sequence[Item]) -> dict[tuple[str, str, str], list[int]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import mellow_jax
 from mellow_jax.evaluation.benchmarks import catalogue
-from mellow_jax.evaluation.benchmarks.prediction_files import Answers
+from mellow_jax.evaluation.benchmarks.prediction_files import Predictions
 from mellow_jax.evaluation.metrics import intervals, multiple_choice
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import grounding, sections, summary
@@ -28,13 +28,15 @@ SETTINGS = (
 class ScoreReport:
   """The content of a report, whatever form it is written in."""
 
-  answers: Answers
+  answers: Predictions
   parts: tuple[SectionReport, ...]
   grounding: Grounding | None  # None where no probe was given
   seed: int
 
 
-def make(answers: Answers, probes: Sequence[Answers], settings: Settings, seed: int) -> ScoreReport:
+def make(
+  answers: Predictions, probes: Sequence[Predictions], settings: Settings, seed: int
+) -> ScoreReport:
   """Scores a predictions file and its probes; raises PredictionsError where these do not fit."""
   found = grounding.measure(answers, probes, seed) if probes else None
   parts = [summary.summarise(one, settings, seed) for one in sections.split(answers.predictions)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.data import choices
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.metrics import entailment, intervals, multiple_choice, rules, yes_no
 from mellow_jax.evaluation.metrics.rules import ScoringRule
@@ -48,7 +49,7 @@ def judged(
 def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Score]:
   """Accuracy, macro precision, recall and F1 and accuracy by class: ours, then the reference's."""
   swapped = entailment.SWAPPED
-  ours = [str(entailment.class_of(p.item.answer)) for p in predictions]
+  ours = [str(choices.verdict(p.item.answer)) for p in predictions]
   given = [entailment.classify(p.prediction, rules.shown(p)) for p in predictions]
   theirs = [str(swapped.get(rules.gold_letter(p))) for p in predictions]
   letters = [swapped[multiple_choice.letter_reference(p.prediction)] for p in predictions]
@@ -97,7 +98,7 @@ def of_votes(predictions: Sequence[Prediction], seed: int) -> list[Score]:
     answers = [predictions[i].item.answer for i in places]
     if (label := yes_no.majority(answers)) is None:
       continue
-    hits = [yes_no.first_word(predictions[i].prediction) == label for i in places]
+    hits = [choices.first_yes_or_no(predictions[i].prediction) == label for i in places]
     right["majority"].append(float(np.mean(hits)))
     if len(set(answers)) == 1:
       right["unanimous"].append(right["majority"][-1])
