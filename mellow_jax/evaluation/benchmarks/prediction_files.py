@@ -18,8 +18,8 @@ _REMEDY = "a line cut off by a kill is mended by the same `evaluate predict` aga
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predictions:
-  """What one model said, heard and was shown in one run over a benchmark."""
+class PredictionSet:
+  """The predictions of one run of a model over a benchmark."""
 
   path: Path
   sha256: str  # of the file
@@ -37,7 +37,7 @@ def read(
   items: Sequence[Item] | None = None,
   *,
   need_answers: bool = True,
-) -> Predictions:
+) -> PredictionSet:
   """A predictions file: JSONL as `evaluate predict` writes it, or any model's JSON or JSONL.
 
   A line of ours holds its item. A line of another's holds "id" and one of TEXT_KEYS, and finds its
@@ -79,7 +79,7 @@ def read(
   unanswered = settings["items"] - len(answered) if "items" in settings else None
   if known is not None:
     unanswered = len(known.keys() - answered)
-  return Predictions(
+  return PredictionSet(
     path=path,
     sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     benchmark=predictions[0].benchmark,

@@ -16,7 +16,7 @@ from mellow_jax import cli, files
 from mellow_jax.errors import FlagsError, PredictionsError
 from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Prediction
-from mellow_jax.evaluation.benchmarks.prediction_files import Predictions
+from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
 from mellow_jax.evaluation.commands import score
 from mellow_jax.evaluation.metrics import captions, free_text, intervals, rules
 from mellow_jax.evaluation.report import content, grounding, sections
@@ -41,7 +41,7 @@ class Difference:
   only_second: int | None
 
 
-def check_same(a: Predictions, b: Predictions) -> None:
+def check_same(a: PredictionSet, b: PredictionSet) -> None:
   """Raises PredictionsError unless both files answer the same items, shown and heard alike."""
   first, second = ({(p.item.id, p.order): p.item for p in run.predictions} for run in (a, b))
   for one, other, mine, theirs in ((a, b, first, second), (b, a, second, first)):
@@ -110,7 +110,7 @@ def _differ(section: str, first: ItemValues, second: ItemValues, seed: int) -> D
   )
 
 
-def compare(a: Predictions, b: Predictions, seed: int) -> list[Difference]:
+def compare(a: PredictionSet, b: PredictionSet, seed: int) -> list[Difference]:
   """The figures of both; raises PredictionsError where their items differ."""
   check_same(a, b)
   others = {(one.kind, one.name): one for one in sections.split(b.predictions)}

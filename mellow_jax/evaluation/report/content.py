@@ -6,7 +6,7 @@ from typing import Any
 
 import mellow_jax
 from mellow_jax.evaluation.benchmarks import catalogue
-from mellow_jax.evaluation.benchmarks.prediction_files import Predictions
+from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
 from mellow_jax.evaluation.metrics import intervals, multiple_choice
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import grounding, sections, summary
@@ -28,14 +28,14 @@ SETTINGS = (
 class ScoreReport:
   """The content of a report, whatever form it is written in."""
 
-  answers: Predictions
+  answers: PredictionSet
   parts: tuple[SectionReport, ...]
   grounding: Grounding | None  # None where no probe was given
   seed: int
 
 
 def make(
-  answers: Predictions, probes: Sequence[Predictions], settings: Settings, seed: int
+  answers: PredictionSet, probes: Sequence[PredictionSet], settings: Settings, seed: int
 ) -> ScoreReport:
   """Scores a predictions file and its probes; raises PredictionsError where these do not fit."""
   found = grounding.measure(answers, probes, seed) if probes else None

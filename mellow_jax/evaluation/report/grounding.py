@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from mellow_jax.errors import PredictionsError
 from mellow_jax.evaluation.benchmarks.items import Prediction
-from mellow_jax.evaluation.benchmarks.prediction_files import Predictions
+from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
 from mellow_jax.evaluation.metrics import intervals, rules
 from mellow_jax.evaluation.report import sections
 from mellow_jax.evaluation.report.sections import ItemValues
@@ -58,7 +58,7 @@ class Grounding:
 INSTEAD = {"shuffled": "other items' clips"}  # the name of a probe's audio where its word is none
 
 
-def label(run: Predictions) -> str:
+def label(run: PredictionSet) -> str:
   """What a run changed of the input, "" for an item's own clips and options in their order."""
   changed = [] if run.heard == "clips" else [INSTEAD.get(run.heard, run.heard)]
   if run.permuted:
@@ -103,7 +103,7 @@ def _same_text(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> flo
 
 def _loss(
   section: str,
-  probe: Predictions,
+  probe: PredictionSet,
   clips: ItemValues,
   probed: Float[np.ndarray, "N"],
   same: tuple[float, float | None],
@@ -132,7 +132,7 @@ def _loss(
   )
 
 
-def _check_model(plain: Predictions, probe: Predictions) -> None:
+def _check_model(plain: PredictionSet, probe: PredictionSet) -> None:
   """Raises PredictionsError if both files say how they were made, and say so differently."""
   for name in ("checkpoint_sha256", "preset", "prompt_style", "window", "max_new_tokens"):
     mine, theirs = (run.settings.get(name) for run in (plain, probe))
@@ -143,7 +143,7 @@ def _check_model(plain: Predictions, probe: Predictions) -> None:
       )
 
 
-def _losses(plain: Predictions, probe: Predictions, seed: int) -> list[Loss]:
+def _losses(plain: PredictionSet, probe: PredictionSet, seed: int) -> list[Loss]:
   probed = probe.predictions
   if probe.permuted and probe.heard == "clips":  # the own order, of several, changes nothing
     probed = [p for p in probed if list(p.order) != sorted(p.order)]
@@ -179,7 +179,7 @@ def _losses(plain: Predictions, probe: Predictions, seed: int) -> list[Loss]:
 
 
 def _pooled(
-  probe: Predictions, right: Sequence[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]], seed: int
+  probe: PredictionSet, right: Sequence[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]], seed: int
 ) -> Loss:
   """The loss over the leading figures of all right-or-wrong sections together."""
   losses, clips, probed = zip(*right, strict=True)
@@ -235,7 +235,7 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
   return listens, sentences
 
 
-def measure(plain: Predictions, probes: Sequence[Predictions], seed: int) -> Grounding:
+def measure(plain: PredictionSet, probes: Sequence[PredictionSet], seed: int) -> Grounding:
   """What each probe costs, and whether the model listens.
 
   Raises PredictionsError if the first run is itself a probe, a probe changes nothing, or the runs'
