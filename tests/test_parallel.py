@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import systems
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.errors import ConfigError
@@ -83,6 +84,13 @@ def test_data_parallel_training_needs_one_all_reduce(trained, mesh):
       if "/" in name and name not in unlearnt and not name.startswith("encoder/head")
     )
   assert carried == learnt + 2  # beside the gradients, loss and number of tokens
+
+
+@pytest.mark.slow
+def test_every_system_needs_one_all_reduce(tmp_path, compile_cache):
+  processes.finish(processes.start([TOPOLOGY, tmp_path / "found", "systems"], compile_cache, 8))
+  found = json.loads((tmp_path / "found").read_text())
+  assert found == {name: ["all-reduce"] for name in systems.NAMES}
 
 
 SPECTRA = """

@@ -3,6 +3,8 @@
 python tests/topology.py OUTPUT MESH [MESH ...]     three steps on each mesh, such as 8,1; a third
                                                     number is of parts of a batch, a fourth of 1
                                                     trains the encoder on the batch's statistics
+python tests/topology.py OUTPUT systems             collectives of the step of each system's model
+                                                    on mesh (8, 1), without the batch's statistics
 python tests/topology.py OUTPUT shares              what each of 8 devices holds under fsdp
 """
 
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import systems
 import tiny
 
-from mellow_jax import config, parallel
+from mellow_jax import config, parallel, plan
 from mellow_jax.models import mellow
 from mellow_jax.training import optim, programs, step
 
@@ -95,8 +98,22 @@ def shares():
   return int(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)), int(sum(held))
 
 
+def collectives():
+  """The kind of each collective of each system's step."""
+  found, mesh = {}, parallel.make_mesh((8, 1))
+  for name in systems.NAMES:
+    cfg = tiny.run(model=systems.config(name), batch_size=8, optim=config.OptimConfig(freeze=()))
+    made = programs.make(cfg, mesh)
+    program = made.train_step.lower(made.abstract, batch(cfg, 0)).compile().as_text()
+    found[name] = [one["kind"] for one in plan.collectives(program)]
+  return found
+
+
 def main(output, *meshes):
   parallel.use_compilation_cache()
+  if meshes == ("systems",):
+    output.write_text(json.dumps(collectives()))
+    return
   if meshes == ("shares",):
     output.write_text(json.dumps(shares()))
     return

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from typing import Any
 
 import jax
@@ -11,8 +12,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import config
-from mellow_jax.config import CNN14Config, GPT2Config, HTSATConfig, ModelConfig, SmolLM2Config
+from mellow_jax.config import (
+  CNN14Config,
+  GPT2Config,
+  HTSATConfig,
+  LoRAConfig,
+  ModelConfig,
+  SmolLM2Config,
+)
 from mellow_jax.models import gpt2, smollm2
+from mellow_jax.models import lora as lora_lib
 from mellow_jax.models.cnn14 import CNN14
 from mellow_jax.models.decoder import Cache, Decoder
 from mellow_jax.models.gpt2 import GPT2
@@ -190,6 +199,25 @@ def init_params(cfg: ModelConfig, seed: int) -> dict:
 def statistics(model: MellowModel) -> dict[str, Array]:
   """The running statistics of the encoder's batch norms, by path."""
   return flatten(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+
+def is_statistic(path: str) -> bool:
+  """Whether an array by path is a running statistic, which no gradient trains."""
+  return re.fullmatch(r"encoder/(.*/)?bn\d/(mean|var)", path) is not None
+
+
+def count_parameters(cfg: ModelConfig, lora: LoRAConfig | None = None) -> int:
+  """The parameters of a system as the paper's tables count them, low-rank parts among them.
+
+  PyTorch's: without running statistics, and with the Fourier and mel matrices, which are frozen
+  parameters there and computed here.
+  """
+  flat = flatten(abstract(cfg)[1])
+  bins, audio = cfg.audio.n_fft // 2 + 1, cfg.audio
+  computed = 2 * bins * audio.n_fft + bins * audio.mel_bins
+  factors = jax.eval_shape(lambda: lora_lib.init(flat, lora, jax.random.key(0))) if lora else {}
+  learnt = [x for name, x in (flat | factors).items() if not is_statistic(name)]
+  return computed + sum(x.size for x in learnt)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mellow_jax.config import OptimConfig
 from mellow_jax.errors import ConfigError
+from mellow_jax.models import mellow
 
-# Batch norms' running statistics lie among the parameters and are never trained by gradient.
-STATISTICS = (r"encoder/(.*/)?bn\d/(mean|var)",)
 Step = Int[Array, ""] | int
 
 
@@ -21,14 +20,15 @@ def split(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
   """(trainable, frozen) parameters by path; freeze holds regexes that match whole paths.
 
-  What is learnt beside them is trainable in any case. Raises ConfigError where a regex matches
-  nothing, or where nothing is left to train.
+  Running statistics are never trained, what is learnt beside the parameters always. Raises
+  ConfigError where a regex matches nothing, or where nothing is left to train.
   """
   for regex in freeze:
     if not any(re.fullmatch(regex, name) for name in flat):
       raise ConfigError(f"config.optim.freeze: {regex!r} matches no parameter path")
-  patterns = [re.compile(regex) for regex in (*freeze, *STATISTICS)]
+  patterns = [re.compile(regex) for regex in freeze]
   frozen = {k: v for k, v in flat.items() if any(p.fullmatch(k) for p in patterns)}
+  frozen |= statistics(flat)
   trainable = {k: v for k, v in flat.items() if k not in frozen} | (beside or {})
   if not trainable:
     raise ConfigError(f"config.optim.freeze {freeze} leaves no parameter to train")
@@ -37,7 +37,7 @@ def split(
 
 def statistics(flat: dict[str, Array]) -> dict[str, Array]:
   """Of parameters by path those that are running statistics."""
-  return {k: v for k, v in flat.items() if any(re.fullmatch(regex, k) for regex in STATISTICS)}
+  return {k: v for k, v in flat.items() if mellow.is_statistic(k)}
 
 
 def average(

@@ -1,0 +1,44 @@
+"""Every encoder, mapper and decoder in tiny, and every model that they make."""
+
+import itertools
+
+import pytest
+import tiny
+
+from mellow_jax.config import (
+  CNN14Config,
+  GPT2Config,
+  LinearConfig,
+  NonlinearConfig,
+  TransformerConfig,
+)
+
+ENCODERS = {
+  "htsat": tiny.config().encoder,
+  "cnn14": CNN14Config(channels=(6, 8, 10), classes=16),
+}
+MAPPERS = {
+  "linear": LinearConfig(downsample=4),
+  "nonlinear": NonlinearConfig(downsample=4),
+  "transformer": TransformerConfig(downsample=4, layers=2, heads=4, constants=5),
+}
+DECODERS = {
+  "smollm2": tiny.config().decoder,
+  "gpt2": GPT2Config(vocab=64, positions=256, width=32, layers=2, heads=4, mlp=48),
+}
+NAMES = ["-".join(parts) for parts in itertools.product(ENCODERS, MAPPERS, DECODERS)]
+# A few in which each part occurs; the others take their minutes with the slow tests.
+QUICK = (
+  "htsat-linear-gpt2",
+  "htsat-transformer-smollm2",
+  "cnn14-nonlinear-smollm2",
+  "cnn14-transformer-gpt2",
+)
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+
+
+def config(name: str, **changes):
+  """The model of a name of NAMES."""
+  encoder, mapper, decoder = name.split("-")
+  parts = {"encoder": ENCODERS[encoder], "mapper": MAPPERS[mapper], "decoder": DECODERS[decoder]}
+  return tiny.config(**parts, **changes)
