@@ -224,7 +224,7 @@ def _confusion(section: Section) -> dict[str, dict[str, int]]:
   table: dict[str, Counter[str]] = {}
   for p in section.predictions:
     given = entailment.classify(p.prediction, rules.shown(p)) or "no option"
-    table.setdefault(str(entailment.class_of(p.item.answer)), Counter())[given] += 1
+    table.setdefault(str(choices.verdict(p.item.answer)), Counter())[given] += 1
   return {one: dict(table[one]) for one in (*entailment.JUDGED, "undetermined") if one in table}
 
 
