@@ -10,6 +10,8 @@ Three kinds of texts hold options, and each has its own reader:
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from mellow_jax.data.text import fold, plain
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -58,6 +60,13 @@ _AFTERWARDS = re.compile(r"\s*(?:[.,;:(–—-]|because\b|since\b|as\b).*", re.I
 def lettered(options: Sequence[str]) -> list[str]:
   """The options as questions list them and answers name them: "a) dog", "b) cat"."""
   return [f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+
+
+def multiple_choice(stem: str, options: Sequence[str], rng: np.random.Generator) -> tuple[str, str]:
+  """(question, answer): the stem with its options in random order, of which the first is right."""
+  order = rng.permutation(len(options)).tolist()
+  listed = lettered([options[i] for i in order])
+  return " ".join([stem, *listed]), listed[order.index(0)]
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]]:
@@ -176,7 +185,7 @@ def split_styled(text: str, first: str = "a") -> tuple[str, list[str], str]:
   """(what stands before, the texts of options first, first + 1 and so on, a fault) of one line.
 
   All options are written in the style of the first: "a) .. b) ..", "(A) .. (B) ..", "A. .. B. ..".
-  The fault is "" or says what is wrong.
+  The fault is "" where there is none.
   """
   found = list(_STYLED.finditer(text))
   start = next((i for i, m in enumerate(found) if m[2].lower() == first), None)
@@ -199,8 +208,8 @@ def named_option(options: Sequence[str], answer: str) -> int:
   An explanation may follow the option's text. Raises ValueError, saying why, if the answer names
   none or more than one.
   """
-  folded, said = [fold(option) for option in options], fold(answer)
-  by_text = {i for i, option in enumerate(folded) if option == said}
+  folded, given = [fold(option) for option in options], fold(answer)
+  by_text = {i for i, option in enumerate(folded) if option == given}
   if found := _LETTER.fullmatch(answer):
     place = ord(found[1].lower()) - ord("a")
     if by_text - {place}:
@@ -208,26 +217,26 @@ def named_option(options: Sequence[str], answer: str) -> int:
   elif by_text:
     place = min(by_text)
   elif found := _LETTER_TEXT.fullmatch(answer):
-    place, said = ord(found[1].lower()) - ord("a"), fold(_unbracketed(found[2]))
-    if place < len(options) and said != folded[place] and _explained(said, folded) != place:
+    place, given = ord(found[1].lower()) - ord("a"), fold(_unbracketed(found[2]))
+    if place < len(options) and given != folded[place] and _explained(given, folded) != place:
       raise ValueError("the answer's letter and text disagree")
   elif _SEVERAL.fullmatch(answer):
     raise ValueError("the answer names no one option")
   else:
-    found = _explained(said, folded)
+    found = _explained(given, folded)
     place = len(options) if found is None else found
   if place >= len(options):
     raise ValueError("the answer names no option")
   return place
 
 
-def _explained(said: str, options: Sequence[str]) -> int | None:
+def _explained(answer: str, options: Sequence[str]) -> int | None:
   """The longest option that an answer begins with, if only an explanation follows."""
-  found = [i for i, option in enumerate(options) if option and said.startswith(option)]
+  found = [i for i, option in enumerate(options) if option and answer.startswith(option)]
   if not found:
     return None
   best = max(found, key=lambda i: len(options[i]))
-  return best if _AFTERWARDS.fullmatch(said[len(options[best]) :]) else None
+  return best if _AFTERWARDS.fullmatch(answer[len(options[best]) :]) else None
 
 
 def _unbracketed(text: str) -> str:

@@ -148,20 +148,14 @@ def _absent(rng: np.random.Generator, scene: Scene) -> list[str]:
   return [KINDS[k] for k in rng.permutation(len(KINDS)) if KINDS[k] not in scene.kinds]
 
 
-def _options(rng: np.random.Generator, stem: str, options: Sequence[str]) -> Text:
-  """A multiple-choice question whose answer is options[0], which may come under any letter."""
-  order = rng.permutation(len(options)).tolist()
-  lines = choices.lettered([options[k] for k in order])
-  return " ".join([stem, *lines]), lines[order.index(0)]
-
-
 def _ask_caption(rng: np.random.Generator, find: Find) -> Text:
   return QUESTIONS["caption"], find().caption
 
 
 def _ask_presence(rng: np.random.Generator, find: Find) -> Text:
   scene = find()
-  return _options(rng, QUESTIONS["presence"], [_pick(rng, scene.kinds), *_absent(rng, scene)[:3]])
+  options = [_pick(rng, scene.kinds), *_absent(rng, scene)[:3]]
+  return choices.multiple_choice(QUESTIONS["presence"], options, rng)
 
 
 def _find_end(rng: np.random.Generator, find: Find) -> tuple[Scene, str, str]:
@@ -178,7 +172,7 @@ def _ask_order(rng: np.random.Generator, find: Find) -> Text:
   # The scene's other sounds are among the options: presence alone does not tell.
   others = [kind for kind in scene.kinds if kind != right]
   options = [right, *others, *_absent(rng, scene)][:4]
-  return _options(rng, QUESTIONS["order"].format(end=end), options)
+  return choices.multiple_choice(QUESTIONS["order"].format(end=end), options, rng)
 
 
 def _ask_detail(rng: np.random.Generator, find: Find) -> Text:
@@ -200,7 +194,7 @@ def _ask_attribute(
   scene = find(lambda scene: right in map(value, scene.events))
   event = _pick(rng, [event for event in scene.events if value(event) == right])
   options = [right, *(other for other in values if other != right)]
-  return _options(rng, QUESTIONS[task].format(kind=event.kind), options)
+  return choices.multiple_choice(QUESTIONS[task].format(kind=event.kind), options, rng)
 
 
 def _pairs(scene: Scene, overlap: bool) -> list[tuple[Event, Event]]:
@@ -235,7 +229,8 @@ def _ask_entailment(rng: np.random.Generator, find: Find) -> Text:
   adds = right == plausible or (right == false and bool(rng.integers(2)))
   circumstance = f" {_pick(rng, CIRCUMSTANCES)}" if adds else ""
   stem = QUESTIONS["entailment"].format(kind=kind, circumstance=circumstance)
-  return _options(rng, stem, [right, *(other for other in VERDICTS if other != right)])
+  options = [right, *(other for other in VERDICTS if other != right)]
+  return choices.multiple_choice(stem, options, rng)
 
 
 def _ask_difference(rng: np.random.Generator, find: Find) -> Text:

@@ -61,10 +61,7 @@ class JoinedRows(Rows):
     return int(self._ends[-1])
 
   def __getitem__(self, index: SupportsIndex) -> Record:
-    index = operator.index(index)
-    if not -len(self) <= index < len(self):
-      raise IndexError(f"row {index} of {len(self)}")
-    index %= len(self)
+    index = self.position(index)
     part = int(np.searchsorted(self._ends, index, side="right"))
     return self.parts[part][index - int(self._ends[part])]  # from the end, which is the same
 

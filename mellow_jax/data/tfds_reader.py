@@ -4,13 +4,12 @@ The builder is mellow_jax.reasonaqa.reasonaqa_dataset_builder. TensorFlow is not
 """
 
 import functools
-import operator
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,10 +18,8 @@ from jaxtyping import Float32
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio
 from mellow_jax.data.presets import Preset
-from mellow_jax.data.records import FIELDS, Record, Rows
+from mellow_jax.data.records import FIELDS, Record, StoredRows
 from mellow_jax.errors import AudioError, DataError
-
-TOGETHER = 4096  # rows that are read at once where all are read
 
 
 class _Dataset:
@@ -68,7 +65,7 @@ def audio_of(folder: Path) -> Path:
   return folder.parent.parent / "audio" / folder.name
 
 
-class TfdsRows(Rows):
+class TfdsRows(StoredRows):
   """The records of a split, in the order of the file they come from."""
 
   def __init__(self, folder: str | os.PathLike, split: str):
@@ -82,19 +79,8 @@ class TfdsRows(Rows):
   def __len__(self) -> int:
     return len(self._dataset)
 
-  def __getitem__(self, index: SupportsIndex) -> Record:
-    """Raises DataError where the file is damaged."""
-    index = operator.index(index)
-    if not -len(self) <= index < len(self):
-      raise IndexError(f"row {index} of {len(self)}")
-    index %= len(self)
-    return next(self._between(index, index + 1))
-
-  def __iter__(self) -> Iterator[Record]:
-    for start in range(0, len(self), TOGETHER):
-      yield from self._between(start, min(start + TOGETHER, len(self)))
-
-  def _between(self, start: int, stop: int) -> Iterator[Record]:
+  def between(self, start: int, stop: int) -> Iterator[Record]:
+    """The rows from start up to stop; raises DataError where a file is damaged."""
     try:
       examples = self._dataset.between(start, stop)
     except RuntimeError as error:

@@ -48,6 +48,15 @@ class _File:
       "this line on"
     )
 
+  def _count_rows(self) -> int:
+    """The number of whole lines, which hold rows 0, 1, 2 and so on; raises PredictionsError."""
+    rows = 0
+    for row, _ in _whole_lines(self.path):
+      if row != rows:
+        raise self._changed(self.path, rows + 1, f"the prediction of row {rows}")
+      rows += 1
+    return rows
+
   def _unwritable(self, error: OSError) -> PredictionsError:
     return PredictionsError(
       f"{self.path}: cannot be written ({error.strerror}): name another --output or make room"
@@ -62,10 +71,7 @@ def _short(value: object) -> str:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int | None, bytes]]:
-  """The row number of each whole line, None where it has none, and the line.
-
-  A last line that was cut off is cut off the file.
-  """
+  """The row number of each line, or None, and the line; an incomplete last line is removed."""
   files.cut_partial_line(path)
   with path.open("rb") as file:
     for line in file:
@@ -89,22 +95,13 @@ class Predictions(_File):
     try:
       if self.path.exists():
         self._check_settings(settings)
-        self.done = self._repair()
+        self.done = self._count_rows()
       else:
         self.done = 0
         files.write_json(self._settings, settings)  # first: predictions always have settings
         self.path.touch()
     except OSError as error:
       raise self._unwritable(error) from None
-
-  def _repair(self) -> int:
-    """Cuts off a last line without its end; the number of whole lines."""
-    done = 0
-    for row, _ in _whole_lines(self.path):
-      if row != done:
-        raise self._changed(self.path, done + 1, f"the prediction of row {done}")
-      done += 1
-    return done
 
   def append(self, lines: Iterable[dict[str, Any]]) -> None:
     """Adds the next rows; returns once they are on disk. Raises PredictionsError if it cannot."""
@@ -157,23 +154,16 @@ class SharedPredictions(_File):
               raise self._changed(part, number, f"the prediction of one of {self.rows} rows")
             done[row] = True
       if whole:
-        self._check_whole()
+        if (rows := self._count_rows()) != self.rows:
+          raise PredictionsError(
+            f"{self.path}: holds {rows} predictions, not {self.rows}: the file was changed; "
+            "remove it"
+          )
         self._remove(parts)  # left by a run that was killed before it removed them
         done[:] = True
     except OSError as error:
       raise self._unwritable(error) from None
     return done
-
-  def _check_whole(self) -> None:
-    rows = 0
-    for row, _ in _whole_lines(self.path):
-      if row != rows:
-        raise self._changed(self.path, rows + 1, f"the prediction of row {rows}")
-      rows += 1
-    if rows != self.rows:
-      raise PredictionsError(
-        f"{self.path}: holds {rows} predictions, not {self.rows}: the file was changed; remove it"
-      )
 
   def append(self, lines: Iterable[dict[str, Any]]) -> None:
     """Adds lines, each with its "row"; returns once they are on disk.

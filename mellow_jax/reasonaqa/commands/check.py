@@ -23,6 +23,7 @@ from absl import flags
 from mellow_jax import cli, files
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, presets
+from mellow_jax.data.selection import QUARANTINE_VERSION
 from mellow_jax.errors import FlagsError
 from mellow_jax.reasonaqa.check import faults, scan
 from mellow_jax.reasonaqa.splits import row_files
@@ -89,7 +90,7 @@ def _check(f: flags.FlagValues) -> int:
   if f.output:
     files.write_json(f.output, report)
   if f.quarantine:
-    files.write_json(f.quarantine, {"version": 1, "rows": quarantined})
+    files.write_json(f.quarantine, {"version": QUARANTINE_VERSION, "rows": quarantined})
   print(_text(report, f.allow))
   wrong = [kind for kind in report["counts"] if kind not in f.allow]
   if f.quarantine:

@@ -30,6 +30,7 @@ test clips of Clotho. They stay, as in the paper; `check` lists those with the s
 """
 
 import ast
+import functools
 import html
 import os
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ from mellow_jax.data import choices, records, tables
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.official import locations
 from mellow_jax.reasonaqa.official.locations import MissingSource
-from mellow_jax.reasonaqa.source_rows import SourceRows
+from mellow_jax.reasonaqa.source_rows import SourceRows, clips_of
 from mellow_jax.reasonaqa.splits import SPLITS
 
 _CLOTHO = {"train": "development", "val": "validation", "test": "evaluation"}
@@ -231,27 +232,23 @@ def acd_clips(folder: str | os.PathLike, split: str) -> set[str]:
     except MissingSource as error:
       missing = missing or error
       continue
-    found |= {path for row in source.rows for path in (row.filepath1, row.filepath2)}
+    found |= clips_of(source.rows)
   if not found and missing:
     raise missing
   return found
 
 
-Reader = Callable[[str | os.PathLike, str], SourceRows]
-
-
-def _tier(dataset: str) -> Reader:
-  return lambda folder, split: _adiff(folder, split, dataset)
-
-
 # Datasets in the order in which their rows are written.
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[..., SourceRows]] = {
   "Clotho": clotho,
   "AudioCaps": audiocaps,
   "ClothoAQA": clothoaqa,
   "CLE": cle,
   "ACE": ace,
-  **{f"{kind}-{tier}": _tier(f"{kind}-{tier}") for kind in ("CLD", "ACD") for tier in _TIERS},
+  **{
+    name: functools.partial(_adiff, dataset=name)
+    for name in (f"{kind}-{tier}" for kind in ("CLD", "ACD") for tier in _TIERS)
+  },
 }
 
 

@@ -197,7 +197,7 @@ class _RowMaker:
         options.append(sound.option)
       if len(wrong) == WRONG_OPTIONS:
         break
-    return [_choice(CHOICE, options, rng, caption)] if wrong else []
+    return [_Row(*choices.multiple_choice(CHOICE, options, rng), caption)] if wrong else []
 
   def binary(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
     """Whether one of its own captions is true, and whether another clip's is."""
@@ -217,7 +217,7 @@ class _RowMaker:
     if rng.random() < 0.5:
       hypothesis, verdicts = other.caption, [choices.FALSE, choices.TRUE, choices.PLAUSIBLE]
     question = sources.HYPOTHESIS.format(hypothesis=_phrase(hypothesis))
-    return [_choice(question, verdicts, rng, own)]
+    return [_Row(*choices.multiple_choice(question, verdicts, rng), own)]
 
   def difference(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
     """How it differs from a clip of another sound."""
@@ -230,13 +230,6 @@ class _RowMaker:
 
 def _any(values: Sequence, rng: np.random.Generator):
   return values[int(rng.integers(len(values)))]
-
-
-def _choice(stem: str, options: list[str], rng: np.random.Generator, caption: str) -> _Row:
-  """A multiple choice in random order; the first option is the right one."""
-  order = rng.permutation(len(options)).tolist()
-  lettered = choices.lettered([options[i] for i in order])
-  return _Row(" ".join([stem, *lettered]), lettered[order.index(0)], caption)
 
 
 # --- Rows of a table -----------------------------------------------------------------------------
