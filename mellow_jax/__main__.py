@@ -7,6 +7,7 @@
   mellow inspect     draws the sound events that the encoder detects beside an answer
   mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
   mellow plan        memory and step time of a run on a TPU slice
+  mellow ablate      trains and evaluates every system of the paper's ablations
 
 `mellow COMMAND --help` shows the flags of each, `mellow --version` the version. Each is also
 `python -m mellow_jax.COMMAND`.
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       from mellow_jax.reasonaqa.__main__ import main as command
     case "plan":
       from mellow_jax.plan import main as command
+    case "ablate":
+      from mellow_jax.ablate import main as command
     case "--version":
       print(f"mellow {mellow_jax.__version__}")
       return 0
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       return 0
     case _:
       told = f"{name!r} is no command" if name else "a command is missing"
-      commands = "train, generate, convert, evaluate, inspect, reasonaqa or plan"
+      commands = "train, generate, convert, evaluate, inspect, reasonaqa, plan or ablate"
       print(f"error: {told}: write {commands}", file=sys.stderr)
       return 1
   return command([f"mellow {name}", *words[1:]])

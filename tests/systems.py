@@ -1,5 +1,6 @@
 """Every encoder, mapper and decoder in tiny, and every model that they make."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -42,3 +43,13 @@ def config(name: str, **changes):
   encoder, mapper, decoder = name.split("-")
   parts = {"encoder": ENCODERS[encoder], "mapper": MAPPERS[mapper], "decoder": DECODERS[decoder]}
   return tiny.config(**parts, **changes)
+
+
+def get_config(name: str):
+  """A tiny run of a system as the command's --config, its encoder in training mode."""
+  cfg, model = tiny.run(encoder_train_mode=True), config(name)
+  model.encoder = dataclasses.replace(model.encoder, batch_statistics=True)
+  model.decoder = dataclasses.replace(model.decoder, vocab=80)
+  parts = {part: getattr(model, part) for part in ("encoder", "mapper", "decoder")}
+  cfg.model = dataclasses.replace(cfg.model, **parts)
+  return cfg

@@ -25,6 +25,7 @@ ROOMS = """
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
     | evaluation.external evaluation.linear_probe | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan
+    | ablate
     | __main__
 """
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 import systems
 import tiny
@@ -27,6 +29,7 @@ from mellow_jax.config import (
 )
 from mellow_jax.errors import CheckpointError
 from mellow_jax.inference import decode
+from mellow_jax.inference.api import Mellow
 from mellow_jax.models import mellow
 from mellow_jax.training import programs, step
 
@@ -164,6 +167,26 @@ def test_everything_learns_that_is_not_frozen(name):
   if name.startswith("cnn14"):
     assert not unused
   assert changed(before, after) >= set(before) - unused - {"decoder/position/embedding"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", systems.NAMES)
+def test_a_run_trains_saves_resumes_and_answers(name, tmp_path, compile_cache):
+  config = tmp_path / "system.py"
+  config.write_text("import systems\nget_config = systems.get_config\n")
+  whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+  processes.finish(processes.train(whole, f"{config}:{name}", compile_cache))
+  shutil.copytree(whole, resumed)
+  for part in ("checkpoints/4", "model"):
+    shutil.rmtree(resumed / part)
+  (out,) = processes.finish(processes.train(resumed, f"{config}:{name}", compile_cache))
+  assert "resumed from step 2" in out
+  found = [checkpoint.load_params(folder / "model")[0] for folder in (whole, resumed)]
+  assert checkpoint.digest(found[0]) == checkpoint.digest(found[1])
+  model = Mellow.load(whole / "model")
+  clip = 0.3 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+  sampling = decode.Sampling(max_new_tokens=9)
+  assert model.answer((clip, 16_000), "what is heard ?", sampling=sampling).tokens[0] <= 9
 
 
 # --- Folders -------------------------------------------------------------------------------------

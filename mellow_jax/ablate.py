@@ -1,0 +1,245 @@
+"""The paper's ablations, table 8: every system trained, evaluated and put beside the paper's.
+
+  mellow ablate --workdir=runs/ablations [--rows=projection,decoder] [--config.FIELD=VALUE ...]
+  mellow ablate --sizes
+
+Systems are trained one after the other, each in a folder of the workdir and once, however many rows
+it stands in; then they answer the benchmark with clips and with noise. The same command again goes
+on where it was stopped, within a system as well. The workdir gets ablations.md, the table with the
+paper's figures and sizes, and curves.png. --sizes prints the parameters of the paper's systems.
+
+By default systems are as small as the demo and learn from generated scenes. With
+--config=ablations:paper they are the paper's; configs/ablations.py says what those need.
+"""
+
+import functools
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from mellow_jax import cli, files
+from mellow_jax.config import Config
+from mellow_jax.errors import FlagsError
+
+
+class AblationRow(NamedTuple):
+  """A line of the paper's table."""
+
+  label: str
+  system: str  # as configs/ablations.py names it
+  size: str
+  mmau: float  # average accuracy on MMAU test-mini, by letter, in percent
+  audiocaps: float  # SPICE on AudioCaps
+
+
+GPT2_FROZEN = AblationRow("GPT-2 frozen", "gpt2-nonlinear-frozen", "157M", 25.89, 4.79)
+GPT2 = AblationRow("GPT-2 fine-tuned", "gpt2-nonlinear", "157M", 41.29, 10.51)
+SMOLLM2_FROZEN = AblationRow("SmolLM2 frozen", "smollm2-frozen", "167M", 28.60, 5.26)
+SMOLLM2 = AblationRow("SmolLM2 fine-tuned", "smollm2", "167M", 46.29, 18.60)
+
+# Source: the paper's table 8; names of the blocks are those of --rows.
+TABLE = {
+  "projection": (
+    AblationRow("linear, GPT-2 frozen", "gpt2-linear-frozen", "156M", 26.05, 4.53),
+    GPT2_FROZEN._replace(label="non-linear, GPT-2 frozen"),
+    AblationRow("transformer, GPT-2 frozen", "gpt2-transformer-frozen", "195M", 30.19, 10.26),
+    AblationRow("linear, GPT-2 fine-tuned", "gpt2-linear", "156M", 40.01, 9.87),
+    GPT2._replace(label="non-linear, GPT-2 fine-tuned"),
+    AblationRow("transformer, GPT-2 fine-tuned", "gpt2-transformer", "195M", 41.36, 10.77),
+  ),
+  "decoder": (GPT2_FROZEN, SMOLLM2_FROZEN, GPT2, SMOLLM2),
+  "method": (
+    SMOLLM2_FROZEN._replace(label="prefix-tuning"),
+    AblationRow("LoRA (8, 16)", "smollm2-lora8", "167M", 39.10, 18.53),
+    AblationRow("LoRA (256, 512)", "smollm2-lora256", "181M", 44.40, 19.01),
+    SMOLLM2._replace(label="fine-tuning"),
+  ),
+  "encoder": (
+    AblationRow("CNN14", "cnn14-smollm2", "219M", 43.30, 15.97),
+    SMOLLM2._replace(label="HTSAT"),
+  ),
+  "data": (
+    SMOLLM2._replace(label="type 1"),
+    AblationRow("type 2", "smollm2-type2", "167M", 46.70, 16.47),
+    AblationRow("type 3", "smollm2-type3", "167M", 46.40, 17.43),
+    AblationRow("type 4", "smollm2-type4", "167M", 48.40, 17.79),
+    AblationRow("type 1 + WavCaps", "smollm2-wavcaps", "167M", 47.80, 14.83),
+  ),
+}
+BLOCKS = tuple(TABLE)
+AUDIO = ("clips", "noise")
+
+
+def systems(blocks: Iterable[str]) -> list[str]:
+  """The systems of blocks of the table, each once."""
+  return list(dict.fromkeys(row.system for block in blocks for row in TABLE[block]))
+
+
+def config_of(base: str, system: str) -> str:
+  """The --config of a system; base is NAME or NAME:SCALE."""
+  return f"{base}/{system}" if ":" in base else f"{base}:{system}"
+
+
+def load(base: str, system: str) -> Config:
+  """A system's configuration."""
+  path, _, arg = cli.config_path(config_of(base, system)).partition(":")
+  return runpy.run_path(path)["get_config"](arg)
+
+
+def size(base: str, system: str) -> int:
+  """Parameters of a system as the paper counts them."""
+  from mellow_jax.models import mellow  # not before it is asked: JAX
+
+  cfg = load(base, system)
+  return mellow.count_parameters(cfg.model, cfg.optim.lora)
+
+
+# --- Work ----------------------------------------------------------------------------------------
+
+
+def _do(command: Callable[[Sequence[str]], int], *argv: str) -> None:
+  """Runs a command in this process, so that both end together; leaves with its status if not 0."""
+  if status := command(["mellow ablate", *argv]):
+    raise SystemExit(status)
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training has handled it
+
+
+def run_system(f: flags.FlagValues, system: str, overrides: Sequence[str]) -> None:
+  """Trains a system and lets it answer, as far as that is not done yet."""
+  from mellow_jax import train
+  from mellow_jax.evaluation.commands import predict
+
+  folder = Path(f.workdir) / system
+  if not (folder / "model").exists():
+    _do(train.main, f"--config={config_of(f.config, system)}", f"--workdir={folder}", *overrides)
+  for audio in AUDIO:
+    if (folder / f"{audio}.jsonl").exists():
+      continue
+    _do(
+      predict.main,
+      *(f"--benchmark={f.benchmark}", f"--data={f.data or folder}", f"--audio={audio}"),
+      *(f"--checkpoint={folder / 'model'}", f"--output={folder / audio}.jsonl"),
+      *(f"--max_new_tokens={load(f.config, system).model.answer_tokens}", "--batch_size=50"),
+    )
+
+
+# --- Page ----------------------------------------------------------------------------------------
+
+
+def figures(folder: Path) -> dict[str, tuple[float, ...]]:
+  """Accuracy in percent of each section of a system's answers, to clips and to noise."""
+  from mellow_jax.evaluation.benchmarks import prediction_files
+  from mellow_jax.evaluation.report import sections
+
+  found = []
+  for audio in AUDIO:
+    parts = sections.split(prediction_files.read(folder / f"{audio}.jsonl").predictions)
+    found.append({part.name: float(sections.headline(part)[-1].values.mean()) for part in parts})
+  return {name: tuple(one[name] for one in found) for name in found[0]}
+
+
+def table(base: str, workdir: Path, blocks: Sequence[str]) -> str:
+  """The page's table in Markdown; of systems that have not answered yet, blanks."""
+  chosen = systems(blocks)
+  found = {
+    system: figures(workdir / system)
+    for system in chosen
+    if all((workdir / system / f"{audio}.jsonl").exists() for audio in AUDIO)
+  }
+  sizes = {system: size(base, system) for system in chosen}
+  names = list(dict.fromkeys(name for one in found.values() for name in one))
+  head = ["system", "parameters", *names, "paper: size", "paper: MMAU", "paper: AudioCaps SPICE"]
+  lines = []
+  for block in blocks:
+    lines += [f"\n## {block}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in TABLE[block]:
+      ours = (found.get(row.system, {}).get(name) for name in names)
+      cells = ["" if one is None else f"{one[0]:.1f} ({one[1]:.1f})" for one in ours]
+      paper = (row.size, f"{row.mmau:.2f}", f"{row.audiocaps:.2f}")
+      lines.append("| " + " | ".join([row.label, f"{sizes[row.system]:,}", *cells, *paper]) + " |")
+  return "\n".join(lines).strip() + "\n"
+
+
+def draw_curves(workdir: Path, names: Sequence[str]) -> None:
+  """The validation loss of each system over its steps, as curves.png."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(9, 5), layout="constrained")
+  axes = figure.subplots()
+  for system in names:
+    path = workdir / system / "metrics.jsonl"
+    lines = [line for line in files.read_lines(path) if "val_loss" in line] if path.exists() else []
+    axes.plot([x["step"] for x in lines], [x["val_loss"] for x in lines], label=system)
+  axes.set_xlabel("step")
+  axes.set_ylabel("validation loss, nats a token")
+  axes.grid(alpha=0.25)
+  axes.legend(fontsize="small")
+  with files.replacing(workdir / "curves.png", "wb") as file:
+    figure.savefig(file, format="png", dpi=150)
+
+
+def write_page(f: flags.FlagValues, blocks: Sequence[str]) -> None:
+  """Writes ablations.md and curves.png, of what is there so far."""
+  workdir = Path(f.workdir)
+  text = (
+    "# Ablations\n\n"
+    f"Accuracy in percent, word for word, on `{f.benchmark}`, in brackets with noise in place of "
+    "the clips. The paper's figures are of its own data and sizes.\n\n"
+    "![Validation loss of each system](curves.png)\n\n"
+  )
+  files.write_text(workdir / "ablations.md", text + table(f.config, workdir, blocks))
+  draw_curves(workdir, systems(blocks))
+
+
+# --- Command -------------------------------------------------------------------------------------
+
+
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  text("config", "ablations", "Config of the systems; ablations:paper is the paper's scale.")
+  text("workdir", None, "Folder of the whole table.")
+  flags.DEFINE_list("rows", [], f"Blocks of the table: {', '.join(BLOCKS)}.", flag_values=f)
+  text("benchmark", "scenes", "What systems answer; see `mellow evaluate predict --help`.")
+  text("data", None, "The benchmark's data; by default the run's own scenes.")
+  flags.DEFINE_bool("sizes", False, "Print the parameters of the paper's systems.", flag_values=f)
+  return f
+
+
+def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> None:
+  if f.sizes:
+    for system in (*systems(b for b in BLOCKS if b != "data"), "cnn14-gpt2"):
+      print(f"{system:<26}{size('ablations:paper', system):>13,}", flush=True)
+    return
+  if not f.workdir:
+    raise FlagsError("--workdir is missing: name a folder for the table")
+  is_paper = ":" in f.config
+  blocks = f.rows or [block for block in BLOCKS if is_paper or block != "data"]
+  if unknown := sorted(set(blocks) - set(BLOCKS)):
+    raise FlagsError(f"--rows={unknown[0]}: use {', '.join(BLOCKS)}")
+  if "data" in blocks and not is_paper:
+    raise FlagsError("--rows=data needs the paper's data: --config=ablations:paper")
+  chosen = systems(blocks)
+  for number, system in enumerate(chosen, 1):
+    print(f"{system}, {number} of {len(chosen)}", flush=True)
+    run_system(f, system, overrides)
+    write_page(f, blocks)
+  print(table(f.config, Path(f.workdir), blocks))
+  print(f"written: {Path(f.workdir) / 'ablations.md'}")
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 75 where a training was asked to stop."""
+  overrides = [word for word in argv if word.startswith("--config.")]
+  rest = [word for word in argv if word not in overrides]
+  do = functools.partial(_ablate, overrides=overrides)
+  return cli.run(rest, _flags(), __doc__, do, example="--workdir=DIR")
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
