@@ -55,6 +55,10 @@ def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
   return {**same, **{name: x for name, x in named.items() if name not in CHANGEABLE}}
 
 
+# An older version that lacks a field computed what the field's default does.
+_DEFAULTS = run_settings(Config(), rows=0, digest="")
+
+
 def silence_orbax() -> None:
   """Keeps Orbax's 800 lines about a failed save off stderr; CheckpointError says it in one."""
   logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
@@ -189,7 +193,9 @@ class TrainCheckpoints:
       step = parallel.from_first(steps[i] if parallel.is_first() else 0)
       try:
         meta = self._together(self._read_meta, step)
-        if meta["run"] == run:
+        saved = {name: x for name, x in _DEFAULTS.items() if name in run} | meta["run"]
+        different = {key for key in saved | run if saved.get(key) != run.get(key)}
+        if not different:
           flat = self._together(self._read_state, step, like)
           where = f"{self.folder}/{step}"
           self._together(checkpoint.check_digest, where, flat, meta["sha256"])
@@ -197,9 +203,8 @@ class TrainCheckpoints:
         failures[step] = first_line(error)
         logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)
         continue
-      if meta["run"] != run:
-        saved = meta["run"]
-        key = min(key for key in saved.keys() | run.keys() if saved.get(key) != run.get(key))
+      if different:
+        key = min(different)
         raise CheckpointError(
           f"{self.folder}/{step}: was saved with {key} = {saved.get(key)!r}, this run has "
           f"{run.get(key)!r}; use another --workdir or the same settings"

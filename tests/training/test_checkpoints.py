@@ -15,8 +15,9 @@ import processes
 import pytest
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
+from mellow_jax.config import Config
 from mellow_jax.errors import CheckpointError
-from mellow_jax.training.checkpoints import COMMITTED, TrainCheckpoints
+from mellow_jax.training.checkpoints import COMMITTED, TrainCheckpoints, run_settings
 
 # Where Orbax gives up on damage, it leaves coroutines and futures behind that nobody waits for.
 pytestmark = pytest.mark.filterwarnings(
@@ -168,6 +169,19 @@ def test_what_one_device_saved_and_eight_read_and_saved_again_is_the_same(
 def test_a_run_of_other_settings_is_not_resumed(folder, run, message):
   with pytest.raises(CheckpointError, match=f"was saved with {message}.*another --workdir"):
     opened(folder).restore(like(), run)
+
+
+def test_a_field_that_an_older_version_lacked_had_its_default(tmp_path):
+  now = run_settings(Config(), 8, "")
+  older = {name: value for name, value in now.items() if not name.endswith(".kind")}
+  assert len(older) < len(now)
+  saved = opened(tmp_path)
+  saved.save(2, state_at(2), older, {})
+  saved.close()
+  assert opened(tmp_path).restore(like(), now) is not None
+  other = now | {"model.decoder.kind": "gpt2"}
+  with pytest.raises(CheckpointError, match="model.decoder.kind = 'smollm2'"):
+    opened(tmp_path).restore(like(), other)
 
 
 # --- Damage --------------------------------------------------------------------------------------
