@@ -180,7 +180,7 @@ def test_a_field_that_an_older_version_lacked_had_its_default(tmp_path):
   saved.close()
   assert opened(tmp_path).restore(like(), now) is not None
   other = now | {"model.decoder.kind": "gpt2"}
-  with pytest.raises(CheckpointError, match="model.decoder.kind = 'smollm2'"):
+  with pytest.raises(CheckpointError, match=r"model\.decoder\.kind = 'smollm2'"):
     opened(tmp_path).restore(like(), other)
 
 
