@@ -106,15 +106,16 @@ def inspect(
 ) -> dict:
   """Answers the prompt about one clip or two; writes the pictures and, last, the JSON file.
 
-  Returns what the JSON file holds. Raises AudioError, QuestionError and OSError.
+  Returns what the JSON file holds. Raises AudioError, ConfigError, QuestionError and
+  OSError.
   """
   clips = [audio.load_windows(path, model.cfg.audio, model.preset) for path in paths]
   if len(clips) == 1:
     rows = [(clip, None, prompt) for clip in clips[0]]
   else:
     rows = [(clips[0][0], clips[1][0], prompt)]
-  found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
   detect, encoder = events.make_detector(model.cfg), model.params["encoder"]
+  found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
   timelines = [
     events.detect_events(path, windows, model.cfg, detect, encoder)
     for path, windows in zip(paths, clips, strict=True)

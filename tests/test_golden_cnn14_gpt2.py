@@ -1,7 +1,6 @@
 """Every number of the reference that tests/golden/cnn14_gpt2_seed303.npz holds, without PyTorch.
 
-The other encoder and the other decoder at full size; the bars are those of test_golden.py. The
-whole file is slow, but for what eval_shape tells.
+The other encoder and the other decoder at full size; the bars are those of test_golden.py.
 """
 
 import jax

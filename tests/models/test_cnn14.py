@@ -12,6 +12,7 @@ from flax import nnx
 from mellow_jax import config
 from mellow_jax.config import CNN14Config
 from mellow_jax.errors import ConfigError
+from mellow_jax.evaluation.inspection import events
 from mellow_jax.models import mellow
 from mellow_jax.training import step
 
@@ -92,6 +93,11 @@ def test_dropout_acts_in_training_and_depends_on_the_example_alone(cfg, flat, fi
   assert is_same == (field == "clip_dropout")
   alone = run(model, wavs(3)[1:2], keys[1:2])
   np.testing.assert_allclose(alone.clipwise[0], trained.clipwise[1], rtol=1e-5)
+
+
+def test_it_tells_no_events_over_time(cfg):
+  with pytest.raises(ConfigError, match="cnn14 tells no events over time"):
+    events.make_detector(cfg)
 
 
 def test_too_many_poolings_are_refused():

@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from mellow_jax.config import ModelConfig
+from mellow_jax.config import HTSATConfig, ModelConfig
 from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
+from mellow_jax.errors import ConfigError
 from mellow_jax.evaluation.inspection import hallucination
 from mellow_jax.models import logmel, mellow
 
@@ -61,7 +62,12 @@ def make_detector(cfg: ModelConfig) -> Detector:
   """A compiled function of the encoder's parameters and waveforms [B, S]: dB and probabilities.
 
   The probabilities are the framewise output of the token-semantic head, a sigmoid of its scores.
+  Raises ConfigError for an encoder without such a head.
   """
+  if not isinstance(cfg.encoder, HTSATConfig):
+    raise ConfigError(
+      f"the encoder {cfg.encoder.kind} tells no events over time: only HTSAT's can be inspected"
+    )
   graphdef, _ = nnx.split(nnx.eval_shape(lambda: mellow.make_encoder(cfg, rngs=nnx.Rngs(0))))
 
   @jax.jit
