@@ -4,7 +4,7 @@
   mellow generate    answers questions about audio
   mellow convert     converts PyTorch weights to a model folder and back
   mellow evaluate    answers benchmarks, scores and compares the answers
-  mellow inspect     draws the sound events that the encoder detects beside an answer
+  mellow inspect     plots the sound events that the encoder detects beside an answer
   mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
   mellow plan        memory and step time of a run on a TPU slice
   mellow ablate      trains and evaluates every system of the paper's ablations
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(__doc__.strip())
       return 0
     case _:
-      told = f"{name!r} is no command" if name else "a command is missing"
+      fault = f"{name!r} is no command" if name else "a command is missing"
       commands = "train, generate, convert, evaluate, inspect, reasonaqa, plan or ablate"
-      print(f"error: {told}: write {commands}", file=sys.stderr)
+      print(f"error: {fault}: write {commands}", file=sys.stderr)
       return 1
   return command([f"mellow {name}", *words[1:]])
 

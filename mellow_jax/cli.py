@@ -15,17 +15,16 @@ COLUMNS = 100
 
 
 def flag_values() -> flags.FlagValues:
-  """A set of a command's own: absl's global one would be filled by whoever imports the command."""
+  """The flags of one command; absl's global ones would change when a command is imported."""
   f = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
   return f
 
 
 def config_path(value: str) -> str:
-  """What --config names, NAME or PATH.py and perhaps :ARGUMENT, with the path in place of a name.
+  """The value of --config, NAME or PATH.py and perhaps :ARGUMENT, with a name resolved to its path.
 
-  A name is that of a file in the package's own folder of configs. Raises FlagsError where there is
-  no such file.
+  Names are those of files in CONFIGS. Raises FlagsError where there is no such file.
   """
   name, colon, argument = value.partition(":")
   if name.endswith(".py") or "/" in name:
@@ -41,7 +40,7 @@ def config_path(value: str) -> str:
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """What reads the value of --config."""
+  """Parses the value of --config."""
 
   def __init__(self, load: Callable[[str], object]):
     self._load = load
@@ -99,11 +98,11 @@ def run(
   *,
   example: str | None,
 ) -> int:
-  """Reads argv into f and does what it says; with --help it prints doc and the flags instead.
+  """Parses argv into f and calls do(f); with --help it prints doc and the flags instead.
 
-  Returns the exit status: what `do` returns, 0 for None; 1 after one line on stderr for flags that
-  are wrong and for whatever else the caller can mend. `example` is a flag to write where an
-  argument is none; with None, `do` is given the arguments after f.
+  Returns the exit status: that of `do`, 0 for None, or 1 after one line on stderr for a UserError,
+  an OSError or wrong flags. Arguments that are no flags are an error that suggests `example`;
+  where that is None, `do` gets them after f.
   """
   try:
     arguments = _read(argv, f, example)

@@ -1,4 +1,4 @@
-"""What the caller can mend: one base class, so that every command and server catches one thing.
+"""Errors that the caller can mend: one base class, which every command and server catches.
 
 Each message is one line that names the file, row, field or flag at fault and says what to do.
 Anything else that is raised is a defect of this package.

@@ -93,9 +93,10 @@ def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
     print("\n".join(where + text for text in answer.texts))
 
 
-def _rows(f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record]) -> Iterator[Row]:
+def _rows(
+  f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record], root: Path
+) -> Iterator[Row]:
   """Rows of the manifest with their audio loaded."""
-  root = _audio_root(f)
 
   @functools.lru_cache(64)  # rows about the same clip follow each other
   def load(path: str) -> Clip:
@@ -109,10 +110,6 @@ def _rows(f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record])
       raise AudioError(f"{f.manifest}, row {entry.row} (from 0): {error}", error.reason) from None
 
 
-def _audio_root(f: flags.FlagValues) -> Path:
-  return Path(f.audio_root or Path(f.manifest).parent)
-
-
 def _sha256(path: Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -123,7 +120,7 @@ def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
     raise FlagsError("--output is missing: name a file for the answers")
   if f.window == "all":
     raise FlagsError("--window=all is for --audio: choose first or center for a manifest")
-  entries, root = records.read(f.manifest), _audio_root(f)
+  entries, root = records.read(f.manifest), Path(f.audio_root or Path(f.manifest).parent)
   if absent := records.missing_audio(entries, root):
     raise FlagsError(
       f"{f.manifest}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
@@ -141,7 +138,7 @@ def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
   output = predictions.Predictions(f.output, settings)
   how = {"sampling": sampling, "seed": f.seed, "batch_size": f.batch_size}
   left = [entries[i] for i in range(output.done, len(entries))]
-  answers = model.stream(_rows(f, model, left), first_row=output.done, **how)
+  answers = model.stream(_rows(f, model, left, root), first_row=output.done, **how)
   answered = zip(left, answers, strict=True)
   with tqdm.tqdm(total=len(entries), initial=output.done, unit="row", file=sys.stderr) as bar:
     while batch := list(itertools.islice(answered, f.batch_size)):

@@ -1,4 +1,4 @@
-"""Draws the sound events a model's encoder detects under its answer: pictures and a JSON file.
+"""Plots the sound events a model's encoder detects below its answer: pictures and a JSON file.
 
   mellow inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
 
@@ -46,6 +46,10 @@ def report_clip(timeline: Timeline, top: int, threshold: float) -> dict:
   for page in pictures([timeline]):
     shown |= dict.fromkeys(events.top_events(timeline.peaks(page.start, page.stop), top))
   detected = [i for i in events.top_events(peaks, classes) if peaks[i] >= threshold]
+
+  def event(i: int) -> dict:
+    return {"index": i, "name": events.event_name(i, classes), "peak": float(peaks[i])}
+
   return {
     "file": timeline.name,
     "total_seconds": total,
@@ -53,20 +57,10 @@ def report_clip(timeline: Timeline, top: int, threshold: float) -> dict:
       {"start_seconds": clip.start_seconds, "seconds": clip.seconds_used} for clip in timeline.clips
     ],
     "step_seconds": timeline.step_seconds,
-    "events": [
-      {
-        "index": i,
-        "name": events.event_name(i, classes),
-        "peak": float(peaks[i]),
-        "probabilities": timeline.probabilities[:, i].tolist(),
-      }
-      for i in shown
-    ],
+    "events": [{**event(i), "probabilities": timeline.probabilities[:, i].tolist()} for i in shown],
     "detected": [
       {
-        "index": i,
-        "name": events.event_name(i, classes),
-        "peak": float(peaks[i]),
+        **event(i),
         "at_seconds": float(np.argmax(timeline.probabilities[:, i]) * timeline.step_seconds),
       }
       for i in detected
@@ -91,7 +85,7 @@ def report_answer(
 
 
 def report_rule(classes: int) -> dict:
-  """What the words were checked by, or why they were not."""
+  """The rule by which words are checked, or why it does not apply."""
   if hallucination.applies(classes):
     return {"applies": True, "text": hallucination.RULE}
   why = (
@@ -122,12 +116,12 @@ def inspect(
   ]
   answers = [report_answer(answer, i, timelines, threshold) for i, answer in enumerate(found)]
   rule = report_rule(model.cfg.encoder.classes)
-  name, drawn = "+".join(Path(path).stem for path in paths), []
+  name, names = "+".join(Path(path).stem for path in paths), []
   for number, page in enumerate(pictures(timelines), start=1):
-    drawn.append(f"{name}.png" if number == 1 else f"{name}-{number}.png")
+    names.append(f"{name}.png" if number == 1 else f"{name}-{number}.png")
     own = answers[page.start : page.stop]
     figure = picture.draw(prompt, own, timelines, page, rule, model.cfg.audio, top, threshold)
-    with files.replacing(output / drawn[-1], "wb") as file:
+    with files.replacing(output / names[-1], "wb") as file:
       figure.savefig(file, dpi=100)
   content = {
     "prompt": prompt,
@@ -135,7 +129,7 @@ def inspect(
     "answers": answers,
     "rule": rule,
     "clips": [report_clip(timeline, top, threshold) for timeline in timelines],
-    "pictures": drawn,
+    "pictures": names,
   }
   files.write_json(output / f"{name}.json", content)
   return content

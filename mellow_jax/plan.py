@@ -3,7 +3,7 @@
   mellow plan --config=mellow --topology=v5e:16x16 --batch_per_chip=8 \\
     [--config.FIELD=VALUE ...] [--utilisation=0.5] [--json]
 
-The TPU compiler, from the extra `tpu`, compiles the training step and the answering of a batch in
+The TPU compiler, from the extra `tpu`, compiles the training step and the decoding of a batch in
 some minutes. The command prints the memory of a chip, the collectives in the compiled programs with
 their bytes, the arithmetic, and a predicted step time. Topologies are named as by Google Cloud:
 v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16.

@@ -41,7 +41,7 @@ def mix(
 def redraw_options(row: Record, captions: Sequence[str], rng: np.random.Generator) -> Record:
   """The row with its options "a) .. b) .." in another order, the answer's letter to match.
 
-  Where the wrong options are among the captions, others are drawn from those in their place. Rows
+  Wrong options that are among the captions are replaced by randomly chosen other captions. Rows
   without lettered options, or whose answer is none of them, stay as they are.
   """
   stem, texts = choices.split_options(row.input)

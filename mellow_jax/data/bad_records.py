@@ -72,12 +72,12 @@ class Tally:
   def check(self) -> dict[str, int]:
     """The counters, if the run may go on. Collective: every process must call it.
 
-    Raises PipelineError where more than the allowed share of the records drawn were bad.
+    Raises PipelineError where more than the allowed share of the sampled records were bad.
     """
     counters = self.counters()
     bad = sum(by_reason(counters).values())
-    drawn = counters.get(_EXAMPLES, 0) + bad
-    if drawn >= self._least and bad > self._most * drawn:
+    sampled = counters.get(_EXAMPLES, 0) + bad
+    if sampled >= self._least and bad > self._most * sampled:
       raise PipelineError(
         f"{describe(counters)}, more than config.data.max_bad_fraction {self._most:g} allows: mend "
         "or remove what bad_records.jsonl in the run's folder lists, or allow more"
@@ -91,7 +91,7 @@ def by_reason(counters: Mapping[str, int]) -> dict[str, int]:
 
 
 def describe(counters: Mapping[str, int]) -> str:
-  """The counters in words, such as "3 of 400 records drawn were bad (missing 2, damaged 1)"."""
+  """The counters as text, such as "3 of 400 records drawn were bad (missing 2, damaged 1)"."""
   found = by_reason(counters)
   listed = ", ".join(f"{key.removeprefix('bad_')} {n}" for key, n in found.items())
   bad = sum(found.values())

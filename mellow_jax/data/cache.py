@@ -3,8 +3,8 @@
   python -m mellow_jax.data.cache --rows=train.json --audio_root=DIR --output=cache/train
   mellow train ... --config.data.train=cache/train --config.data.val=cache/val
 
-A cache holds the audio files as they are, encoded: windows are drawn from all of a file, and what
-is not decoded cannot be rounded. So it gives the examples that the files give, to the last bit.
+A cache holds the bytes of the audio files, still encoded, so that random windows of whole files are
+possible and nothing is rounded: examples are those of the files, to the last bit.
 Files of much more than ten seconds are better left as files, of which only the window is read.
 
   index.json                 names, sizes and counts of the others; digest of the rows; paths of the

@@ -22,7 +22,7 @@ class Clips(Protocol):
   """Waveforms by audio path."""
 
   def load(self, path: str, rng: np.random.Generator | None) -> Float32[np.ndarray, "S"]:
-    """The clip of a row's path; rng draws the window where the preset crops at random."""
+    """The clip of a row's path; rng chooses the window where the preset crops at random."""
     ...
 
 

@@ -9,7 +9,7 @@ _SPACE = " \t\n\r"
 
 
 class _Text:
-  """What is left to read of a file, a part of it at hand."""
+  """A file read in blocks; `at_hand` is the text read so far and not yet used."""
 
   def __init__(self, file: io.TextIOBase):
     self.file, self.at_hand, self.at, self.ended = file, "", 0, False

@@ -75,8 +75,7 @@ class Preprocessor:
     try:
       return self._example(row, None, bad)
     except AudioError:
-      silent = dataclasses.replace(self, clips=_Silence(self.model.audio.clip_samples))
-      example = silent(row)
+      example = dataclasses.replace(self, clips=_Silence(self.model.audio.clip_samples))(row)
       return {**example, "loss_mask": np.zeros_like(example["loss_mask"])}
 
   def _example(
@@ -110,11 +109,11 @@ class Preprocessor:
       row.answer, preset, task=task, training=rng is not None, second=row.caption2 or None
     )
     ids = (model.pad_id, model.end_id)
-    text_ids, text_length = prompts.encode_question(
-      self.tokenizer, question, preset, model.text_tokens, *ids
+    text_ids, text_length = prompts.encode(
+      self.tokenizer, question, preset.question_end, model.text_tokens, *ids
     )
-    answer_ids, answer_length = prompts.encode_answer(
-      self.tokenizer, answer, preset, model.answer_tokens, *ids
+    answer_ids, answer_length = prompts.encode(
+      self.tokenizer, answer, preset.answer_end, model.answer_tokens, *ids
     )
     if preset.answer_end == "string":
       # The reference leaves out the loss of every pad token, also of a genuine "!".
@@ -191,24 +190,24 @@ class Preprocessor:
 
 
 def _first_usable(
-  draw: Callable[[np.random.Generator], T],
+  sample: Callable[[np.random.Generator], T],
   use: Callable[[T, np.random.Generator], U],
   rng: np.random.Generator,
   first: T | None = None,
 ) -> U:
-  """`use` of `first`, or of what `draw` gives, drawn again until it raises no AudioError.
+  """use(first), or use(sample(rng)), sampled again for as long as that raises AudioError.
 
   Raises PipelineError after MOST_TRIES.
   """
   try:
-    return use(draw(rng) if first is None else first, rng)
+    return use(sample(rng) if first is None else first, rng)
   except AudioError as error:
     failed = error
   seed = rng.integers(2**32, size=4, dtype=np.uint32)
   for number in range(bad_records.MOST_TRIES):
     again = np.random.default_rng([*seed, number])
     try:
-      return use(draw(again), again)
+      return use(sample(again), again)
     except AudioError as error:
       failed = error
   raise PipelineError(

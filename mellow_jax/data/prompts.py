@@ -224,9 +224,15 @@ def answer(
   )
 
 
-def _encode(
+def encode(
   tokenizer: Tokenizer, text: str, end: End, slots: int, pad_id: int, end_id: int
 ) -> tuple[Int32[np.ndarray, "slots"], int]:
+  """Token ids of a text and its end, cut or padded on the right to slots, and their number.
+
+  end is the preset's `question_end` or `answer_end`.
+  Raises ValueError for text beyond MAX_CHARACTERS, for half a surrogate pair, and for an end_id the
+  tokenizer lacks where its string is needed.
+  """
   if len(text) > MAX_CHARACTERS:
     raise ValueError(
       f"text of {len(text)} characters, more than the {MAX_CHARACTERS} allowed: shorten it"
@@ -252,24 +258,3 @@ def _encode(
   padded = np.full(slots, pad_id, np.int32)
   padded[: len(ids)] = ids
   return padded, len(ids)
-
-
-def encode_question(
-  tokenizer: Tokenizer, text: str, preset: Preset, slots: int, pad_id: int, end_id: int
-) -> tuple[Int32[np.ndarray, "L"], int]:
-  """Token ids of a question, cut to slots and padded on the right, and how many are not padding.
-
-  Raises ValueError for text beyond MAX_CHARACTERS, for half a surrogate pair, and for an end_id the
-  tokenizer lacks where the preset needs its string.
-  """
-  return _encode(tokenizer, text, preset.question_end, slots, pad_id, end_id)
-
-
-def encode_answer(
-  tokenizer: Tokenizer, text: str, preset: Preset, slots: int, pad_id: int, end_id: int
-) -> tuple[Int32[np.ndarray, "R"], int]:
-  """Token ids of an answer, cut to slots and padded on the right, and how many are not padding.
-
-  Raises ValueError as encode_question does.
-  """
-  return _encode(tokenizer, text, preset.answer_end, slots, pad_id, end_id)

@@ -1,4 +1,4 @@
-"""Synthetic listening scenes: what sounds when, drawn from a seed, and the waveform of it.
+"""Synthetic listening scenes: events sampled from a seed, and their waveform.
 
   silence | noise [beep    ]      [drum] [drum] noise | silence
                      [bell ]

@@ -115,8 +115,8 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
   def of_texts(texts: list[str]) -> Array:
     ids, lengths = zip(
       *(
-        prompts.encode_question(
-          *(model.tokenizer, prompts.question(text, preset), preset),
+        prompts.encode(
+          *(model.tokenizer, prompts.question(text, preset), preset.question_end),
           *(cfg.text_tokens, cfg.pad_id, cfg.end_id),
         )
         for text in texts

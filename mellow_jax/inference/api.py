@@ -25,7 +25,7 @@ from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import QuestionError
 from mellow_jax.inference import decode, text_stream
-from mellow_jax.inference.decode import DecodeState, Generation, SampleState, Sampling
+from mellow_jax.inference.decode import DecodeState, SampleState, Sampling
 from mellow_jax.models import mellow
 from mellow_jax.models.mellow import MellowModel
 
@@ -135,28 +135,20 @@ class Mellow:
       prefix = model.prefix(inputs.audio1, inputs.audio2, inputs.text_ids)
       return model, prefix, inputs.text_lengths
 
-    def row_keys(key: Key[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
-      return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    def with_row_keys(function: Callable) -> Callable:
+      """decode.generate or decode.begin, with random numbers that follow from a row's number."""
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def generate(
-      params: PyTree,
-      inputs: _Inputs,
-      key: Key[Array, ""],
-      rows: Int[Array, "B"],
-      sampling: Sampling,
-    ) -> Generation:
-      return decode.generate(*read(params, inputs), row_keys(key, rows), sampling)
+      def run(
+        params: PyTree,
+        inputs: _Inputs,
+        key: Key[Array, ""],
+        rows: Int[Array, "B"],
+        sampling: Sampling,
+      ) -> tuple:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        return function(*read(params, inputs), keys, sampling)
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def begin(
-      params: PyTree,
-      inputs: _Inputs,
-      key: Key[Array, ""],
-      rows: Int[Array, "B"],
-      sampling: Sampling,
-    ) -> tuple[SampleState, DecodeState]:
-      return decode.begin(*read(params, inputs), row_keys(key, rows), sampling)
+      return jax.jit(run, static_argnums=4)
 
     @functools.partial(jax.jit, static_argnums=3, donate_argnums=(1, 2))
     def advance(
@@ -171,8 +163,8 @@ class Mellow:
     ) -> Float[Array, "B O"]:
       return decode.score(*read(params, inputs), options, lengths)
 
-    self._encode, self._generate, self._score = encode, generate, score
-    self._begin, self._advance = begin, advance
+    self._encode, self._score, self._advance = encode, score, advance
+    self._generate, self._begin = with_row_keys(decode.generate), with_row_keys(decode.begin)
 
   @classmethod
   def load(
@@ -194,7 +186,7 @@ class Mellow:
     logger.info("device: %s, loading %s", device, os.fspath(folder))
     return cls(checkpoint.load_model(folder), preset, devices=devices)
 
-  # --- Asking ------------------------------------------------------------------------------------
+  # --- Questions ---------------------------------------------------------------------------------
 
   def answer(
     self,
@@ -319,14 +311,9 @@ class Mellow:
     decided without parsing generated text. room is the least number of options and of tokens an
     option that is computed: calls of one size are compiled once.
     """
-    cfg, preset = self.cfg, self.preset
-    encoded = [
-      [
-        prompts.encode_answer(self.tokenizer, o, preset, cfg.answer_tokens, cfg.pad_id, cfg.end_id)
-        for o in row
-      ]
-      for row in options
-    ]
+    cfg, end = self.cfg, self.preset.answer_end
+    ids = (cfg.answer_tokens, cfg.pad_id, cfg.end_id)
+    encoded = [[prompts.encode(self.tokenizer, o, end, *ids) for o in row] for row in options]
     longest = max(room[1], *(length for row in encoded for _, length in row))
     most = max(room[0], *map(len, encoded))
     shape = (len(rows), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
@@ -370,8 +357,8 @@ class Mellow:
     cfg = self.cfg
     try:
       asked = prompts.question(text, self.preset)
-      ids, length = prompts.encode_question(
-        self.tokenizer, asked, self.preset, cfg.text_tokens, cfg.pad_id, cfg.end_id
+      ids, length = prompts.encode(
+        self.tokenizer, asked, self.preset.question_end, cfg.text_tokens, cfg.pad_id, cfg.end_id
       )
     except ValueError as error:
       raise QuestionError(f"question: {error}") from None

@@ -60,7 +60,7 @@ _DEFAULTS = run_settings(Config(), rows=0, digest="")
 
 
 def silence_orbax() -> None:
-  """Keeps Orbax's 800 lines about a failed save off stderr; CheckpointError says it in one."""
+  """Keeps Orbax's 800 lines about a failed save off stderr; CheckpointError has one."""
   logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
   # After the first array that fails, the exceptions of the others are never retrieved.
   python_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.msg)

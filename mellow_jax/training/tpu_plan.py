@@ -149,7 +149,7 @@ def plan(
   log(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   log(f"compiling the training step for {topology}, some minutes on two cores")
   train = analyse(compiled.train_step, state, batch)
-  log(f"compiling the answering of a batch for {topology}")
+  log(f"compiling the decoding of a batch for {topology}")
   answers = analyse(compiled.answer, state, batch)
   found = {
     "topology": topology,

@@ -115,57 +115,57 @@ def test_tasks_of_questions(text, task):
   assert prompts.task_of(text) == task
 
 
-def ids_of(encode, tokenizer, text, preset, slots):
-  ids, length = encode(tokenizer, text, preset, slots, 17, 0)
+def ids_of(tokenizer, text, end, slots):
+  ids, length = prompts.encode(tokenizer, text, end, slots, 17, 0)
   assert ids.shape == (slots,) and ids.dtype == np.int32
   assert (ids[length:] == 17).all()
   return ids[:length].tolist()
 
 
 def test_release_question_has_no_end_token(tokenizer):
-  assert ids_of(prompts.encode_question, tokenizer, "ab", RELEASE, 6) == [20, 21]
+  assert ids_of(tokenizer, "ab", RELEASE.question_end, 6) == [20, 21]
 
 
 def test_training_end_token_follows_a_space(tokenizer):
-  for encode in (prompts.encode_question, prompts.encode_answer):
-    assert ids_of(encode, tokenizer, "ab", TRAINING, 6) == [20, 21, 1, 0]
+  for end in (TRAINING.question_end, TRAINING.answer_end):
+    assert ids_of(tokenizer, "ab", end, 6) == [20, 21, 1, 0]
 
 
 def test_clean_end_token_follows_the_text(tokenizer):
-  for encode in (prompts.encode_question, prompts.encode_answer):
-    assert ids_of(encode, tokenizer, "ab", CLEAN, 6) == [20, 21, 0]
+  for end in (CLEAN.question_end, CLEAN.answer_end):
+    assert ids_of(tokenizer, "ab", end, 6) == [20, 21, 0]
 
 
 def test_padding_is_an_ordinary_token_so_length_tells_them_apart(tokenizer):
-  assert ids_of(prompts.encode_question, tokenizer, "a!", RELEASE, 6) == [20, 17]
+  assert ids_of(tokenizer, "a!", RELEASE.question_end, 6) == [20, 17]
 
 
 def test_long_text_is_cut_and_loses_its_end(tokenizer):
-  assert ids_of(prompts.encode_question, tokenizer, "abcdef", RELEASE, 3) == [20, 21, 22]
-  assert ids_of(prompts.encode_answer, tokenizer, "abcdef", TRAINING, 3) == [20, 21, 22]
+  assert ids_of(tokenizer, "abcdef", RELEASE.question_end, 3) == [20, 21, 22]
+  assert ids_of(tokenizer, "abcdef", TRAINING.answer_end, 3) == [20, 21, 22]
 
 
 def test_clean_long_text_keeps_its_end(tokenizer):
-  assert ids_of(prompts.encode_answer, tokenizer, "abcdef", CLEAN, 3) == [20, 21, 0]
+  assert ids_of(tokenizer, "abcdef", CLEAN.answer_end, 3) == [20, 21, 0]
 
 
 def test_text_without_bound_is_refused(tokenizer):
   with pytest.raises(ValueError, match=r"10001 characters.*shorten"):
-    prompts.encode_question(tokenizer, "a" * 10_001, CLEAN, 8, 17, 0)
+    prompts.encode(tokenizer, "a" * 10_001, CLEAN.question_end, 8, 17, 0)
 
 
 def test_lone_surrogate_is_refused(tokenizer):
   with pytest.raises(ValueError, match="surrogate pair at character 2"):
-    prompts.encode_answer(tokenizer, "ab\ud800", CLEAN, 8, 17, 0)
+    prompts.encode(tokenizer, "ab\ud800", CLEAN.answer_end, 8, 17, 0)
 
 
 def test_unknown_end_id_is_refused(tokenizer):
   with pytest.raises(ValueError, match="no token 999"):
-    prompts.encode_answer(tokenizer, "ab", TRAINING, 8, 17, 999)
+    prompts.encode(tokenizer, "ab", TRAINING.answer_end, 8, 17, 999)
 
 
 def test_smollm2_end_is_a_space_and_token_0(reference_data):
   tokenizer = Tokenizer.from_file(str(reference_data / "tokenizers/smollm2/tokenizer.json"))
-  ids, length = prompts.encode_question(tokenizer, "hi there", TRAINING, 8, 17, 0)
+  ids, length = prompts.encode(tokenizer, "hi there", TRAINING.question_end, 8, 17, 0)
   assert ids[:length].tolist() == [6004, 665, 216, 0]
   assert tokenizer.decode([17]) == "!"

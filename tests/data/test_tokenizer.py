@@ -40,14 +40,9 @@ def counted(folder, text, slots):
   """The faults that `reasonaqa check` finds in a question, and what training has of it."""
   limits = faults.TokenLimits(str(folder), "training", slots, 250)
   limits.add("row", ["", "a.wav", "", "", "", text, "yes", ""])
-  length = prompts.encode_question(
-    load_tokenizer(folder),
-    prompts.question(text, PRESETS["training"]),
-    PRESETS["training"],
-    999,
-    1,
-    0,
-  )[1]
+  preset = PRESETS["training"]
+  asked = prompts.question(text, preset)
+  length = prompts.encode(load_tokenizer(folder), asked, preset.question_end, 999, 1, 0)[1]
   return [fault.message for _, fault in limits.faults()], length
 
 

@@ -29,7 +29,7 @@ def mmau(reference_data) -> list[Item]:
 def digest(reference_data: Path, preset: presets.Preset, asked: list[str]) -> str:
   tokenizer = load_tokenizer(reference_data / "tokenizers/smollm2")
   texts = [prompts.question(text, preset) for text in asked]
-  ids = [prompts.encode_question(tokenizer, text, preset, 129, 17, 0)[0] for text in texts]
+  ids = [prompts.encode(tokenizer, text, preset.question_end, 129, 17, 0)[0] for text in texts]
   return hashlib.sha256(np.stack(ids).astype("<i4").tobytes()).hexdigest()
 
 

@@ -100,9 +100,9 @@ def _rows(model: Mellow, asking: Asking, questions: Sequence[Question]) -> Itera
 def _room(model: Mellow, questions: Sequence[Question]) -> tuple[int, int]:
   """The most options of a question, and the most tokens of an option."""
   cfg = model.cfg
-  ids = (cfg.answer_tokens, cfg.pad_id, cfg.end_id)
+  how = (model.preset.answer_end, cfg.answer_tokens, cfg.pad_id, cfg.end_id)
   texts = {text for question in questions for text in question.options}
-  lengths = [prompts.encode_answer(model.tokenizer, t, model.preset, *ids)[1] for t in texts]
+  lengths = [prompts.encode(model.tokenizer, t, *how)[1] for t in texts]
   return max(len(question.options) for question in questions), max(lengths, default=0)
 
 

@@ -126,8 +126,9 @@ def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
   cfg, found = model.cfg, 0
   for question in questions:
     try:
-      _, length = prompts.encode_question(
-        model.tokenizer, question.prompt, model.preset, cfg.text_tokens + 1, cfg.pad_id, cfg.end_id
+      _, length = prompts.encode(
+        *(model.tokenizer, question.prompt, model.preset.question_end),
+        *(cfg.text_tokens + 1, cfg.pad_id, cfg.end_id),
       )
     except ValueError as error:
       raise QuestionError(f"item {question.item.id}: {error}") from None

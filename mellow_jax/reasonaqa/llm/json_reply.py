@@ -13,7 +13,7 @@ from mellow_jax.reasonaqa.llm.qa_pairs import Draft, Rejected, chosen_option
 
 _MOST_ERRORS = 200  # places that look like JSON and are not
 _QUESTION_FIELD = re.compile(r"[\"'](?:question|q|query)(?:_?text)?[\"']\s*:", re.IGNORECASE)
-_OPENING = re.compile(r"[\[{]")
+_BRACKET = re.compile(r"[\[{]")
 _LETTER = re.compile(r"(?:option\s+)?[(\[]?([A-Ha-h])(?:[)\]][.:]?|[.:]|\s+[-–—])\s+(?=\S)")
 # Field names without case and punctuation, by what they hold.
 _NAMES = {
@@ -60,7 +60,7 @@ def _values(text: str) -> Iterator[Any]:
   """JSON values in a text, with the whole ones inside truncated ones; then None if one was cut."""
   decoder = json.JSONDecoder(object_pairs_hook=_fields)
   place, errors, truncated = 0, 0, False
-  while (found := _OPENING.search(text, place)) and errors < _MOST_ERRORS:
+  while (found := _BRACKET.search(text, place)) and errors < _MOST_ERRORS:
     try:
       value, place = decoder.raw_decode(text, found.start())
       yield value
