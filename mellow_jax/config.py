@@ -343,7 +343,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class LoRAConfig:
-  """LoRA: trained low-rank products added to frozen kernels; `freeze` says what else is frozen."""
+  """LoRA: trained low-rank products added to frozen kernels; `freeze` names what else is frozen."""
 
   # Regexes of the paths of linear layers' kernels; (): none. The reference's are
   # r"decoder/.*/attn/[qv]/kernel" with rank and alpha 256, and the rest of the decoder frozen.

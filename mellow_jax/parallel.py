@@ -93,7 +93,7 @@ def initialize(
   start_seconds is how long to wait for the others. A process without a sign of life for
   heartbeat_seconds counts as dead, and the others abort: no collective could ever end.
 
-  Raises ConfigError where flags and environment do not say enough.
+  Raises ConfigError where flags and environment do not suffice.
   """
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
   if coordinator == "none":

@@ -108,7 +108,7 @@ class BadRecords:
     self._listed = {line["path"] for line in files.read_lines(path)}
 
   def add(self, found: Iterable[BadRecord]) -> None:
-    """Appends those whose paths are not listed yet."""
+    """Appends the records whose paths are not listed yet."""
     for record in found:
       if record.path not in self._listed:
         self._listed.add(record.path)

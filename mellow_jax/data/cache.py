@@ -125,7 +125,7 @@ class CacheRows(StoredRows):
 
   @functools.cached_property
   def digest(self) -> str:
-    """That of the rows as they were written."""
+    """The digest of the rows that were written."""
     return self.cache.digest or super().digest
 
 
@@ -217,7 +217,7 @@ def _first_rows(rows: Iterable[Record]) -> dict[str, int]:
 
 
 def _unusable(named: dict[str, int], root: Path) -> dict[str, BadRecord]:
-  """Those of the audio files that cannot be used, by path."""
+  """The audio files that cannot be used, by path."""
   with ThreadPoolExecutor(THREADS) as pool:  # where files are far away, most of it is waiting
     faults = pool.map(lambda path: _fault(root / path), named)
     return {

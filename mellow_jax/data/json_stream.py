@@ -48,7 +48,7 @@ class _Text:
 
 
 def items_of(file: io.TextIOBase, decoder: json.JSONDecoder) -> Iterator[object]:
-  """The items of the list that a text is, as the decoder makes them.
+  """The items of a file that holds one JSON list, as the decoder gives them.
 
   Raises ValueError, saying what is wrong and after how many items, for what is not one JSON list,
   and UnicodeDecodeError.

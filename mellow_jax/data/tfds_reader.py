@@ -56,7 +56,7 @@ class _Dataset:
     return self._source[index]
 
   def between(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    """Those of some examples, one after the other."""
+    """The features of the examples from start up to stop."""
     return self._source.__getitems__(range(start, stop))
 
 
@@ -96,7 +96,7 @@ class TfdsRows(StoredRows):
 
   @functools.cached_property
   def digest(self) -> str:
-    """That of the file they come from."""
+    """The digest of the file that the dataset was built from."""
     return self._about["digest"]
 
 

@@ -20,8 +20,8 @@ def split(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
   """(trainable, frozen) parameters by path; freeze holds regexes that match whole paths.
 
-  Running statistics are never trained, what is learnt beside the parameters always. Raises
-  ConfigError where a regex matches nothing, or where nothing is left to train.
+  Running statistics are frozen; `beside`, such as LoRA factors, is trainable. Raises ConfigError
+  where a regex matches nothing, or where nothing is left to train.
   """
   for regex in freeze:
     if not any(re.fullmatch(regex, name) for name in flat):
@@ -36,7 +36,7 @@ def split(
 
 
 def statistics(flat: dict[str, Array]) -> dict[str, Array]:
-  """Of parameters by path those that are running statistics."""
+  """The running statistics among parameters by path."""
   return {k: v for k, v in flat.items() if mellow.is_statistic(k)}
 
 
@@ -114,7 +114,7 @@ def clip_by_running_norm(
 
 
 def descend(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-  """Scales by minus the rate of the step, which `update` is given: a skipped step takes its own."""
+  """Scales by minus the learning rate of the step given to `update`, which counts skipped steps."""
 
   def update(updates: PyTree, state: PyTree, params: PyTree | None = None, *, step: Step, **_):
     del params

@@ -31,7 +31,7 @@ class Programs(NamedTuple):
 def make(cfg: Config, mesh: Mesh, steps_per_epoch: int = 1) -> Programs:
   """The programs of a run on a mesh; nothing is compiled yet.
 
-  Raises ConfigError naming what config.optim asks for in vain.
+  Raises ConfigError naming a field of config.optim that matches no parameter.
   """
   rate = optim.schedule(cfg.optim, cfg.steps, steps_per_epoch)
   tx = optim.make(cfg.optim, rate)

@@ -50,8 +50,8 @@ _NO_ANSWER = re.compile(
   r"|not (?:known|clear|sure|specified|mentioned|applicable|given))|n/?a|none|i don't know"
   r"|(?:it )?can(?:not|'t) (?:be )?(?:tell|say|told|determined?)"
 )
-# What ties a question to one clip: a word for it or its parts, for what is heard and when, or one
-# that points, such as "the", "this" or "her".
+# Words that tie a question to one clip: for the clip or its parts, for hearing and for order in
+# time, and words that point, such as "the", "this" or "her".
 _ANCHOR = _any(
   r"clips?|audio|recording|recorded|soundscape|scene|track|background|foreground|environment",
   r"hear|heard|hearing|listen\w*|present|audible",

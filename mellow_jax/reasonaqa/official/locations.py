@@ -47,7 +47,7 @@ def find(folder: str | os.PathLike, dataset: str, names: list[str]) -> Path:
     for path in _below(folder)
     if any(path.parts[-len(Path(name).parts) :] == Path(name).parts for name in names)
   ]
-  if dataset == "AudioCaps":  # their names alone say little
+  if dataset == "AudioCaps":  # train.csv and the like are names of many datasets
     found = [
       path
       for path in found

@@ -186,7 +186,7 @@ class _RowMaker:
     return [_Row(CAPTION, _sentence(caption), caption) for caption in clip.captions]
 
   def choice(self, clip: CaptionedClip, rng: np.random.Generator) -> list[_Row]:
-    """Which sound is heard, of up to four."""
+    """A question for the sound in the clip, with up to four options."""
     caption = _any(clip.captions, rng)
     options, wrong = [clip.label or _phrase(caption)], list[_Sound]()
     for sound in self.others(clip, rng):

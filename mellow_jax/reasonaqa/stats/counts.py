@@ -63,12 +63,12 @@ class FileCounts:
 
   @property
   def rows(self) -> int:
-    """Of all subsets."""
+    """The number of rows in all subsets."""
     return sum(subset.rows for subset in self.subsets.values())
 
   @property
   def clips(self) -> int:
-    """Different ones of all subsets."""
+    """The number of distinct clips in all subsets."""
     return len(set().union(*(subset.clips for subset in self.subsets.values())))
 
 
