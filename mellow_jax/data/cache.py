@@ -45,8 +45,11 @@ SHARD_MIB = 1024
 THREADS = 16  # that look at and read audio files while a cache is written
 
 
-class Cache:
-  """A cache folder, opened; its files are read when a row or a clip is asked for."""
+class Cache(StoredRows):
+  """The rows of a cache folder, in the order of their file, and the bytes of its clips.
+
+  Its files are read when a row or a clip is asked for.
+  """
 
   def __init__(self, folder: str | os.PathLike):
     """Raises DataError where the folder is no whole cache."""
@@ -61,7 +64,7 @@ class Cache:
         raise DataError(f"{path}: has {size} of {file['bytes']} bytes: copy or write it again")
     self.bad: dict[str, list[str]] = index["bad"]
     self.crc32: dict[str, int] = dict(index["clips"])
-    self.digest: str = index.get("digest", "")  # of the rows; older caches have none
+    self._digest: str = index.get("digest", "")  # of the rows; older caches have none
     self._places = {path: i for i, path in enumerate(self.crc32)}
     self._rows, self._clips = (
       grain.sources.ArrayRecordDataSource(
@@ -75,18 +78,25 @@ class Cache:
   def __len__(self) -> int:
     return len(self._rows)
 
-  def rows(self, start: int, stop: int) -> list[list[str]]:
-    """The fields of some rows, one after the other. Raises DataError where a file is damaged."""
+  def between(self, start: int, stop: int) -> Iterator[Record]:
+    """The rows from start up to stop; raises DataError where a file is damaged."""
     try:
-      return [json.loads(row) for row in self._rows.__getitems__(range(start, stop))]
+      rows = self._rows.__getitems__(range(start, stop))
     except RuntimeError as error:
       raise DataError(
         f"{self.path}: one of the rows {start} to {stop - 1} is damaged ({error}): write it again"
       ) from None
+    for i, fields in enumerate(rows, start):
+      yield Record(*json.loads(fields), row=i)
 
   def audio_paths(self) -> list[str]:
     """Each audio path the rows name, once."""
     return [*self._places, *self.bad]
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """The digest of the rows that were written."""
+    return self._digest or super().digest
 
   def clip(self, path: str) -> bytes:
     """The bytes of an audio file. Raises AudioError for one that could not be used."""
@@ -98,35 +108,6 @@ class Cache:
       raise AudioError(
         f"{path}: is damaged in {self.path} ({error}): write the cache again", "damaged"
       ) from None
-
-
-@dataclass(frozen=True)
-class CacheRows(StoredRows):
-  """The records of a cache, in the order of the file they come from."""
-
-  cache: Cache
-
-  @property
-  def path(self) -> str:
-    """The cache's folder."""
-    return self.cache.path
-
-  def __len__(self) -> int:
-    return len(self.cache)
-
-  def between(self, start: int, stop: int) -> Iterator[Record]:
-    """The rows from start up to stop; raises DataError where a file is damaged."""
-    for i, fields in enumerate(self.cache.rows(start, stop), start):
-      yield Record(*fields, row=i)
-
-  def audio_paths(self) -> list[str]:
-    """Each audio path the rows name, once."""
-    return self.cache.audio_paths()
-
-  @functools.cached_property
-  def digest(self) -> str:
-    """The digest of the rows that were written."""
-    return self.cache.digest or super().digest
 
 
 @dataclass(frozen=True)

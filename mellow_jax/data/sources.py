@@ -52,7 +52,7 @@ class OpenSources:
     if folder.is_dir():
       if path not in self._stores:
         self._stores[path] = cache.CacheClips(cache.Cache(path), model_audio, preset)
-      return cache.CacheRows(self._stores[path].cache)
+      return self._stores[path].cache
     rows = records.read(path, self.listed)
     root = data.audio_root or os.fspath(folder.parent)
     files = self._roots.setdefault(root, FileClips(root, model_audio, preset))

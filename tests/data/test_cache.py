@@ -31,19 +31,19 @@ def test_large_caches_are_written_in_several_files(dataset):
   opened = cache.Cache(dataset / "train")
   for name in opened.crc32:
     assert opened.clip(name) == (dataset / name).read_bytes()
-  assert list(cache.CacheRows(opened)) == list(records.read(dataset / "train.json"))
+  assert list(opened) == list(records.read(dataset / "train.json"))
 
 
 def test_a_cache_without_a_digest_of_its_rows_has_the_same(dataset):
   write(dataset)
   digest, index = (
-    cache.CacheRows(cache.Cache(dataset / "train")).digest,
+    cache.Cache(dataset / "train").digest,
     dataset / "train/index.json",
   )
   found = json.loads(index.read_text())
   assert found.pop("digest") == digest
   index.write_text(json.dumps(found))
-  assert cache.CacheRows(cache.Cache(dataset / "train")).digest == digest
+  assert cache.Cache(dataset / "train").digest == digest
 
 
 def test_bad_files_are_listed_or_refuse_the_cache(dataset):

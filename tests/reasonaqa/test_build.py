@@ -101,9 +101,8 @@ def test_missing_audio_may_be_kept_and_the_papers_clips_chosen(dataset):
 def test_records_for_pods_hold_the_rows_and_their_audio(dataset):
   assert run(dataset, "--array_record") == 0
   opened = cache.Cache(dataset / "made/array_record/test")
-  rows = cache.CacheRows(opened)
-  assert [*rows] == [*records.read(dataset / "made/test.json")]
-  for path in rows.audio_paths():
+  assert [*opened] == [*records.read(dataset / "made/test.json")]
+  for path in opened.audio_paths():
     assert opened.clip(path) == (dataset / "audio" / path).read_bytes()
 
 
