@@ -1,7 +1,7 @@
 """Converts PyTorch weights to a model folder and back, exactly.
 
-mellow convert --input=FILE --output=DIR [--tokenizer=DIR]
-mellow convert --reverse --input=DIR --output=FILE.safetensors
+mellow convert --input=FILE --output=DIR [--tokenizer=DIR] [--adapter=DIR]
+mellow convert --reverse --input=DIR --output=FILE.safetensors [--adapter=DIR]
 """
 
 import functools
@@ -22,10 +22,18 @@ def _flags() -> flags.FlagValues:
   text(
     "input",
     help="A .ckpt, .pt, .pth, .safetensors or .gguf file, a folder that holds one, or "
-    "hf://OWNER/REPO/FILE, of Mellow, HTSAT or SmolLM2; with --reverse a model folder.",
+    "hf://OWNER/REPO/FILE, of Mellow, HTSAT, CNN14, SmolLM2, GPT-2 or a LoRA adapter of peft; with "
+    "--reverse a model folder.",
   )
   text("output", help="Model folder to write; with --reverse a .safetensors or .pt file.")
-  text("tokenizer", help="Folder or hf://OWNER/REPO; by default that of the weights or SmolLM2's.")
+  text("tokenizer", help="Folder or hf://OWNER/REPO; by default the weights' or decoder's.")
+  text(
+    "adapter",
+    help="Model folder for the LoRA factors of a whole model, merged without one; with --reverse "
+    "the folder they come from.",
+  )
+  alpha = "Alpha of LoRA, where no file tells it. Default: see docs/convert.md."
+  flags.DEFINE_float("lora_alpha", None, alpha, lower_bound=1e-6, flag_values=f)
   names = sorted(presets.PRESETS)
   flags.DEFINE_enum("preset", "release", names, "How the model reads its input.", flag_values=f)
   switch("reverse", help="Write a file for the PyTorch code.")
@@ -42,11 +50,13 @@ def _convert(f: flags.FlagValues) -> None:
   # Here, as it takes seconds, which --help and wrong flags need not.
   from mellow_jax.convert import model_folders
 
+  how = {"adapter": f.adapter, "lora_alpha": f.lora_alpha, "dry_run": dry_run}
   if f.reverse:
-    model_folders.to_pytorch(f.input, f.output, dry_run=dry_run)
+    model_folders.to_pytorch(f.input, f.output, **how)
   else:
-    how = {"tokenizer_source": f.tokenizer, "preset": f.preset, "dry_run": dry_run}
-    model_folders.to_model_folder(f.input, f.output, **how)
+    model_folders.to_model_folder(
+      f.input, f.output, tokenizer_source=f.tokenizer, preset=f.preset, **how
+    )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,12 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from librosa import filters
 
-from mellow_jax.config import ModelConfig
+from mellow_jax.config import (
+  CNN14Config,
+  GPT2Config,
+  HTSATConfig,
+  LinearConfig,
+  ModelConfig,
+  TransformerConfig,
+)
 from mellow_jax.convert import rules
 from mellow_jax.errors import CheckpointError
-from mellow_jax.models import htsat, mellow
+from mellow_jax.models import htsat, lora, mellow
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+EMBEDDING = "decoder/embed/embedding"
 # Types whose every value float32 holds.
 EXACT = ("float32", "float16", "bfloat16")
 
@@ -26,17 +33,41 @@ class Line(NamedTuple):
 
 
 def kind_of(state_dict: dict[str, np.ndarray]) -> str:
-  """ "mellow", "htsat" or "smollm2".
+  """What a file holds: a key of rules.MARKERS.
 
   Raises CheckpointError where the keys are of none of them.
   """
-  for kind, (marker, _) in rules.TABLES.items():
-    if marker in state_dict:
+  for kind, marker in rules.MARKERS.items():
+    if any(re.fullmatch(marker, key) for key in state_dict):
       return kind
   raise CheckpointError(
-    f"neither Mellow, HTSAT nor SmolLM2: none of {', '.join(m for m, _ in rules.TABLES.values())} "
-    f"is among its {len(state_dict)} keys, the first of which are {_some(state_dict)}"
+    f"none of Mellow, HTSAT, CNN14, SmolLM2, GPT-2 and adapters of peft: of its {len(state_dict)} "
+    f"keys, the first of which are {_some(state_dict)}, none matches "
+    f"{', '.join(rules.MARKERS.values())}"
   )
+
+
+def config_of(state_dict: dict[str, np.ndarray]) -> ModelConfig:
+  """The configuration of the model whose weights, or part of them, these are.
+
+  Keys tell the classes of encoder, mapper and decoder; what a part alone does not tell is as
+  released. Raises CheckpointError as `kind_of` does.
+  """
+  kind, cfg = kind_of(state_dict), ModelConfig()
+
+  def has(marker: str) -> bool:
+    return any(re.match(marker, key) for key in state_dict)
+
+  if kind == "cnn14" or has(r"audio_encoder\.base\.cnn14\."):
+    cfg.encoder = CNN14Config()
+  if kind == "gpt2" or has(r"(caption_decoder\.lm\.)?(base_model\.model\.)?transformer\."):
+    cfg.decoder, cfg.pad_id = GPT2Config(), 0
+    cfg.sep_id = cfg.end_id = cfg.decoder.vocab - 1
+  if has(r"audio_encoder\.mapper\."):
+    cfg.mapper = TransformerConfig()
+  elif has(r"audio_encoder\.projection\.linear\."):
+    cfg.mapper = LinearConfig(bias="audio_encoder.projection.linear.bias" in state_dict)
+  return cfg
 
 
 def _some(names: Any) -> str:
@@ -48,35 +79,64 @@ def plan(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> list[Line]:
   """Every entry's destination.
 
   Raises CheckpointError, naming the keys, unless each key matches exactly one rule, each parameter
-  of the part is filled exactly once, and all shapes and types are right.
+  of what the file holds is filled exactly once, and all shapes and types are right.
   """
-  table = rules.TABLES[kind_of(state_dict)][1]
-  lines = []
+  kind = kind_of(state_dict)
+  table = rules.table(kind, cfg)
+  lines, shapes = [], {}
   for key, array in state_dict.items():
     found = rules.match(key, table)
     if len(found) != 1:
       what = "matches no rule" if not found else "matches several rules"
-      raise CheckpointError(f"key {key!r} {what}: the file is not of the released architecture")
-    path = found[0][1]
-    lines.append(Line(key, path and path.replace(".", "/"), array.shape, str(array.dtype)))
-  abstract = mellow.flatten(mellow.abstract(cfg)[1])
-  _check_total(lines, abstract)
-  transforms = {key: rules.match(key, table)[0][0].transform for key in state_dict}
+      raise CheckpointError(f"key {key!r} {what}: the file is of another architecture")
+    (rule, path), *_ = found
+    line = Line(key, path and path.replace(".", "/"), array.shape, str(array.dtype))
+    lines.append(line)
+    if line.path is not None:
+      shapes[line.path] = _shape(line, rule.transform)
+  expected = _expected(kind, shapes, cfg)
+  _check_total(lines, expected)
   for line in lines:
-    if line.path is None:
-      continue
-    if line.dtype not in EXACT:
-      raise CheckpointError(f"key {line.key!r} is {line.dtype}: only {', '.join(EXACT)} are exact")
-    shape = transforms[line.key].there(state_dict[line.key]).shape
-    if shape != abstract[line.path].shape:
+    if line.path and shapes[line.path] != expected[line.path].shape:
       raise CheckpointError(
-        f"key {line.key!r} has shape {line.shape}, which gives {line.path} the shape {shape} "
-        f"instead of {abstract[line.path].shape}: another architecture"
+        f"key {line.key!r} has shape {line.shape}, which gives {line.path} the shape "
+        f"{shapes[line.path]} instead of {expected[line.path].shape}: another architecture"
       )
   return lines
 
 
-def _check_total(lines: list[Line], abstract: dict[str, Any]) -> None:
+def _shape(line: Line, transform: rules.Transform) -> tuple[int, ...]:
+  """Our shape of an entry; raises CheckpointError for types and numbers of axes that cannot be."""
+  if line.dtype not in EXACT:
+    raise CheckpointError(f"key {line.key!r} is {line.dtype}: only {', '.join(EXACT)} are exact")
+  try:
+    return transform.there(np.broadcast_to(np.float32(0), line.shape)).shape
+  except ValueError:  # a transpose of other axes
+    raise CheckpointError(
+      f"key {line.key!r} has shape {line.shape}: another architecture"
+    ) from None
+
+
+def _expected(kind: str, shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> dict[str, Any]:
+  """The parameters that a file of a kind must fill, as ShapeDtypeStructs by path.
+
+  Which layers LoRA adapts, and its rank, are those of the file.
+  """
+  flat = mellow.flatten(mellow.abstract(cfg)[1])
+  if kind in ("htsat", "cnn14"):
+    return {name: x for name, x in flat.items() if name.startswith("encoder/")}
+  if kind in ("smollm2", "gpt2"):
+    return {name: x for name, x in flat.items() if name.startswith("decoder/")}
+  if kind == "mellow":
+    return flat
+  ranks = [shape[-1] for name, shape in shapes.items() if name.endswith("/lora_a")]
+  whole = lora.abstract(flat, shapes, max(ranks, default=0))
+  if kind == "adapter":
+    return {name: x for name, x in whole.items() if name not in flat}
+  return whole
+
+
+def _check_total(lines: list[Line], expected: dict[str, Any]) -> None:
   filled = [line.path for line in lines if line.path]
   twice = (
     sorted({path for path in filled if filled.count(path) > 1})
@@ -85,12 +145,11 @@ def _check_total(lines: list[Line], abstract: dict[str, Any]) -> None:
   )
   if twice:
     raise CheckpointError(f"filled twice: {_some(twice)}")
-  unknown = set(filled) - set(abstract)
+  unknown = set(filled) - set(expected)
   if unknown:
     keys = [line.key for line in lines if line.path in unknown]
     raise CheckpointError(f"keys of another architecture: {_some(keys)}")
-  parts = {path.split("/")[0] for path in filled}
-  missing = {p for p in abstract if p.split("/")[0] in parts} - set(filled)
+  missing = set(expected) - set(filled)
   if missing:
     raise CheckpointError(f"missing from the file: what fills {_some(missing)}")
 
@@ -101,15 +160,15 @@ def convert(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np
   Raises CheckpointError as `plan` does, and where a head of its own contradicts the tied embedding.
   """
   lines = plan(state_dict, cfg)
-  table = rules.TABLES[kind_of(state_dict)][1]
+  table = rules.table(kind_of(state_dict), cfg)
+  embedding = next((state_dict[line.key] for line in lines if line.path == EMBEDDING), None)
   flat = {}
   for line in lines:
     array = state_dict[line.key]
     if line.path is None:
-      if line.key.endswith(HEAD):
-        embedding = state_dict[line.key.removesuffix(HEAD) + EMBEDDING]
-        if not np.array_equal(array, embedding, equal_nan=True):
-          raise CheckpointError(f"key {line.key!r} differs from the embedding it should be tied to")
+      is_head = line.key.endswith("lm_head.weight")
+      if is_head and not np.array_equal(array, embedding, equal_nan=True):
+        raise CheckpointError(f"key {line.key!r} differs from the embedding it should be tied to")
       continue
     transform = rules.match(line.key, table)[0][0].transform
     flat[line.path] = np.ascontiguousarray(transform.there(array), dtype=np.float32)
@@ -131,52 +190,102 @@ def _invert(rule: rules.Rule) -> tuple[str, str]:
 
 
 def reverse(flat: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np.ndarray]:
-  """The full state_dict that the PyTorch code loads, computed entries and tied head included.
+  """The state_dict that PyTorch code loads, with its computed entries and its tied head.
 
-  Raises CheckpointError where flat is not a whole model.
+  Of a whole model, with or without LoRA, of its encoder or decoder alone, or of LoRA factors alone.
+  Raises CheckpointError where flat is none of these.
   """
-  missing = set(mellow.flatten(mellow.abstract(cfg)[1])) - set(flat)
-  if missing:
-    raise CheckpointError(f"not a whole model, missing {_some(missing)}")
-  inverted = [(*_invert(rule), rule.transform) for rule in rules.MELLOW if rule.path]
-  state_dict = computed(cfg)
+  kind = _kind_of_params(flat, cfg)
+  expected = _expected(kind, {name: x.shape for name, x in flat.items()}, cfg)
+  missing, unknown = set(expected) - set(flat), set(flat) - set(expected)
+  if missing or unknown:
+    what = f"missing {_some(missing)}" if missing else f"with {_some(unknown)}"
+    raise CheckpointError(f"not a whole model and no part that has a file of its own: {what}")
+  wrong = [name for name, x in flat.items() if x.shape != expected[name].shape]
+  if wrong:
+    raise CheckpointError(f"shapes do not fit together: {_some(wrong)}")
+  inverted = [(*_invert(rule), rule.transform) for rule in rules.table(kind, cfg) if rule.path]
+  state_dict = computed(cfg, kind)
   for path, array in flat.items():
-    dotted = path.replace("/", ".")
-    matches = [(re.fullmatch(p, dotted), key, t) for p, key, t in inverted]
-    ((match, key, transform),) = [m for m in matches if m[0]]
-    state_dict[match.expand(key)] = transform.back(np.asarray(array))
-  head, embedding = (f"caption_decoder.lm.{name}" for name in (HEAD, EMBEDDING))
-  state_dict[head] = state_dict[embedding]
+    found = [(re.fullmatch(p, path.replace("/", ".")), key, t) for p, key, t in inverted]
+    keys = [(match.expand(key), transform) for match, key, transform in found if match]
+    if len(keys) > 1:  # peft renames what it adapts
+      is_adapted = f"{path.rpartition('/')[0]}/lora_a" in flat
+      keys = [entry for entry in keys if (".base_layer." in entry[0]) == is_adapted]
+    if not keys:  # LoRA elsewhere than in the decoder
+      raise CheckpointError(f"{path} has no name in files of peft, which adapts the decoder alone")
+    ((key, transform),) = keys
+    state_dict[key] = transform.back(np.asarray(array))
+    if path == EMBEDDING and kind.startswith("mellow"):
+      lm = re.match(r"caption_decoder\.lm\.(base_model\.model\.)?", key)[0]
+      state_dict[lm + "lm_head.weight"] = state_dict[key]
   return state_dict
 
 
-def computed(cfg: ModelConfig) -> dict[str, np.ndarray]:
-  """The entries that the PyTorch code keeps beside its weights, made from the configuration.
+def _kind_of_params(flat: dict[str, np.ndarray], cfg: ModelConfig) -> str:
+  """The kind of file, a key of rules.MARKERS, that holds these parameters."""
+  factors = [name for name in flat if name.endswith(("/lora_a", "/lora_b"))]
+  if factors and len(factors) == len(flat):
+    return "adapter"
+  parts = {name.split("/")[0] for name in flat}
+  if not factors and parts == {"encoder"}:
+    return cfg.encoder.kind
+  if not factors and parts == {"decoder"}:
+    return cfg.decoder.kind
+  return "mellow with LoRA" if factors else "mellow"
 
-  Source: torchlibrosa's STFT as a convolution and mel matrix; the buffers of Swin's windows.
+
+def computed(cfg: ModelConfig, kind: str = "mellow") -> dict[str, np.ndarray]:
+  """The entries that a kind of file has beside its weights, made from the configuration."""
+  if kind == "gpt2":
+    mask = np.tri(cfg.decoder.positions, dtype=np.float32)[None, None]
+    return {f"h.{layer}.attn.bias": mask for layer in range(cfg.decoder.layers)}
+  if kind in ("smollm2", "adapter"):
+    return {}
+  prefix = {"htsat": "sed_model.", "cnn14": ""}.get(kind, f"audio_encoder.base.{cfg.encoder.kind}.")
+  match cfg.encoder:
+    case HTSATConfig():
+      buffers = {**_norm_counts(prefix, ["bn0"]), **_window_buffers(cfg, prefix)}
+    case CNN14Config():
+      norms = [f"conv_block{i + 1}.bn{j}" for i in range(len(cfg.encoder.channels)) for j in (1, 2)]
+      buffers = _norm_counts(prefix, ["bn0", *norms])
+  return {**_log_mel(cfg, prefix), **buffers}
+
+
+def _log_mel(cfg: ModelConfig, prefix: str) -> dict[str, np.ndarray]:
+  """The Fourier transform as a convolution, and the mel matrix.
+
+  Source: torchlibrosa.
   """
-  audio, encoder, prefix = cfg.audio, cfg.encoder, "audio_encoder.base.htsat."
-  n = audio.n_fft
+  audio, n = cfg.audio, cfg.audio.n_fft
   window = np.hanning(n + 1)[:-1]
   angle = -2 * np.pi * (np.arange(n // 2 + 1)[:, None] * np.arange(n)[None] % n) / n
   mel = filters.mel(
     sr=audio.sample_rate, n_fft=n, n_mels=audio.mel_bins, fmin=audio.f_min, fmax=audio.f_max
   )
   stft = prefix + "spectrogram_extractor.stft.conv_"
-  entries = {
+  return {
     stft + "real.weight": (np.cos(angle) * window)[:, None].astype(np.float32),
     stft + "imag.weight": (np.sin(angle) * window)[:, None].astype(np.float32),
     prefix + "logmel_extractor.melW": np.ascontiguousarray(mel.T, dtype=np.float32),
-    prefix + "bn0.num_batches_tracked": np.zeros((), np.int64),
   }
+
+
+def _norm_counts(prefix: str, names: list[str]) -> dict[str, np.ndarray]:
+  """The number of batches that each batch norm has tracked, which nothing reads."""
+  return {f"{prefix}{name}.num_batches_tracked": np.zeros((), np.int64) for name in names}
+
+
+def _window_buffers(cfg: ModelConfig, prefix: str) -> dict[str, np.ndarray]:
+  """Indices and masks of Swin's windows."""
+  encoder, entries = cfg.encoder, {}
   for stage, depth in enumerate(encoder.depths):
-    grid = encoder.sizes(audio).image_side // (encoder.patch * 2**stage)
+    grid = encoder.sizes(cfg.audio).image_side // (encoder.patch * 2**stage)
     window_side = min(encoder.window, grid)
     for block in range(depth):
       name = f"{prefix}layers.{stage}.blocks.{block}."
-      entries[name + "attn.relative_position_index"] = htsat.relative_position_index(
-        window_side
-      ).astype(np.int64)
+      index = htsat.relative_position_index(window_side)
+      entries[name + "attn.relative_position_index"] = index.astype(np.int64)
       if block % 2 and window_side < grid:
         entries[name + "attn_mask"] = htsat.shift_mask(grid, window_side, window_side // 2)
   return entries

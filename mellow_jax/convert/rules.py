@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mellow_jax.config import CNN14Config, GPT2Config, HTSATConfig, ModelConfig, SmolLM2Config
+from mellow_jax.config import (
+  CNN14Config,
+  GPT2Config,
+  HTSATConfig,
+  LinearConfig,
+  ModelConfig,
+  NonlinearConfig,
+  SmolLM2Config,
+  TransformerConfig,
+)
 
 
 class Transform(NamedTuple):
@@ -154,43 +163,139 @@ def gpt2(prefix: str) -> list[Rule]:
   ]
 
 
-def mellow(cfg: ModelConfig) -> list[Rule]:
-  """A whole checkpoint of the encoder and decoder of a configuration."""
+def encoder(cfg: ModelConfig, prefix: str) -> list[Rule]:
+  """The encoder of the configuration under `prefix`."""
   match cfg.encoder:
     case HTSATConfig():
-      encoder = htsat(r"audio_encoder\.base\.htsat\.")
+      return htsat(prefix)
     case CNN14Config():
-      encoder = cnn14(r"audio_encoder\.base\.cnn14\.")
+      return cnn14(prefix)
+
+
+def decoder(cfg: ModelConfig, prefix: str) -> list[Rule]:
+  """The decoder of the configuration under `prefix`, as its class with a head names it."""
   match cfg.decoder:
     case SmolLM2Config():
-      decoder = smollm2(r"caption_decoder\.lm\.")
+      return smollm2(prefix)
     case GPT2Config():
-      # The tied head, as SmolLM2's.
-      head = Rule(r"caption_decoder\.lm\.lm_head\.weight", None, None)
-      decoder = [*gpt2(r"caption_decoder\.lm\.transformer\."), head]
+      head = Rule(prefix + r"lm_head\.weight", None, None)  # tied, as SmolLM2's
+      return [*gpt2(prefix + r"transformer\."), head]
+
+
+def mapper(cfg: ModelConfig) -> list[Rule]:
+  """The mapper of the configuration in a whole checkpoint.
+
+  No public code has the linear and the transformer projection. Their names are ours, those of the
+  transformer's layers Pengi's.
+  """
+  projection, ours = r"audio_encoder\.projection\.", "mapper.projection."
+  nonlinear = [
+    Rule(projection + r"linear(1|2)\.weight", ours + r"linear\1.kernel", transpose),
+    *_norm(projection + "layer_norm", ours + "norm"),
+  ]
+  found = _linear(r"audio_encoder\.base\.c2l", "mapper.c2l")
+  match cfg.mapper:
+    case LinearConfig():
+      return [*found, *_linear(projection + "linear", ours + "linear")]
+    case NonlinearConfig():
+      return [*found, *nonlinear]
+    case TransformerConfig():
+      return [*found, *nonlinear, *_mapper_transformer()]
+
+
+def _mapper_transformer() -> list[Rule]:
+  stack, ours = r"audio_encoder\.mapper\.", "mapper.transformer."
+  layer, in_layer = stack + r"transformer\.layers\.(\d+)\.", ours + r"layers.\1."
   return [
-    *encoder,
-    *_linear(r"audio_encoder\.base\.c2l", "mapper.c2l"),
-    Rule(
-      r"audio_encoder\.projection\.linear(1|2)\.weight",
-      r"mapper.projection.linear\1.kernel",
-      transpose,
-    ),
-    *_norm(r"audio_encoder\.projection\.layer_norm", "mapper.projection.norm"),
-    *decoder,
+    Rule(stack + "prefix_const", ours + "constants", keep),
+    *_norm(layer + "norm1", in_layer + "norm1"),
+    Rule(layer + r"attn\.to_queries\.weight", in_layer + "queries.kernel", transpose),
+    Rule(layer + r"attn\.to_keys_values\.weight", in_layer + "keys_values.kernel", transpose),
+    *_linear(layer + r"attn\.project", in_layer + "project"),
+    *_norm(layer + "norm2", in_layer + "norm2"),
+    *_linear(layer + r"mlp\.fc1", in_layer + "fc1"),
+    *_linear(layer + r"mlp\.fc2", in_layer + "fc2"),
   ]
 
 
-MELLOW = mellow(ModelConfig())
-HTSAT = htsat(r"sed_model\.")
-SMOLLM2 = smollm2("")
+def with_lora(rules: list[Rule], adapter: str) -> list[Rule]:
+  """The rules of a decoder that the package peft has wrapped, which adapts some linear layers.
 
-# What a source holds, told by a key that only it has.
-TABLES = {
-  "mellow": ("audio_encoder.projection.linear1.weight", MELLOW),
-  "htsat": ("sed_model.patch_embed.proj.weight", HTSAT),
-  "smollm2": ("model.embed_tokens.weight", SMOLLM2),
+  `adapter` is the regex that stands between lora_A and weight. The plain layers keep their names.
+
+  Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
+  """
+  kernels = [rule for rule in rules if rule.path and rule.path.endswith(".kernel")]
+  linear = {rule.key.removesuffix(r"\.weight") for rule in kernels}
+  found = []
+  for rule in rules:
+    layer, _, leaf = rule.key.rpartition(r"\.")
+    found.append(rule)
+    if layer in linear:
+      found.append(rule._replace(key=rf"{layer}\.base_layer\.{leaf}"))
+  for rule in kernels:
+    layer, ours = rule.key.removesuffix(r"\.weight"), rule.path.removesuffix("kernel")
+    for part in "AB":
+      key = rf"{layer}\.lora_{part}{adapter}\.weight"
+      found.append(Rule(key, f"{ours}lora_{part.lower()}", transpose))
+  return found
+
+
+def mellow(cfg: ModelConfig) -> list[Rule]:
+  """A whole checkpoint of a configuration."""
+  return [
+    *encoder(cfg, rf"audio_encoder\.base\.{cfg.encoder.kind}\."),
+    *mapper(cfg),
+    *decoder(cfg, r"caption_decoder\.lm\."),
+  ]
+
+
+def mellow_lora(cfg: ModelConfig) -> list[Rule]:
+  """A whole checkpoint whose decoder peft has wrapped."""
+  return [
+    *encoder(cfg, rf"audio_encoder\.base\.{cfg.encoder.kind}\."),
+    *mapper(cfg),
+    *with_lora(decoder(cfg, r"caption_decoder\.lm\.base_model\.model\."), r"\.default"),
+  ]
+
+
+def adapter(cfg: ModelConfig) -> list[Rule]:
+  """A file of peft with the low-rank factors of a decoder and nothing else."""
+  rules = with_lora(decoder(cfg, r"base_model\.model\."), "")
+  return [rule for rule in rules if rule.path and rule.path.endswith(("lora_a", "lora_b"))]
+
+
+MELLOW = mellow(ModelConfig())
+
+# What a file holds, told by a regex of a key that only such files have.
+MARKERS = {
+  "mellow with LoRA": r"caption_decoder\.lm\.base_model\..*",
+  "mellow": r"audio_encoder\.base\.c2l\.weight",
+  "htsat": r"sed_model\.patch_embed\.proj\.weight",
+  "cnn14": r"conv_block1\.conv1\.weight",
+  "smollm2": r"model\.embed_tokens\.weight",
+  "gpt2": r"wte\.weight",
+  "adapter": r"base_model\.model\..*\.lora_A\.weight",
 }
+
+
+def table(kind: str, cfg: ModelConfig) -> list[Rule]:
+  """The rules of a kind of file, which is a key of MARKERS, for a configuration."""
+  match kind:
+    case "mellow":
+      return mellow(cfg)
+    case "mellow with LoRA":
+      return mellow_lora(cfg)
+    case "adapter":
+      return adapter(cfg)
+    case "htsat":
+      return htsat(r"sed_model\.")
+    case "cnn14":
+      return cnn14("")
+    case "smollm2":
+      return smollm2("")
+    case _:
+      return gpt2("")
 
 
 def match(key: str, rules: list[Rule]) -> list[tuple[Rule, str | None]]:

@@ -18,6 +18,7 @@ from mellow_jax.errors import CheckpointError
 _TORCH = (".ckpt", ".pt", ".pth")
 _ENDINGS = (*_TORCH, ".safetensors", ".gguf")
 _INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG, _ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # of peft
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 _WRAPPERS = ("state_dict", "model")  # Lightning's key, and the one of CNN14's training code
 _HUB = "hf://"
@@ -85,6 +86,9 @@ def _download(source: str) -> Path:
       for shard in sorted(set(_read_index(path).values())):
         beside = (PurePosixPath(file).parent / shard).as_posix()
         huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+    if path.name == _ADAPTER:
+      beside = (PurePosixPath(file).parent / ADAPTER_CONFIG).as_posix()
+      huggingface_hub.hf_hub_download(repo, beside, revision=revision)
     return path
   except CheckpointError:
     raise

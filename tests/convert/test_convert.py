@@ -60,10 +60,10 @@ def test_every_leaf_is_filled_once_with_its_shape(flat):
   assert all(v.dtype == np.float32 for v in flat.values())
 
 
-@pytest.mark.parametrize("kind", rules.TABLES)
+@pytest.mark.parametrize("kind", rules.MARKERS)
 def test_rules_match_one_key_at_most(manifest, kind):
   for key in manifest:
-    assert len(rules.match(key, rules.TABLES[kind][1])) <= 1
+    assert len(rules.match(key, rules.table(kind, CFG))) <= 1
 
 
 def test_there_and_back_is_bit_identical(state_dict, flat, manifest):
