@@ -223,7 +223,9 @@ def test_a_checkpoint_of_peft_becomes_weights_and_an_adapter_and_comes_back(
   base, adapter, merged = (tmp_path / n for n in ("base", "adapter", "merged"))
   flags = [flag] if flag else []
   out = run(cfg, f"--input={source}", f"--output={base}", f"--adapter={adapter}", *flags)
-  assert f"LoRA of rank 4, alpha {alpha:g}" in out and ("--lora_alpha sets another" in out) != bool(flags)
+  assert f"LoRA of rank 4, alpha {alpha:g}" in out and ("--lora_alpha sets another" in out) != bool(
+    flags
+  )
   assert same({k: np.asarray(x) for k, x in checkpoint.load_params(base)[0].items()}, flat)
   found = {k: np.asarray(x) for k, x in checkpoint.load_params(adapter)[0].items()}
   assert same(found, lora.scaled(low, alpha / 4))
