@@ -41,7 +41,7 @@ def weights(cfg: ModelConfig) -> dict[str, jax.Array]:
   manifest = json.loads((GOLDEN / "manifest.json").read_text())
   flat = {}
   for key, shape in manifest.items():
-    ((rule, path),) = rules.match(key, rules.MELLOW)
+    ((rule, path),) = rules.match(key, rules.mellow(cfg))
     layer = path.split(".")[2] if path and path.startswith("decoder.blocks.") else "0"
     if path is not None and int(layer) < cfg.decoder.layers:
       array = rule.transform.there(recipe.fill(key, tuple(shape), 202))
