@@ -236,6 +236,16 @@ def test_a_checkpoint_of_peft_becomes_weights_and_an_adapter_and_comes_back(
   assert same(found, lora.merge(flat | low, alpha / 4))
 
 
+def test_an_adapter_folder_of_training_holds_a_mapper_that_is_taken(run, tmp_path):
+  cfg, flat = parameters("htsat-nonlinear-smollm2")
+  trained = factors(flat, KEY_QUERY) | {k: x + 1 for k, x in part(flat, "mapper").items()}
+  base, adapter, back = tmp_path / "base", tmp_path / "adapter", tmp_path / "back.pt"
+  checkpoint.save_model(base, flat, cfg, "clean", None)
+  checkpoint.save_model(adapter, lora.scaled(trained, 2.0), cfg, "clean", None)
+  run(cfg, "--reverse", f"--input={base}", f"--adapter={adapter}", f"--output={back}")
+  assert same(torch_files.read(back), convert.reverse(flat | trained, cfg))
+
+
 def test_peft_on_gpt2_wraps_biases_as_well():
   cfg, flat = parameters("cnn14-linear-gpt2")
   low = factors(flat, QUERY_VALUE)

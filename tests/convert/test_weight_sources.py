@@ -174,6 +174,13 @@ def test_shards_come_from_the_hub_too(cached_repo):
   assert "cannot be fetched" in refusal("hf://owner/repo/model.safetensors.index.json")
 
 
+def test_an_adapter_comes_from_the_hub_with_its_configuration(cached_repo):
+  save_file(STATE, cached_repo / "adapter_model.safetensors")
+  assert "cannot be fetched" in refusal("hf://owner/repo/adapter_model.safetensors")
+  (cached_repo / "adapter_config.json").write_text("{}")
+  assert_state("hf://owner/repo", cached_repo / "adapter_model.safetensors")
+
+
 def test_a_repository_is_asked_for_the_one_checkpoint_at_its_top(tmp_path, monkeypatch):
   torch_files.write(tmp_path / "v0.ckpt", STATE)
   listed, asked = ["README.md", "v0.ckpt", "onnx/model.safetensors"], []
