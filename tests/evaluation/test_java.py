@@ -175,4 +175,4 @@ def test_brackets_are_no_words_by_regex():
 def test_help_is_printed(capsys):
   for name in ("", "score", "compare", "doctor"):
     assert evaluate.main(["evaluate", *filter(None, [name]), "--help"]) == 0
-    assert "python -m mellow_jax.evaluate" in capsys.readouterr().out
+    assert "mellow evaluate" in capsys.readouterr().out
