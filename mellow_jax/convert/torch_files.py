@@ -24,7 +24,7 @@ from mellow_jax.convert import stored_zip, torch_legacy, torch_tensors
 from mellow_jax.convert.torch_tensors import DTYPES, Storage
 from mellow_jax.errors import CheckpointError
 
-MAX_PICKLE_BYTES = 8 * 2**20  # Mellow's is 0.1 MB
+MAX_PICKLE_BYTES = 64 * 2**20  # Mellow's is 0.1 MB, a sampler of 2 million clips 18 MB
 
 _ALIGNMENT = 64  # bytes, as PyTorch places storages
 _STORAGES = {dtype: name for name, dtype in DTYPES.items()}
