@@ -74,7 +74,7 @@ def to_model_folder(
   except CheckpointError as error:
     raise CheckpointError(f"{path}: {error}") from error
   has_lora = any(map(peft.is_factor, flat))
-  if adapter and kind != "mellow with LoRA":
+  if adapter and not (has_lora and kind == "mellow with LoRA"):
     raise CheckpointError(f"{path}: it is no whole model with LoRA: leave out --adapter")
   if adapter and pathlib.Path(adapter).resolve() == pathlib.Path(folder).resolve():
     raise CheckpointError(f"--adapter={adapter} must be another folder than --output")

@@ -265,8 +265,6 @@ def adapter(cfg: ModelConfig) -> list[Rule]:
   return [rule for rule in rules if rule.path and rule.path.endswith(("lora_a", "lora_b"))]
 
 
-MELLOW = mellow(ModelConfig())
-
 # What a file holds, told by a regex of a key that only such files have.
 MARKERS = {
   "mellow with LoRA": r"caption_decoder\.lm\.base_model\..*",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import systems
@@ -15,6 +16,7 @@ from mellow_jax.config import (
   CNN14Config,
   GPT2Config,
   LinearConfig,
+  LoRAConfig,
   ModelConfig,
   SmolLM2Config,
   TransformerConfig,
@@ -114,6 +116,21 @@ def test_full_gpt2_of_the_hub_drops_masks_and_keeps_biases(manifest, abstract):
   assert shapes_of(back) == shapes | masks
   mask = back["h.3.attn.bias"][0, 0]
   assert mask[5, 5] == 1 and mask[5, 6] == 0 and mask[1023, 0] == 1
+
+
+def test_full_checkpoints_of_peft_have_the_codes_names_and_size():
+  cfg = ModelConfig()
+  flat = mellow.flatten(mellow.abstract(cfg)[1])
+  code = LoRAConfig(kernels=(r"decoder/.*/attn/[qv]/kernel",), rank=256)
+  low = jax.eval_shape(lambda: lora.init(flat, code, jax.random.key(0)))
+  held = convert.reverse(without_memory({k: x.shape for k, x in (flat | low).items()}), cfg)
+  assert sum(x.size for key, x in held.items() if ".lora_" in key) == 14_745_600
+  layer = PEFT + "model.layers.29.self_attn."
+  assert held[layer + "v_proj.lora_A.default.weight"].shape == (256, 576)
+  assert held[layer + "v_proj.lora_B.default.weight"].shape == (192, 256)
+  assert kinds(convert.config_of(held)) == "htsat-nonlinear-smollm2"
+  filled = {line.path for line in convert.plan(held, cfg) if line.path}
+  assert filled == set(flat | low)
 
 
 # --- There and back ------------------------------------------------------------------------------
