@@ -122,13 +122,22 @@ class SharedPredictions(_File):
 
   Process I appends its rows to FILE.part-I, in any order. Once every row is answered, `finish`
   joins the parts to FILE, in order. One process calls `begin` and `finish`, all call `append`. A
-  rerun reads the parts of all earlier processes, whatever their number.
+  rerun reads the parts of all earlier processes, whatever their number. As a context manager it
+  gives its lock back at the end of the block.
   """
 
   def __init__(self, path: str | os.PathLike, rows: int, part: int = 0):
     super().__init__(path)
     self.rows, self._mine = rows, self.path.with_name(f"{self.path.name}.part-{part}")
     self._held: BinaryIO | None = None
+
+  def __enter__(self) -> "SharedPredictions":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._held is not None:
+      self._held.close()
+      self._held = None
 
   def _parts(self) -> list[Path]:
     return sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.part-*"))
@@ -204,7 +213,7 @@ class SharedPredictions(_File):
       part.unlink(missing_ok=True)
 
   def _lock(self, file: BinaryIO) -> None:
-    """Locks the file against other runs until this process ends, if the file system has locks."""
+    """Locks the file against other runs until it is closed, if the file system has locks."""
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -101,6 +101,14 @@ def test_a_run_that_goes_on_keeps_others_out(tmp_path):
   assert two.begin(SETTINGS)[0]
 
 
+def test_the_lock_is_given_back_at_the_end_of_the_block(tmp_path):
+  with pytest.raises(KeyError), shared(tmp_path) as one:
+    one.begin(SETTINGS)
+    one.append([line(0)])
+    raise KeyError
+  assert shared(tmp_path).begin(SETTINGS)[0] and one.rows == 6
+
+
 @pytest.mark.parametrize(
   "content", ["[]\n", '{"row": 6}\n', '{"row": -1}\n', '{"row": "1"}\n', "x\n", '{"text": ""}\n']
 )

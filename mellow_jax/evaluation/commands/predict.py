@@ -223,9 +223,9 @@ def _predict(f: flags.FlagValues) -> None:
     max_new_tokens=f.max_new_tokens,
     options_loglik=f.options_loglik,
   )
-  output = SharedPredictions(f.output, len(questions), jax.process_index())
-  done = runner.begin(output, settings)
-  runner.answer(model, asking, questions, output, done, f.batch_size * len(devices))
+  with SharedPredictions(f.output, len(questions), jax.process_index()) as output:
+    done = runner.begin(output, settings)
+    runner.answer(model, asking, questions, output, done, f.batch_size * len(devices))
   _say(f"{f.output}: {len(questions)} answers to {len(items)} items of {f.benchmark}")
 
 
