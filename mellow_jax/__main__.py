@@ -17,10 +17,16 @@ import sys
 from collections.abc import Sequence
 
 import mellow_jax
+from mellow_jax import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command that argv, by default sys.argv, names; returns its exit status."""
+  with cli.ending_in_a_line():  # Ctrl-C may come while a command is imported
+    return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
   _, *words = sys.argv if argv is None else argv
   name = words[0] if words else ""
   # Imported where it is called: the commands need different things, some of them JAX.

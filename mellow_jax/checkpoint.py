@@ -126,13 +126,16 @@ def save_model(
 
 
 def _read_config(folder: pathlib.Path) -> dict:
-  try:
-    content = files.read_json(folder / "config.json", "a model's configuration")
-  except DataError as error:
+  path = folder / "config.json"
+  if not path.is_file():
     raise CheckpointError(
-      f"{folder}: no readable config.json; a model folder is written by "
-      f"`mellow convert` or by training ({error})"
-    ) from error
+      f"{folder}: no readable config.json; name a model folder, which `mellow convert` or training "
+      "writes"
+    )
+  try:
+    content = files.read_json(path, "a model's configuration")
+  except DataError as error:
+    raise CheckpointError(str(error)) from error
   found = content.get("format") if isinstance(content, dict) else None
   if found != FORMAT:
     raise CheckpointError(f"{folder}/config.json: format {found}, this version reads {FORMAT}")

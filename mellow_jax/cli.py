@@ -1,8 +1,11 @@
 """What the commands share: flags, --help, and one line for what the caller can mend."""
 
+import contextlib
+import os
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -79,12 +82,40 @@ def help_text(doc: str, f: flags.FlagValues) -> str:
   return "\n".join(lines)
 
 
+def _field_fault(error: KeyError, argv: Sequence[str]) -> str:
+  """The --config.FIELD of argv that ml_collections did not find, and where fields are listed."""
+  lacking = re.search(r"Field (\w+) not found", str(error))
+  if not lacking:
+    return str(error.args[0])
+  names = (word.removeprefix("-").removeprefix("-").partition("=")[0] for word in argv)
+  fields = [name for name in names if name.startswith("config.")]
+  given = next((name for name in fields if lacking[1] in name.split(".")), lacking[1])
+  return f"--{given}: mellow_jax/config.py lists the fields"
+
+
+@contextlib.contextmanager
+def ending_in_a_line() -> Iterator[None]:
+  """Turns Ctrl-C and a stdout whose reader is gone, as of `| head`, into a line and SystemExit."""
+  try:
+    yield
+    sys.stdout.flush()
+  except KeyboardInterrupt:
+    print("error: stopped by Ctrl-C", file=sys.stderr, flush=True)
+    raise SystemExit(130) from None  # as shells count it
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at exit either
+    print("error: the output was closed before its end", file=sys.stderr, flush=True)
+    raise SystemExit(1) from None
+
+
 def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
   """Reads argv into f and returns its arguments; raises FlagsError and flags.Error."""
   try:
     extra = f(argv)[1:]
   except KeyError as error:  # of ml_collections
-    raise FlagsError(f"unknown config field ({error.args[0]})") from None
+    raise FlagsError(f"unknown config field {_field_fault(error, argv)}") from None
+  except flags.UnrecognizedFlagError as error:
+    raise FlagsError(f"{error}; --help lists the flags") from None
   if extra and example:
     raise FlagsError(f"{extra[0]!r} is no flag: write {example}")
   return extra
@@ -102,14 +133,16 @@ def run(
 
   Returns the exit status: that of `do`, 0 for None, or 1 after one line on stderr for a UserError,
   an OSError or wrong flags. Arguments that are no flags are an error that suggests `example`;
-  where that is None, `do` gets them after f.
+  where that is None, `do` gets them after f. Raises SystemExit, after such a line, on Ctrl-C and
+  where stdout's reader is gone.
   """
   try:
-    arguments = _read(argv, f, example)
-    if f.help:
-      print(help_text(doc, f))
-      return 0
-    return do(f, *arguments) or 0
+    with ending_in_a_line():
+      arguments = _read(argv, f, example)
+      if f.help:
+        print(help_text(doc, f))
+        return 0
+      return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 1

@@ -34,8 +34,9 @@ def main(argv: Sequence[str]) -> int:
     print(__doc__)
     return 0
   else:
-    fault = f"{name!r} is none" if name else "a command is missing"
-    print(f"error: {fault}: predict, score, compare, doctor, picture or export", file=sys.stderr)
+    fault = f"{name!r} is no command" if name else "a command is missing"
+    commands = "predict, score, compare, doctor, picture or export"
+    print(f"error: {fault}: write {commands}", file=sys.stderr)
     return 1
   return command.main([f"{argv[0]} {name}", *argv[2:]])
 

@@ -4,7 +4,8 @@
 
 For each clip: its log-mel spectrogram, and over the same time axis the probabilities of the sound
 events that the model's own audio encoder finds most likely; above them the answer. Words of the
-answer that no event supports are named, by the rule stated in evaluation/hallucination.py.
+answer that no event supports are named, by the rule stated in
+evaluation/inspection/hallucination.py.
 
 A clip longer than the model's input is cut into consecutive windows, each with an answer of its
 own. Of two clips the first window of each is used. A picture holds six windows; more windows make

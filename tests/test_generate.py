@@ -148,6 +148,14 @@ def test_what_is_compiled_is_logged_once(tiny_model_folder, clips, capfd):
   assert others == ["compiling, once: answers in batches of 1"]
 
 
+def test_a_question_that_is_cut_is_told_once(tiny_model_folder, clips, capfd):
+  model = api.Mellow.load(tiny_model_folder)
+  for _ in range(2):
+    model.answer(clips / "a.wav", " ".join(["heard"] * 400), sampling=SHORT)
+  (told,) = [line for line in capfd.readouterr().err.splitlines() if "cut" in line]
+  assert told.startswith("questions are cut after ") and told.endswith("...")
+
+
 def test_a_logger_that_the_program_has_set_stays(model, clips, capfd, monkeypatch):
   monkeypatch.setattr(api.logger, "level", logging.WARNING)
   api.logger.manager._clear_cache()

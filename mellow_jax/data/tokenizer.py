@@ -56,7 +56,10 @@ def load_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # tokenizers raises plain Exception
-    raise CheckpointError(f"{path}: no readable tokenizer: {first_line(error)}") from error
+    raise CheckpointError(
+      f"{path}: no readable tokenizer ({first_line(error)}): restore it from a copy, or write the "
+      "model folder again"
+    ) from error
   if tokenizer.token_to_id("!") is not None:
     tokenizer.add_tokens([tokenizers.AddedToken("!", normalized=False)])
   return tokenizer

@@ -120,6 +120,7 @@ class Mellow:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
     self.preset, self.cfg = presets.PRESETS[name], loaded.config
     self.tokenizer, self._compiled = loaded.tokenizer, set()
+    self._told_of_cut = False
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
     self.params = jax.device_put(params, parallel.replicated(mesh))
@@ -362,6 +363,11 @@ class Mellow:
       )
     except ValueError as error:
       raise QuestionError(f"question: {error}") from None
+    if length == cfg.text_tokens and not self._told_of_cut:
+      room = length - (self.preset.question_end == "token")
+      if len(self.tokenizer.encode(asked, add_special_tokens=False).ids) > room:
+        self._told_of_cut = True
+        logger.warning("questions are cut after %d tokens, the first is: %.40s...", room, text)
     return _Prompt((clip1, clip2), ids, length)
 
   def _inputs(self, batch: list[_Prompt]) -> _Inputs:

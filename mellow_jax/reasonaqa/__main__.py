@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
       print(__doc__.strip())
       return 0
     case _:
-      print(f"error: {name!r}: write build, synthesize, stats, check or tfds", file=sys.stderr)
+      fault = f"{name!r} is no command" if name else "a command is missing"
+      print(f"error: {fault}: write build, synthesize, stats, check or tfds", file=sys.stderr)
       return 1
   return command.main(argv[1:])
 

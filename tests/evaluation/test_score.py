@@ -313,7 +313,7 @@ def test_probes_that_do_not_fit_are_refused(files, tmp_path, capsys):
   ("arguments", "said"),
   [
     ((), "a command is missing"),
-    (("judge",), "'judge' is none"),
+    (("judge",), "'judge' is no command"),
     (("score",), "--predictions is missing"),
     (("score", "x.jsonl"), "is no flag"),
     (("score", "--predictions=/nowhere.jsonl"), "cannot be read"),

@@ -79,7 +79,7 @@ def _flags() -> flags.FlagValues:
 def _read_items(f: flags.FlagValues) -> list[Item]:
   for name in ("benchmark", "data"):
     if not f[name].value:
-      raise FlagsError(f"--{name} is missing")
+      raise FlagsError(f"--{name} is missing: --help says what it is")
   left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
   how = {"quarantined": left_out, "option_sets": f.redraw_options, "say": _say}
   return catalogue.read(f.benchmark, f.data, **how)
@@ -182,7 +182,7 @@ def _sha256(content: bytes) -> str:
 def _predict(f: flags.FlagValues) -> None:
   for name in ("checkpoint", "output"):
     if not f[name].value:
-      raise FlagsError(f"--{name} is missing")
+      raise FlagsError(f"--{name} is missing: --help says what it is")
   parallel.initialize(f.coordinator or "", f.processes, f.process_id)
   everything = _read_items(f)
   items, missing = _present(f, everything[: f.limit or None])
