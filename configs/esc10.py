@@ -15,10 +15,13 @@ import dataclasses
 
 from mellow_jax import config
 from mellow_jax.configs import demo
+from mellow_jax.errors import ConfigError
 
 
 def get_config(arg: str = "") -> config.Config:
   """The run from the demo's weights in runs/demo/model, or with arg "scratch" from none."""
+  if arg not in ("", "scratch"):
+    raise ConfigError(f"esc10:{arg}: write esc10 or esc10:scratch")
   base = demo.get_config()
   encoder = dataclasses.replace(
     base.model.encoder,

@@ -8,10 +8,13 @@ the paper.
 """
 
 from mellow_jax import config
+from mellow_jax.errors import ConfigError
 
 
 def get_config(arg: str = "") -> config.Config:
   """Everything but the audio encoder is trained; with arg "lora" small matrices beside it."""
+  if arg not in ("", "lora"):
+    raise ConfigError(f"finetune:{arg}: write finetune or finetune:lora")
   lora = config.LoRAConfig()
   freeze = ("encoder/.*",)
   if arg == "lora":

@@ -12,6 +12,7 @@ Sources: "paper" is the publication, appendix E.2; "training" the public trainin
 """
 
 from mellow_jax import config
+from mellow_jax.errors import ConfigError
 
 ROWS = 968_071  # paper, table 1: training rows
 
@@ -21,6 +22,8 @@ def get_config(arg: str = "") -> config.Config:
 
   arg "random" starts from random weights instead of the pretrained parts.
   """
+  if arg not in ("", "random"):
+    raise ConfigError(f"mellow:{arg}: write mellow or mellow:random")
   epochs = 30  # paper
   batch_size = 4 * 8  # training: 4 a GPU; the number of GPUs is not published, 8 assumed
   return config.Config(

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from mellow_jax.errors import FlagsError, UserError
+from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
 COLUMNS = 100
@@ -49,8 +49,14 @@ class _ConfigParser(flags.ArgumentParser):
     self._load = load
 
   def parse(self, argument: str) -> object:
-    """The config that the file returns."""
-    return self._load(config_path(argument))
+    """The config that the file returns; FlagsError for whatever goes wrong in the file."""
+    path = config_path(argument)
+    try:
+      return self._load(path)
+    except Exception as error:  # the file is the user's own Python
+      cause = error.__context__ or error  # ml_collections puts a traceback into the message
+      kind = "" if isinstance(cause, UserError) else f"mend the file: {type(cause).__name__}: "
+      raise FlagsError(f"{kind}{first_line(cause)}") from None
 
 
 def define_config(f: flags.FlagValues, argv: Sequence[str]) -> None:
