@@ -13,6 +13,8 @@
 import sys
 from collections.abc import Sequence
 
+from mellow_jax import cli
+
 
 def main(argv: Sequence[str]) -> int:
   """The exit status of the command that argv names."""
@@ -42,4 +44,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  with cli.ending_in_a_line():
+    status = main(sys.argv)
+  sys.exit(status)

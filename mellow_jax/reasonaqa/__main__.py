@@ -13,6 +13,8 @@ same command.
 import sys
 from collections.abc import Sequence
 
+from mellow_jax import cli
+
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command that argv[1] names; returns its exit status."""
@@ -40,4 +42,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  with cli.ending_in_a_line():
+    status = main(sys.argv)
+  sys.exit(status)
