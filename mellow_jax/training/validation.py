@@ -6,11 +6,11 @@ import numpy as np
 
 from mellow_jax import parallel
 from mellow_jax.data import pipeline
-from mellow_jax.training.step import Batch, TrainState
+from mellow_jax.training.step import Batch, Flat, TrainState
 
 
-def mean_loss(state: TrainState, batches: Iterator[Batch], eval_step: Callable) -> float:
-  """Mean loss over the answer tokens of all batches."""
+def mean_loss(state: TrainState | Flat, batches: Iterator[Batch], eval_step: Callable) -> float:
+  """Mean loss over the answer tokens of all batches; state is what eval_step takes."""
   loss, tokens = 0.0, 0
   for batch in batches:
     batch_loss, batch_tokens = eval_step(state, batch)
