@@ -203,7 +203,9 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   text("config", "ablations", "Config of the systems; ablations:paper is the paper's scale.")
-  text("workdir", None, "Folder of the whole table.")
+  text("workdir", None, "Folder of the whole table; also --output.")
+  cli.define_old_name(f, "output", "workdir")
+  cli.define_device(f)
   flags.DEFINE_list("rows", [], f"Blocks of the table: {', '.join(BLOCKS)}.", flag_values=f)
   text("benchmark", "scenes", "What systems answer; see `mellow evaluate predict --help`.")
   text("data", None, "The benchmark's data; by default the run's own scenes.")
@@ -219,6 +221,9 @@ def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> None:
   if not f.workdir:
     raise FlagsError("--workdir is missing: name a folder for the table")
   is_paper = ":" in f.config
+  from mellow_jax import parallel  # here, so that --help does not wait for JAX
+
+  parallel.require_device(f.device)
   blocks = f.rows or [block for block in BLOCKS if is_paper or block != "data"]
   if unknown := sorted(set(blocks) - set(BLOCKS)):
     raise FlagsError(f"--rows={unknown[0]}: use {', '.join(BLOCKS)}")

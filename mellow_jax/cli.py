@@ -11,10 +11,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from mellow_jax import config_help
 from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
 COLUMNS = 100
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # --device to JAX's name
 
 
 def flag_values() -> flags.FlagValues:
@@ -22,6 +24,33 @@ def flag_values() -> flags.FlagValues:
   f = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this.", flag_values=f, short_name="h")
   return f
+
+
+def define_old_name(f: flags.FlagValues, old: str, name: str) -> None:
+  """Lets --old, which users may have in scripts, stand for --name; --help does not show it."""
+  flags.DEFINE_alias(old, name, flag_values=f)
+
+
+def define_device(f: flags.FlagValues) -> None:
+  """Defines --device, which `run` hands to JAX; parallel.require_device checks that it is there."""
+  flags.DEFINE_enum(
+    "device", None, list(PLATFORMS), "Where the model runs; by default JAX chooses.", flag_values=f
+  )
+
+
+def _use_device(device: str) -> None:
+  os.environ["JAX_PLATFORMS"] = PLATFORMS[device]
+  if "jax" in sys.modules:  # it has read the environment already
+    sys.modules["jax"].config.update("jax_platforms", PLATFORMS[device])
+
+
+def _with_underscores(argv: Sequence[str]) -> list[str]:
+  """argv with --dry_run for --dry-run: in the name of each flag, an underscore for a dash."""
+
+  def name(word: str) -> str:
+    return re.sub(r"(?<=\w)-(?=\w)", "_", word) if word.startswith("--") else word
+
+  return ["".join((name(word.partition("=")[0]), *word.partition("=")[1:])) for word in argv]
 
 
 def config_path(value: str) -> str:
@@ -62,15 +91,18 @@ class _ConfigParser(flags.ArgumentParser):
 def define_config(f: flags.FlagValues, argv: Sequence[str]) -> None:
   """Defines --config=NAME in f, and --config.FIELD=VALUE for the fields that argv sets."""
   text = "Config of the package, or path of a .py file with get_config(); :ARG goes to get_config."
-  config_flags.DEFINE_config_file("config", None, text, flag_values=f, sys_argv=list(argv))
+  words = _with_underscores(argv)
+  config_flags.DEFINE_config_file("config", None, text, flag_values=f, sys_argv=words)
   f["config"].parser = _ConfigParser(f["config"].parser.parse)
+  fields = "List the fields of --config with type, value, unit and source."
+  flags.DEFINE_bool("help_config", False, fields, flag_values=f)
 
 
 def help_text(doc: str, f: flags.FlagValues) -> str:
   """The doc of a command, then its flags in the order of their definition."""
   lines = [doc.strip(), "", "Flags:"]
   for flag in (flag for group in f.flags_by_module_dict().values() for flag in group):
-    if flag.name == "help":
+    if flag.name == "help" or flag.help.startswith("Alias for --"):
       continue
     values = getattr(flag.parser, "enum_values", None) or []
     # What absl adds by itself goes: a list of values before, that a flag can be repeated after.
@@ -96,7 +128,7 @@ def _field_fault(error: KeyError, argv: Sequence[str]) -> str:
   names = (word.removeprefix("-").removeprefix("-").partition("=")[0] for word in argv)
   fields = [name for name in names if name.startswith("config.")]
   given = next((name for name in fields if lacking[1] in name.split(".")), lacking[1])
-  return f"--{given}: mellow_jax/config.py lists the fields"
+  return f"--{given}: --help_config lists the fields"
 
 
 @contextlib.contextmanager
@@ -117,7 +149,7 @@ def ending_in_a_line() -> Iterator[None]:
 def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
   """Reads argv into f and returns its arguments; raises FlagsError and flags.Error."""
   try:
-    extra = f(argv)[1:]
+    extra = f(_with_underscores(argv))[1:]
   except KeyError as error:  # of ml_collections
     raise FlagsError(f"unknown config field {_field_fault(error, argv)}") from None
   except flags.UnrecognizedFlagError as error:
@@ -148,6 +180,13 @@ def run(
       if f.help:
         print(help_text(doc, f))
         return 0
+      if "help_config" in f and f.help_config:
+        if not f.config:
+          raise FlagsError("--config is missing: name the config whose fields are listed")
+        print(config_help.text(f.config))
+        return 0
+      if "device" in f and f.device:
+        _use_device(f.device)
       return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """Answers questions about audio: one, or a whole manifest of them.
 
   mellow generate --checkpoint=DIR --audio=a.wav [--audio=b.wav] --prompt="..."
-  mellow generate --checkpoint=DIR --manifest=rows.json --audio_root=DIR \\
+  mellow generate --checkpoint=DIR --data=rows.json --audio_root=DIR \\
     --output=predictions.jsonl
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import tqdm
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, parallel
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Clip
 from mellow_jax.errors import AudioError, FlagsError
@@ -31,9 +31,11 @@ def _flags() -> flags.FlagValues:
   text("checkpoint", help="Model folder, from the converter or from training.")
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
   text("prompt", help="The question about --audio.")
-  text("manifest", help="ReasonAQA JSON file whose rows are answered.")
-  text("audio_root", help="Folder below which the manifest's clips are; its own folder if absent.")
-  text("output", help="JSONL file for the manifest's answers; a rerun goes on where it stopped.")
+  text("data", help="ReasonAQA JSON file whose rows are answered.")
+  cli.define_old_name(f, "manifest", "data")
+  cli.define_device(f)
+  text("audio_root", help="Folder below which the clips of --data are; its own folder if absent.")
+  text("output", help="JSONL file for the answers to --data; a rerun goes on where it stopped.")
   text("preset", help="release, training or clean; by default the model folder's.")
   kinds = ["greedy", "sample", "beam"]
   flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
@@ -51,7 +53,7 @@ def _flags() -> flags.FlagValues:
   number("samples", 1, "Answers a question, from sample or beam.")
   number("beams", 4, "Beams of --sampling=beam.")
   number("seed", 0, "Seed of --sampling=sample.")
-  number("batch_size", 8, "Rows of the manifest answered together.", lower_bound=1)
+  number("batch_size", 8, "Rows of --data answered together.", lower_bound=1)
   share = functools.partial(flags.DEFINE_float, flag_values=f)
   share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
   share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
@@ -96,7 +98,7 @@ def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
 def _rows(
   f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record], root: Path
 ) -> Iterator[Row]:
-  """Rows of the manifest with their audio loaded."""
+  """Rows of --data with their audio loaded."""
 
   @functools.lru_cache(64)  # rows about the same clip follow each other
   def load(path: str) -> Clip:
@@ -107,7 +109,7 @@ def _rows(
       second = load(entry.filepath2) if entry.filepath2 else None
       yield load(entry.filepath1), second, entry.input
     except AudioError as error:
-      raise AudioError(f"{f.manifest}, row {entry.row} (from 0): {error}", error.reason) from None
+      raise AudioError(f"{f.data}, row {entry.row} (from 0): {error}", error.reason) from None
 
 
 def _sha256(path: Path) -> str:
@@ -115,21 +117,21 @@ def _sha256(path: Path) -> str:
 
 
 def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
-  """Appends the answers to the rows of --manifest to --output."""
+  """Appends the answers to the rows of --data to --output."""
   if not f.output:
     raise FlagsError("--output is missing: name a file for the answers")
   if f.window == "all":
-    raise FlagsError("--window=all is for --audio: choose first or center for a manifest")
-  entries, root = records.read(f.manifest), Path(f.audio_root or Path(f.manifest).parent)
+    raise FlagsError("--window=all is for --audio: choose first or center for --data")
+  entries, root = records.read(f.data), Path(f.audio_root or Path(f.data).parent)
   if absent := records.missing_audio(entries, root):
     raise FlagsError(
-      f"{f.manifest}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
+      f"{f.data}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
       "check --audio_root"
     )
   model = Mellow.load(f.checkpoint, f.preset)
   settings = {
     "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
-    "manifest_sha256": _sha256(Path(f.manifest)),
+    "manifest_sha256": _sha256(Path(f.data)),
     "preset": model.preset.name,
     "window": f.window,
     "seed": f.seed,
@@ -153,9 +155,10 @@ def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
 def _generate(f: flags.FlagValues) -> None:
   if not f.checkpoint:
     raise FlagsError("--checkpoint is missing: name a model folder")
-  if bool(f.manifest) == bool(f.audio):
-    raise FlagsError("give either --audio and --prompt, or --manifest and --output")
-  (_answer_manifest if f.manifest else _answer_prompt)(f, _sampling(f))
+  parallel.require_device(f.device)
+  if bool(f.data) == bool(f.audio):
+    raise FlagsError("give either --audio and --prompt, or --data and --output")
+  (_answer_manifest if f.data else _answer_prompt)(f, _sampling(f))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mellow_jax import cli, files
+from mellow_jax import cli, files, parallel
 from mellow_jax.data import audio, audioset
 from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.inspection import events, hallucination, picture
@@ -143,6 +143,7 @@ def _flags() -> flags.FlagValues:
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
   text("prompt", None, "The question; by default a caption, of two clips their difference.")
   text("output", "inspected", "Folder for the picture and the JSON file, named after the clips.")
+  cli.define_device(f)
   text("preset", None, "release, training or clean; by default the model folder's.")
   flags.DEFINE_integer("top", 3, "Events drawn for each clip.", 1, 10, flag_values=f)
   flags.DEFINE_float(
@@ -160,6 +161,7 @@ def _inspect(f: flags.FlagValues) -> None:
     raise FlagsError("--checkpoint is missing: name a model folder")
   if len(f.audio) not in QUESTIONS:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
+  parallel.require_device(f.device)
   model, output = Mellow.load(f.checkpoint, f.preset), Path(f.output)
   prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
   found = inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)

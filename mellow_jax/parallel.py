@@ -125,6 +125,27 @@ def initialize(
   log(f"{jax.process_count()} processes, from {source}")
 
 
+def require_device(kind: str | None) -> None:
+  """Checks that JAX runs on the cpu, gpu or tpu that --device named; None: on whatever there is.
+
+  Must be called after `initialize`. Raises ConfigError with the remedy where there is no such
+  device.
+  """
+  remedies = {
+    "gpu": "install mellow_jax[cuda] on a machine with an NVIDIA GPU, or give --device=cpu",
+    "tpu": "install mellow_jax[tpu] on a TPU VM, or give --device=cpu",
+    "cpu": "a device is in use already",
+  }
+  if kind is None:
+    return
+  try:
+    found = jax.default_backend()
+  except (RuntimeError, AssertionError):  # the latter of JAX 0.10 where no GPU is visible
+    found = None
+  if found != kind:
+    raise ConfigError(f"--device={kind}: JAX finds none here: {remedies[kind]}")
+
+
 def make_deterministic() -> None:
   """Makes programs compiled from now on give the same bits in every run.
 

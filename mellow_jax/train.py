@@ -47,7 +47,9 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
   cli.define_config(f, argv)
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
-  text("workdir", None, "Folder of this run: checkpoints and metrics.")
+  text("workdir", None, "Folder of this run: checkpoints and metrics; also --output.")
+  cli.define_old_name(f, "output", "workdir")
+  cli.define_device(f)
   text("coordinator", "", "HOST:PORT of process 0; none: this process is alone.")
   number("processes", None, "Processes of this run.")
   number("process_id", None, "Number of this one, from 0.")
@@ -81,6 +83,7 @@ def _train(f: flags.FlagValues) -> int:
     parallel.make_deterministic()
   place = (f.coordinator, f.processes, f.process_id)
   parallel.initialize(*place, f.start_seconds, f.heartbeat_seconds)
+  parallel.require_device(f.device)
   stop = parallel.StopSignal()
   workdir.mkdir(parents=True, exist_ok=True)
   try:

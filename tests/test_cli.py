@@ -5,15 +5,16 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, config_help
 
 
 @pytest.mark.parametrize(
   ("flag", "line"),
   [
-    ("--config.stepz=3", "unknown config field --config.stepz: mellow_jax/config.py lists"),
-    ("--config.optim.rate=3", "unknown config field --config.optim.rate: mellow_jax/config.py"),
+    ("--config.stepz=3", "unknown config field --config.stepz: --help_config lists"),
+    ("--config.optim.rate=3", "unknown config field --config.optim.rate: --help_config"),
     ("--bogus", "Unknown command line flag 'bogus'; --help lists the flags"),
     ("word", "'word' is no flag: write --config=NAME"),
   ],
@@ -52,6 +53,69 @@ def _read_config(value):
   f, argv = cli.flag_values(), ["mellow x", f"--config={value}"]
   cli.define_config(f, argv)
   return cli.run(argv, f, "Doc.", lambda f: 0, example="--config=NAME")
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
+def test_a_flag_is_taken_with_dashes_and_with_underscores(flag):
+  f, found = cli.flag_values(), []
+  flags.DEFINE_bool("dry_run", False, "Write nothing.", flag_values=f)
+  flags.DEFINE_string("output_name", "", "A name.", flag_values=f)
+  argv = ["mellow x", flag, "--output-name=a-b--c-d"]
+  assert (
+    cli.run(argv, f, "Doc.", lambda f: found.append((f.dry_run, f.output_name)), example="") == 0
+  )
+  assert found == [(True, "a-b--c-d")]
+
+
+def test_a_config_field_is_taken_with_dashes():
+  argv = ["mellow x", "--config=demo", "--config.batch-size=7", "--config.data.val-share=0.5"]
+  f, found = cli.flag_values(), []
+  cli.define_config(f, argv)
+  assert cli.run(argv, f, "Doc.", lambda f: found.append(f.config), example="--config=NAME") == 0
+  assert (found[0].batch_size, found[0].data.val_share) == (7, 0.5)
+
+
+def test_an_old_name_of_a_flag_stands_for_the_new_one_and_is_not_in_the_help():
+  f = cli.flag_values()
+  flags.DEFINE_multi_string("data", [], "Rows.", flag_values=f)
+  cli.define_old_name(f, "rows", "data")
+  found = []
+  do = lambda f: found.append(f.data)  # noqa: E731
+  assert cli.run(["mellow x", "--rows=a", "--data=b"], f, "Doc.", do, example="") == 0
+  assert found == [["a", "b"]]
+  assert "--data" in cli.help_text("Doc.", f) and "--rows" not in cli.help_text("Doc.", f)
+
+
+def test_help_config_lists_every_field_with_type_value_and_comment(capsys):
+  argv = ["mellow x", "--config=demo", "--config.batch_size=7", "--help_config"]
+  f = cli.flag_values()
+  cli.define_config(f, argv)
+  assert cli.run(argv, f, "Doc.", lambda f: pytest.fail("ran"), example="--config=NAME") == 0
+  out = capsys.readouterr().out
+  assert "--config.batch_size  int = 7\n    examples a step, over all devices\n" in out
+  # From a base class; from the comment above the line.
+  assert "--config.model.mapper.downsample  int = " in out
+  assert '"": that of the last of init_from; "words": a token for each' in " ".join(out.split())
+  found = [*config_help.fields(f.config)]
+  assert len(found) > 90 and all(field.comment and field.type for field in found)
+
+
+def test_help_config_without_a_config_says_what_is_missing(capsys):
+  f = cli.flag_values()
+  cli.define_config(f, ["mellow x"])
+  argv = ["mellow x", "--help_config"]
+  assert cli.run(argv, f, "Doc.", lambda f: 0, example="--config=NAME") == 1
+  assert capsys.readouterr().err.startswith("error: --config is missing: name the config")
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_a_device_that_is_not_here_is_one_line(tmp_path, device):
+  command = [sys.executable, "-m", "mellow_jax", "generate", f"--device={device}"]
+  command += [f"--checkpoint={tmp_path}", "--audio=a.wav", "--prompt=what?"]
+  environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TPU_SKIP_MDS_QUERY": "1"}
+  done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1].startswith(f"error: --device={device}: JAX finds none here")
 
 
 def test_ctrl_c_ends_in_a_line(capsys):

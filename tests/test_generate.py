@@ -391,7 +391,7 @@ def test_a_bad_model_folder_gives_one_line_and_exit_status_1(
 
 def test_help_lists_the_flags(run):
   status, out, _ = run("--help")
-  assert status == 0 and "--manifest" in out and "--top_p" in out
+  assert status == 0 and "--data" in out and "--top_p" in out
 
 
 def test_defaults_are_greedy_as_the_reference():

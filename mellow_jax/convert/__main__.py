@@ -37,16 +37,16 @@ def _flags() -> flags.FlagValues:
   names = sorted(presets.PRESETS)
   flags.DEFINE_enum("preset", "release", names, "How the model reads its input.", flag_values=f)
   switch("reverse", help="Write a file for the PyTorch code.")
-  switch("dry-run", help="Print the table and write nothing.")
+  switch("dry_run", help="Print the table and write nothing.")
   return f
 
 
 def _convert(f: flags.FlagValues) -> None:
   if not f.input:
     raise FlagsError("--input is missing: name the weights")
-  dry_run = f["dry-run"].value
+  dry_run = f.dry_run
   if not f.output and not dry_run:
-    raise FlagsError("--output is missing: name what to write, or give --dry-run")
+    raise FlagsError("--output is missing: name what to write, or give --dry_run")
   # Here, as it takes seconds, which --help and wrong flags need not.
   from mellow_jax.convert import model_folders
 

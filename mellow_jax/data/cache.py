@@ -1,6 +1,6 @@
 """Rows and the audio they name in a few large files, for machines far from many small ones.
 
-  python -m mellow_jax.data.cache --rows=train.json --audio_root=DIR --output=cache/train
+  python -m mellow_jax.data.cache --data=train.json --audio_root=DIR --output=cache/train
   mellow train ... --config.data.train=cache/train --config.data.val=cache/val
 
 A cache holds the bytes of the audio files, still encoded, so that random windows of whole files are
@@ -13,11 +13,11 @@ Files of much more than ten seconds are better left as files, of which only the 
   clips-00000.array_record   a clip is the bytes of its file
 """
 
-import argparse
 import functools
 import hashlib
 import json
 import os
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,16 +28,17 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float32
 
-from mellow_jax import files
+from mellow_jax import cli, files
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, bad_records, records
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import Record, StoredRows
-from mellow_jax.errors import AudioError, DataError, PipelineError
+from mellow_jax.errors import AudioError, DataError, FlagsError, PipelineError
 
 VERSION = 1
 INDEX = "index.json"
@@ -250,33 +251,36 @@ def _write_shards(
   return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """The command: writes a cache of a file of rows."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--rows", type=Path, required=True, help="JSON or CSV of rows")
-  parser.add_argument("--audio_root", type=Path, required=True, help="folder of the rows' paths")
-  parser.add_argument("--output", type=Path, required=True, help="folder to write")
-  parser.add_argument("--max_bad_fraction", type=float, default=0.01, help="of rows (default 0.01)")
-  parser.add_argument("--shard_mib", type=int, default=SHARD_MIB, help="size of a file")
-  args = parser.parse_args(argv)
-  try:
-    rows = records.read(args.rows)
-    bad = write(
-      rows,
-      args.audio_root,
-      args.output,
-      max_bad_fraction=args.max_bad_fraction,
-      shard_bytes=args.shard_mib * 2**20,
-    )
-  except (PipelineError, DataError, OSError) as error:
-    parser.exit(1, f"mellow_jax.data.cache: {error}\n")
-  print(f"{args.output}: {len(rows)} rows")
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
+  text("data", help="Rows in JSON or CSV.")
+  cli.define_old_name(f, "rows", "data")
+  text("audio_root", help="Folder that the rows' audio paths start from.")
+  text("output", help="Folder to write.")
+  share = "Share of the rows whose audio may be bad."
+  flags.DEFINE_float("max_bad_fraction", 0.01, share, 0.0, 1.0, flag_values=f)
+  flags.DEFINE_integer("shard_mib", SHARD_MIB, "Size of a file in MiB.", 1, flag_values=f)
+  return f
+
+
+def _cache(f: flags.FlagValues) -> None:
+  for name in ("data", "audio_root", "output"):
+    if not f[name].value:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  rows, folder = records.read(f.data), Path(f.output)
+  how = {"max_bad_fraction": f.max_bad_fraction, "shard_bytes": f.shard_mib * 2**20}
+  bad = write(rows, Path(f.audio_root), folder, **how)
+  print(f"{folder}: {len(rows)} rows")
   if bad:
     reasons = ", ".join(f"{r} {n}" for r, n in Counter(b.reason for b in bad).items())
-    print(f"{len(bad)} audio files cannot be used ({reasons}): see {args.output}/bad_records.jsonl")
+    print(f"{len(bad)} audio files cannot be used ({reasons}): see {folder}/bad_records.jsonl")
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  return cli.run(argv, _flags(), __doc__, _cache, example="--data=FILE --output=DIR")
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main(sys.argv))

@@ -7,11 +7,11 @@ A row and its clips follow from numbers alone, so training needs no files. The s
 Source: our own. The format of the rows is ReasonAQA's.
 """
 
-import argparse
 import functools
 import itertools
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -19,9 +19,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import soundfile
 import tokenizers
+from absl import flags
 from jaxtyping import Float
 
-from mellow_jax import files
+from mellow_jax import cli, files
 from mellow_jax.data import choices, tokenizer
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.data.scene_audio import (
@@ -35,6 +36,7 @@ from mellow_jax.data.scene_audio import (
   generator,
   scene_path,
 )
+from mellow_jax.errors import FlagsError
 
 # Task to question. The first and the last are prompt keys of ReasonAQA: a preset that paraphrases
 # keys would ask in words outside this vocabulary.
@@ -284,33 +286,46 @@ def write(rows: Scenes, clips: SceneClips, output: Path) -> Path:
   return table
 
 
-def _parse_mix(text: str) -> dict[str, float]:
-  """Weights from text such as "caption=0.8,binary=0.2"."""
-  return {task: float(weight) for task, weight in (part.split("=") for part in text.split(","))}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-  """The command: writes the rows of a split and their clips."""
-  parser = argparse.ArgumentParser(prog="python -m mellow_jax.data.scenes", description=__doc__)
-  parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-  parser.add_argument("--rows", type=int, required=True)
-  parser.add_argument("--split", choices=SPLITS, default="train")
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--mix", type=_parse_mix, default=MIX, help="task=weight,... (default: even)")
-  parser.add_argument("--warmup_mix", type=_parse_mix, help="the same, for the first rows")
-  parser.add_argument("--warmup_rows", type=int, default=0)
-  parser.add_argument("--sample_rate", type=int, default=16_000, help="Hz")
-  parser.add_argument("--clip_seconds", type=float, default=5.12)
-  args = parser.parse_args(argv)
-  if args.rows < 1:
-    parser.error("--rows must be at least 1")
+def _mix(f: flags.FlagValues, name: str) -> dict[str, float]:
+  """Weights from a flag such as --mix=caption=0.8,binary=0.2."""
   try:
-    rows = Scenes(args.split, args.seed, args.rows, args.mix, args.warmup_mix, args.warmup_rows)
-    clips = SceneClips(args.sample_rate, round(args.sample_rate * args.clip_seconds))
+    return {task: float(weight) for task, weight in (part.split("=") for part in f[name].value)}
+  except ValueError:
+    raise FlagsError(f"--{name}={','.join(f[name].value)}: write task=weight,...") from None
+
+
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  number = functools.partial(flags.DEFINE_integer, flag_values=f)
+  flags.DEFINE_string("output", None, "Folder to write to.", flag_values=f)
+  number("rows", None, "How many rows.", lower_bound=1)
+  flags.DEFINE_enum("split", "train", list(SPLITS), "Rows of this split.", flag_values=f)
+  number("seed", 0, "Rows and clips follow from it.")
+  flags.DEFINE_list("mix", [], "TASK=WEIGHT,... of the tasks; by default even.", flag_values=f)
+  flags.DEFINE_list("warmup_mix", [], "The same, for the first rows.", flag_values=f)
+  number("warmup_rows", 0, "How many rows follow --warmup_mix.")
+  number("sample_rate", 16_000, "Hz.")
+  flags.DEFINE_float("clip_seconds", 5.12, "Seconds of a clip.", flag_values=f)
+  return f
+
+
+def _scenes(f: flags.FlagValues) -> None:
+  for name in ("output", "rows"):
+    if f[name].value is None:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  mix, warmup_mix = _mix(f, "mix") or MIX, _mix(f, "warmup_mix") or None
+  try:
+    rows = Scenes(f.split, f.seed, f.rows, mix, warmup_mix, f.warmup_rows)
+    clips = SceneClips(f.sample_rate, round(f.sample_rate * f.clip_seconds))
   except ValueError as error:
-    parser.error(str(error))
-  print(f"{write(rows, clips, args.output)}: {len(rows)} rows")
+    raise FlagsError(str(error)) from None
+  print(f"{write(rows, clips, Path(f.output))}: {len(rows)} rows")
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
+  return cli.run(argv, _flags(), __doc__, _scenes, example="--output=DIR --rows=1000")
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main(sys.argv))

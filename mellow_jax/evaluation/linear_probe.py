@@ -197,6 +197,7 @@ def _flags() -> flags.FlagValues:
   text("test", help="The same with the rows that it is scored on.")
   text("audio_root", help="Folder below which the clips are; by default that of --train.")
   text("output", help="JSON file for the scores.")
+  cli.define_device(f)
   flags.DEFINE_integer("batch_size", 16, "Clips encoded together.", 1, flag_values=f)
   return f
 
@@ -205,6 +206,7 @@ def _probe(f: flags.FlagValues) -> None:
   for name in ("checkpoint", "train", "test"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: --help says what it is")
+  parallel.require_device(f.device)
   parallel.use_compilation_cache()
   root = Path(f.audio_root or Path(f.train).parent)
   both = [entailment_items(path) for path in (f.train, f.test)]

@@ -1,10 +1,10 @@
 """Builds the dataset ReasonAQA, checks it and counts what it holds.
 
-  mellow reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
-  mellow reasonaqa synthesize --captions=FILE --endpoint=URL --model=NAME ...
-  mellow reasonaqa stats --rows=DIR
-  mellow reasonaqa check --rows=DIR --audio_root=DIR
-  mellow reasonaqa tfds --manual_dir=DIR --data_dir=DIR
+  mellow reasonaqa build --data=DIR --audio_root=DIR --output=DIR
+  mellow reasonaqa synthesize --data=FILE --endpoint=URL --model=NAME ...
+  mellow reasonaqa stats --data=DIR
+  mellow reasonaqa check --data=DIR --audio_root=DIR
+  mellow reasonaqa tfds --data=DIR --output=DIR
 
 `mellow reasonaqa COMMAND --help` shows the flags of each; `python -m mellow_jax.reasonaqa` is the
 same command.

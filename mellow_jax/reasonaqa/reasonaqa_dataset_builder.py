@@ -48,7 +48,7 @@ def read(folder: Path) -> Folder:
   """The files of a folder. Raises DataError as records.read does, PipelineError without any."""
   found = {split: folder / f"{split}.json" for split in SPLITS}
   if not found["train"].exists():
-    raise PipelineError(f"{folder}: holds no train.json: name the folder by --manual_dir")
+    raise PipelineError(f"{folder}: holds no train.json: name the folder that does")
   rows = {split: records.read(path) for split, path in found.items() if path.exists()}
   paths = dict.fromkeys(path for part in rows.values() for path in part.audio_paths())
   return Folder(rows, {path: i for i, path in enumerate(paths)})

@@ -1,10 +1,10 @@
 """Builds the TFDS datasets reasonaqa/rows and reasonaqa/audio, without TensorFlow.
 
-  python -m mellow_jax.reasonaqa.tfds --manual_dir=reasonaqa --data_dir=tfds
+  python -m mellow_jax.reasonaqa.tfds --data=reasonaqa --output=tfds
   mellow train ... --config.data.train=tfds/reasonaqa/rows/1.0.0
 
-manual_dir holds train.json, optionally val.json and test.json, and the folder audio/ or a link of
-that name. The flags are those of `tfds build`, which does the same and needs TensorFlow:
+--data holds train.json, optionally val.json and test.json, and the folder audio/ or a link of
+that name. `tfds build` does the same and needs TensorFlow:
 
   tfds build reasonaqa --imports=mellow_jax.reasonaqa.reasonaqa_dataset_builder --manual_dir=...
 
@@ -31,8 +31,10 @@ from mellow_jax.reasonaqa import reasonaqa_dataset_builder
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("manual_dir", help="Folder of rows and audio.")
-  text("data_dir", help="Folder to write to.")
+  text("data", help="Folder of rows and audio.")
+  text("output", help="Folder to write to.")
+  cli.define_old_name(f, "manual_dir", "data")
+  cli.define_old_name(f, "data_dir", "output")
   text("beam_pipeline_options", default="", help="NAME=VALUE,... of Apache Beam.")
   share = reasonaqa_dataset_builder.Builder.max_bad_fraction
   allowed = "Share of a split's rows whose audio may be missing."
@@ -41,10 +43,10 @@ def _flags() -> flags.FlagValues:
 
 
 def _build(f: flags.FlagValues) -> None:
-  for name in ("manual_dir", "data_dir"):
+  for name in ("data", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
-  manual_dir = Path(f.manual_dir).absolute()
+  manual_dir = Path(f.data).absolute()
   config = tensorflow_datasets.download.DownloadConfig(manual_dir=manual_dir)
   if f.beam_pipeline_options:
     if not importlib.util.find_spec("apache_beam"):
@@ -55,15 +57,14 @@ def _build(f: flags.FlagValues) -> None:
     config.beam_options = PipelineOptions(options)
   for name in ("audio", "rows"):  # audio first: where it is refused, nothing is written
     builder = reasonaqa_dataset_builder.Builder(
-      config=name, data_dir=Path(f.data_dir).absolute(), file_format="array_record"
+      config=name, data_dir=Path(f.output).absolute(), file_format="array_record"
     )
     builder.max_bad_fraction = f.max_bad_fraction
     builder.download_and_prepare(download_config=config)
     source = reasonaqa_dataset_builder.read(manual_dir)
     if dict(builder.info.metadata.items()) != reasonaqa_dataset_builder.metadata(source, name):
       raise PipelineError(
-        f"{builder.data_dir}: is there already, of other rows: remove it, or give another "
-        "--data_dir"
+        f"{builder.data_dir}: is there already, of other rows: remove it, or give another --output"
       )
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     print(f"{builder.data_dir}: {', '.join(f'{n} {split}' for split, n in counts.items())}")
@@ -71,7 +72,7 @@ def _build(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _build, example="--manual_dir=DIR --data_dir=DIR")
+  return cli.run(argv, _flags(), __doc__, _build, example="--data=DIR --output=DIR")
 
 
 if __name__ == "__main__":

@@ -425,7 +425,7 @@ def test_other_paths_are_refused(path):
 def test_files_hold_the_same_rows_and_samples(tmp_path, capsys):
   arguments = "--rows=12 --split=val --seed=4 --mix=difference=1,order=3 --warmup_rows=4"
   arguments += f" --warmup_mix=caption=1 --output={tmp_path}"
-  scenes.main(arguments.split())
+  assert scenes.main(["scenes", *arguments.split()]) == 0
   assert "val.json: 12 rows" in capsys.readouterr().out
   mix, first = {"difference": 1.0, "order": 3.0}, {"caption": 1.0}
   expected = scenes.Scenes("val", 4, 12, mix, warmup_mix=first, warmup_rows=4)
@@ -454,7 +454,7 @@ def test_an_interrupted_run_leaves_no_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("argument", "message"),
   [
-    ("--rows=0", "at least 1"),
+    ("--rows=0", "--rows=0: 0 is not a positive integer"),
     ("--seed=-1", "seed -1"),
     ("--mix=bark=1", "unknown task 'bark'"),
     ("--mix=caption", "--mix"),
@@ -463,8 +463,7 @@ def test_an_interrupted_run_leaves_no_table(tmp_path, monkeypatch):
   ],
 )
 def test_the_command_refuses_before_it_writes(tmp_path, capsys, argument, message):
-  with pytest.raises(SystemExit):
-    scenes.main([f"--output={tmp_path / 'new'}", "--rows=2", argument])
+  assert scenes.main(["scenes", f"--output={tmp_path / 'new'}", "--rows=2", argument]) == 1
   assert message in capsys.readouterr().err
   assert not (tmp_path / "new").exists()
 

@@ -132,7 +132,7 @@ def test_what_does_not_fit_on_the_disk_is_not_left_half_written(dataset, capsys)
   ("flags", "message"),
   [
     (["--output="], "--output is missing"),
-    (["--sources="], "--sources is missing"),
+    (["--sources="], "--data is missing"),
     (["--audio_root="], "--audio_root is missing"),
     (["--audio_root=none"], "none: is no folder"),
     (["--sources=audio"], "none of the official files is below it"),

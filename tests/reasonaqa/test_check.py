@@ -52,7 +52,7 @@ class Tree:
     for name in ("train", "test"):
       (self.folder / f"{name}.json").write_text(json.dumps(getattr(self, name)))
     places = [f"--{name}={self.folder / name}.json" for name in ("output", "quarantine")]
-    where = [f"--rows={self.folder}", f"--audio_root={self.folder}", "--processes=1"]
+    where = [f"--data={self.folder}", f"--audio_root={self.folder}", "--workers=1"]
     status = command.main(["reasonaqa", "check", *where, *places, *flags])
     report = json.loads((self.folder / "output.json").read_text())
     quarantine = json.loads((self.folder / "quarantine.json").read_text())["rows"]
@@ -231,13 +231,13 @@ def test_answers_are_held_against_the_options(answer, sound):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    ([], "--rows is missing"),
-    (["--rows={}/x.json"], "--audio_root is missing"),
-    (["--rows={}", "--audio_root={}"], "holds none of train.json, val.json, test.json"),
-    (["--rows={}/x.json", "--audio_root={}"], "x.json: cannot be read"),
-    (["--rows={}/x.json", "--audio_root={}/x"], "x: is no folder"),
-    (["--rows={}/x.json", "--audio_root={}", "--allow=loud"], "--allow=loud: use malformed"),
-    (["--rows={}/x.json", "--audio_root={}", "--tokenizer={}"], "tokenizer.json"),
+    ([], "--data is missing"),
+    (["--data={}/x.json"], "--audio_root is missing"),
+    (["--data={}", "--audio_root={}"], "holds none of train.json, val.json, test.json"),
+    (["--data={}/x.json", "--audio_root={}"], "x.json: cannot be read"),
+    (["--data={}/x.json", "--audio_root={}/x"], "x: is no folder"),
+    (["--data={}/x.json", "--audio_root={}", "--allow=loud"], "--allow=loud: use malformed"),
+    (["--data={}/x.json", "--audio_root={}", "--tokenizer={}"], "tokenizer.json"),
     (["x"], "'x' is no flag"),
   ],
 )
@@ -250,7 +250,7 @@ def test_what_cannot_be_checked_is_said_in_a_line(tmp_path, capsys, flags, messa
 
 def test_a_row_of_a_broken_file_is_named(tree, capsys):
   (tree.folder / "x.json").write_text(json.dumps([tree.train[0]]) + "]")
-  flags = [f"--rows={tree.folder / 'x.json'}", f"--audio_root={tree.folder}"]
+  flags = [f"--data={tree.folder / 'x.json'}", f"--audio_root={tree.folder}"]
   assert command.main(["reasonaqa", "check", *flags]) == 1
   assert "x.json: is not JSON (something follows its ']', after item 1)" in (
     capsys.readouterr().err

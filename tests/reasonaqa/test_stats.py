@@ -102,7 +102,7 @@ def test_the_papers_table_adds_up():
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    ([], "--rows is missing"),
+    ([], "--data is missing"),
     (["--rows={}/none"], "cannot be read"),
     (["--rows={}", "--output={}"], "is there already"),
     (["--rows={}", "--type=4"], "--type=4: use Type 1, Type 2, Type 3"),

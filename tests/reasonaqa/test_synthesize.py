@@ -332,7 +332,7 @@ def test_types_one_to_three_make_type_four(tmp_path, capsys, limit):
   ("arguments", "message"),
   [
     ([], "--type is missing"),
-    (["--type=1", "--kind=mcq"], "--captions is missing"),
+    (["--type=1", "--kind=mcq"], "--data is missing"),
     (["--type=4", "--kind=mcq"], "--type=4 composes what --part names"),
     (["--type=5", "--kind=mcq"], "--type"),
     (["--type=1", "--kind=essay"], "--kind"),

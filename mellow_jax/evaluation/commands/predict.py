@@ -49,6 +49,7 @@ def _flags() -> flags.FlagValues:
   text("data", help="Folder of the benchmark's published files, or the file of its questions.")
   text("audio_root", help="Folder below which the clips are; by default that of the questions.")
   text("output", help="JSONL file for the answers; a rerun goes on where it stopped.")
+  cli.define_device(f)
   text("preset", help="release, training or clean; by default the model folder's.")
   styles = list(prompt_styles.STYLES)
   choice("prompt_style", None, styles, "By default plain for clean models, else reference.")
@@ -184,6 +185,7 @@ def _predict(f: flags.FlagValues) -> None:
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: --help says what it is")
   parallel.initialize(f.coordinator or "", f.processes, f.process_id)
+  parallel.require_device(f.device)
   everything = _read_items(f)
   items, missing = _present(f, everything[: f.limit or None])
   try:

@@ -52,7 +52,7 @@ def scan(
             found.add_clip(name, own, digest)
           bar.update(len(part))
     except futures.process.BrokenProcessPool:
-      raise DataError("a process that decodes audio was killed: give fewer --processes") from None
+      raise DataError("a process that decodes audio was killed: give fewer --workers") from None
     except BaseException:
       pool.shutdown(cancel_futures=True)
       raise

@@ -1,9 +1,9 @@
 """Builds ReasonAQA from the official files of its sources, and from a user's captions.
 
-  mellow reasonaqa build --sources=DIR --audio_root=DIR --output=DIR
+  mellow reasonaqa build --data=DIR --audio_root=DIR --output=DIR
   mellow reasonaqa build --add=captions.csv --audio_root=DIR --output=DIR
 
-The files may lie below --sources at any depth; reasonaqa/official/sources.py lists them, and those
+The files may lie below --data at any depth; reasonaqa/official/sources.py lists them, and those
 that are missing are listed with where to get them. reasonaqa/own/captions.py describes the table of
 --add. Rows of clips that are not below --audio_root are dropped and listed. Videos of AudioCaps
 vanish with time; --paper_clips keeps those in ADIFF's files, which are as many as the paper has.
@@ -42,7 +42,8 @@ _SHOWN = 3  # clips named in the text for each reason; the JSON names all
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("sources", help="Folder of the official files.")
+  text("data", help="Folder of the official files.")
+  cli.define_old_name(f, "sources", "data")
   text("audio_root", help="Folder that the rows' audio paths start from.")
   text("output", help="Folder to write; it must not exist yet.")
   flags.DEFINE_multi_enum(
@@ -58,8 +59,8 @@ def _flags() -> flags.FlagValues:
 
 
 def _check_flags(f: flags.FlagValues) -> None:
-  if not (f.sources or f.add):
-    raise FlagsError("--sources is missing: name the folder of the official files, or --add a CSV")
+  if not (f.data or f.add):
+    raise FlagsError("--data is missing: name the folder of the official files, or --add a CSV")
   if not f.output:
     raise FlagsError("--output is missing: name a folder to write")
   if not f.audio_root and (f.array_record or not f.allow_missing_audio):
@@ -92,7 +93,7 @@ def _official(
         if paper.rows(dataset, split) != 0:  # the paper has some
           missing.setdefault(error.place, []).append(error.file)
   if not found:
-    raise FlagsError(f"--sources={folder}: none of the official files is below it")
+    raise FlagsError(f"--data={folder}: none of the official files is below it")
   for source in found if paper_clips else ():
     if source.dataset in ("AudioCaps", "ACE"):
       reason = "ADIFF's files do not name the clip: the paper no longer had it"
@@ -207,7 +208,7 @@ def _write(
 def _build(f: flags.FlagValues) -> None:
   _check_flags(f)
   splits = [split for split in SPLITS if split in f.split]
-  found, missing = _official(f.sources, splits, f.paper_clips) if f.sources else ([], {})
+  found, missing = _official(f.data, splits, f.paper_clips) if f.data else ([], {})
   found += _own(f, splits)
   paths: dict[str, str | None] = {}
   if not f.allow_missing_audio:
@@ -231,4 +232,4 @@ def _build(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _build, example="--sources=DIR")
+  return cli.run(argv, _flags(), __doc__, _build, example="--data=DIR")

@@ -1,9 +1,9 @@
 """Checks every row of a dataset and every audio file that they name.
 
-  mellow reasonaqa check --rows=DIR --audio_root=DIR [--tokenizer=DIR] \\
+  mellow reasonaqa check --data=DIR --audio_root=DIR [--tokenizer=DIR] \\
     [--output=check.json] [--quarantine=quarantine.json]
 
---rows is a folder with train.json, val.json and test.json, or a file; repeat it for several, those
+--data is a folder with train.json, val.json and test.json, or a file; repeat it for several, those
 held out last: what a file shares with a later one is a fault of the earlier. The report is printed
 with examples of each kind; --output writes all of it as JSON. The exit status is 0 where nothing is
 wrong, else 1; kinds given to --allow are listed and do not count. --quarantine writes a list of the
@@ -34,7 +34,8 @@ _SHOWN = 5  # examples of each kind
 
 def _flags() -> flags.FlagValues:
   f, model = cli.flag_values(), ModelConfig()
-  flags.DEFINE_multi_string("rows", [], "Folder or file of rows.", flag_values=f)
+  flags.DEFINE_multi_string("data", [], "Folder or file of rows.", flag_values=f)
+  cli.define_old_name(f, "rows", "data")
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("audio_root", help="Folder that the rows' audio paths start from.")
   text("tokenizer", help="tokenizer.json or its folder; without it token limits are not checked.")
@@ -45,7 +46,8 @@ def _flags() -> flags.FlagValues:
   number = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=f)
   number("text_tokens", model.text_tokens, "Slots for a question.")
   number("answer_tokens", model.answer_tokens, "Slots for an answer.")
-  number("processes", os.cpu_count(), "Processes that decode audio.")
+  number("workers", os.cpu_count(), "Processes that decode audio.")
+  cli.define_old_name(f, "processes", "workers")
   flags.DEFINE_float(
     "min_seconds", audio.MIN_WINDOW_SECONDS, "Shorter clips are a fault.", flag_values=f
   )
@@ -71,9 +73,9 @@ def _text(report: dict[str, Any], allowed: Sequence[str]) -> str:
 
 
 def _check(f: flags.FlagValues) -> int:
-  if not f.rows:
-    raise FlagsError("--rows is missing: name a folder or a file of rows")
-  paths = row_files(f.rows)
+  if not f.data:
+    raise FlagsError("--data is missing: name a folder or a file of rows")
+  paths = row_files(f.data)
   if not f.audio_root:
     raise FlagsError("--audio_root is missing: name the folder that the rows' paths start from")
   if not Path(f.audio_root).is_dir():
@@ -84,7 +86,7 @@ def _check(f: flags.FlagValues) -> int:
   if f.tokenizer:
     limits = faults.TokenLimits(f.tokenizer, f.preset, f.text_tokens, f.answer_tokens)
     not_checked = {}
-  found = scan.scan(paths, f.audio_root, limits, f.min_seconds, f.processes)
+  found = scan.scan(paths, f.audio_root, limits, f.min_seconds, f.workers)
   report = found.report() | {"not_checked": not_checked}
   quarantined = found.quarantine(f.allow)
   if f.output:
@@ -101,4 +103,4 @@ def _check(f: flags.FlagValues) -> int:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 where rows have faults or flags are wrong."""
-  return cli.run(argv, _flags(), __doc__, _check, example="--rows=DIR --audio_root=DIR")
+  return cli.run(argv, _flags(), __doc__, _check, example="--data=DIR --audio_root=DIR")

@@ -1,9 +1,9 @@
 """Counts a dataset's rows, clips and words, beside the paper's figures of ReasonAQA.
 
-  mellow reasonaqa stats --rows=DIR [--output=DIR]
-  mellow reasonaqa stats --rows=type2.json --against=type1.json
+  mellow reasonaqa stats --data=DIR [--output=DIR]
+  mellow reasonaqa stats --data=type2.json --against=type1.json
 
---rows is a folder with train.json, val.json and test.json, or a file; repeat it for several. Prints
+--data is a folder with train.json, val.json and test.json, or a file; repeat it for several. Prints
 rows, shares and clips of each part (the paper's Table 1), words and vocabulary of the generated
 questions and answers (Tables 9 and 15), and with --against the most frequent words that those rows
 lack (Figure 9). --output gets the same as stats.txt, as CSV and as a picture.
@@ -29,7 +29,8 @@ from mellow_jax.reasonaqa.stats import counts, figure, tables
 
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
-  flags.DEFINE_multi_string("rows", [], "Folder or file of rows.", flag_values=f)
+  flags.DEFINE_multi_string("data", [], "Folder or file of rows.", flag_values=f)
+  cli.define_old_name(f, "rows", "data")
   flags.DEFINE_multi_string("against", [], "Rows whose words are not new.", flag_values=f)
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("output", help="Folder for the text, the tables and the picture.")
@@ -38,14 +39,14 @@ def _flags() -> flags.FlagValues:
 
 
 def _stats(f: flags.FlagValues) -> None:
-  if not f.rows:
-    raise FlagsError("--rows is missing: name a folder or a file of rows")
+  if not f.data:
+    raise FlagsError("--data is missing: name a folder or a file of rows")
   types = sorted({key[0] for key in paper.WORDS})
   if f.type not in types:
     raise FlagsError(f"--type={f.type}: use {', '.join(types)}")
   if f.output and Path(f.output).exists():
     raise FlagsError(f"{f.output}: is there already: remove it, or give another --output")
-  own, others = ([*map(counts.read, row_files(given))] for given in (f.rows, f.against))
+  own, others = ([*map(counts.read, row_files(given))] for given in (f.data, f.against))
   titled = {
     "rows": ("Rows and clips, beside the paper's Table 1", tables.table1(own)),
     "words": (
@@ -75,4 +76,4 @@ def _stats(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _stats, example="--rows=DIR")
+  return cli.run(argv, _flags(), __doc__, _stats, example="--data=DIR")

@@ -1,6 +1,6 @@
 """Writes ReasonAQA's generated questions: a language model writes them about captions.
 
-  mellow reasonaqa synthesize --captions=clotho_captions_development.csv \\
+  mellow reasonaqa synthesize --data=clotho_captions_development.csv \\
     --endpoint=http://localhost:8000/v1 --model=meta-llama/Meta-Llama-3-8B-Instruct \\
     --type=1 --kind=mcq --output=synthetic/mcq-1
   mellow reasonaqa synthesize --type=4 --kind=mcq --output=synthetic/mcq-4 \\
@@ -38,7 +38,8 @@ _SHOWN = "<the caption>"
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("captions", help="AudioCaps', Clotho's, WavCaps' or ReasonAQA's file; csv: file, caption.")
+  text("data", help="AudioCaps', Clotho's, WavCaps' or ReasonAQA's file; csv: file, caption.")
+  cli.define_old_name(f, "captions", "data")
   text("exclude", help="WavCaps' list of clips to leave out: those of other test sets.")
   text("endpoint", help="URL of the server, such as http://localhost:8000/v1.")
   text("model", help="Name the server knows the model by.")
@@ -117,12 +118,12 @@ def _request(
 
 def _generate(f: flags.FlagValues) -> int:
   """Requests replies about the captions, and writes the results once all are there."""
-  for name in ("captions", "endpoint", "model", "output"):
+  for name in ("data", "endpoint", "model", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
-  captions, count = caption_files.read(f.captions, f.exclude or "")
+  captions, count = caption_files.read(f.data, f.exclude or "")
   captions = captions[: f.limit]
   endpoint = Endpoint(
     f.endpoint,
@@ -198,7 +199,7 @@ def _print_above_bar(line: str) -> None:
 
 def _show_prompt(f: flags.FlagValues) -> None:
   """Prints the version of the prompt, and the prompt for the first caption."""
-  caption = caption_files.read(f.captions, f.exclude or "")[0][0].text if f.captions else _SHOWN
+  caption = caption_files.read(f.data, f.exclude or "")[0][0].text if f.data else _SHOWN
   print(f"# {prompt.version(f.type, f.kind)}", prompt.build(caption, f.type, f.kind), sep="\n")
 
 
@@ -219,4 +220,4 @@ def main(argv: Sequence[str]) -> int:
 
   Returns 0, 1 after a UserError, or 75 if it was stopped by a signal before it was done.
   """
-  return cli.run(argv, _flags(), __doc__, _command, example="--captions=FILE")
+  return cli.run(argv, _flags(), __doc__, _command, example="--data=FILE")
