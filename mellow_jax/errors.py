@@ -60,6 +60,10 @@ class QuestionError(UserError):
   """A question that cannot be asked."""
 
 
+class BusyError(UserError):
+  """A queue that is full, or an engine that is closed: the request may be put again later."""
+
+
 class PredictionsError(UserError):
   """A file of answers that cannot be continued or read."""
 

@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
   """A row after audio preprocessing and tokenization."""
 
   clips: tuple[Clip, Clip]
@@ -122,6 +122,7 @@ class Mellow:
     self.tokenizer, self._compiled = loaded.tokenizer, set()
     self._told_of_cut = False
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
+    self.graphdef = graphdef
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
     self.params = jax.device_put(params, parallel.replicated(mesh))
     self._place = functools.partial(jax.device_put, device=parallel.batch_sharding(mesh))
@@ -225,7 +226,7 @@ class Mellow:
     """
     if sampling.samples > 1 or sampling.beams > 1:
       raise QuestionError("only one answer can be streamed: set samples and beams to 1")
-    prompt = self._prompt((clip, audio2, question), window)
+    prompt = self.prompt((clip, audio2, question), window)
     self._announce(("streamed answers", sampling), 1)
 
     def tokens() -> Iterator[int]:
@@ -312,25 +313,36 @@ class Mellow:
     decided without parsing generated text. room is the least number of options and of tokens an
     option that is computed: calls of one size are compiled once.
     """
-    cfg, end = self.cfg, self.preset.answer_end
-    ids = (cfg.answer_tokens, cfg.pad_id, cfg.end_id)
-    encoded = [[prompts.encode(self.tokenizer, o, end, *ids) for o in row] for row in options]
-    longest = max(room[1], *(length for row in encoded for _, length in row))
-    most = max(room[0], *map(len, encoded))
-    shape = (len(rows), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
-    ids, lengths = np.full(shape, cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
-    for r, row in enumerate(encoded):
-      for o, (tokens, length) in enumerate(row):
-        ids[r, o, :length], lengths[r, o] = tokens[:length], length
+    ids, lengths = self.encode_options(options, room=room)
 
     def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array]:
       return (self._score(self.params, inputs, ids[numbers], lengths[numbers]),)
 
-    found = self._run(rows, window, batch_size, compute, ("scores", shape[1:]))
+    found = self._run(rows, window, batch_size, compute, ("scores", ids.shape[1:]))
     return [
       list(zip(scores.tolist()[: len(row)], lengths[r].tolist(), strict=False))
-      for r, (row, (_, (scores,))) in enumerate(zip(encoded, found, strict=True))
+      for r, (row, (_, (scores,))) in enumerate(zip(options, found, strict=True))
     ]
+
+  def encode_options(
+    self, options: Sequence[Sequence[str]], *, room: tuple[int, int] = (0, 0)
+  ) -> tuple[Int[np.ndarray, "B O R"], Int[np.ndarray, "B O"]]:
+    """Tokens and lengths of each question's options, padded to one size; see `score`."""
+    cfg, end = self.cfg, self.preset.answer_end
+    limits = (cfg.answer_tokens, cfg.pad_id, cfg.end_id)
+    encoded = [[prompts.encode(self.tokenizer, o, end, *limits) for o in row] for row in options]
+    longest = max(room[1], *(length for row in encoded for _, length in row))
+    most = max(room[0], *map(len, encoded))
+    shape = (len(options), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
+    ids, lengths = np.full(shape, cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
+    for r, row in enumerate(encoded):
+      for o, (tokens, length) in enumerate(row):
+        ids[r, o, :length], lengths[r, o] = tokens[:length], length
+    return ids, lengths
+
+  def encode(self, wav: Float[np.ndarray, "B S"]) -> Float[Array, "B A D"]:
+    """Audio tokens of clips that are preprocessed, as `Clip.wav` is."""
+    return self._encode(self.params, self._place(wav))
 
   # --- Batches -----------------------------------------------------------------------------------
 
@@ -349,7 +361,8 @@ class Mellow:
       logger.info("%s: heard %s", name, describe(clip))
     return clip
 
-  def _prompt(self, row: Row, window: audio.Window) -> _Prompt:
+  def prompt(self, row: Row, window: audio.Window = "first") -> Prompt:
+    """A row as the model gets it; raises AudioError or QuestionError."""
     first, second, text = row
     clip1 = self._clip(first, window)
     clip2 = clip1 if second is None or second is first else self._clip(second, window)
@@ -368,9 +381,9 @@ class Mellow:
       if len(self.tokenizer.encode(asked, add_special_tokens=False).ids) > room:
         self._told_of_cut = True
         logger.warning("questions are cut after %d tokens, the first is: %.40s...", room, text)
-    return _Prompt((clip1, clip2), ids, length)
+    return Prompt((clip1, clip2), ids, length)
 
-  def _inputs(self, batch: list[_Prompt]) -> _Inputs:
+  def _inputs(self, batch: list[Prompt]) -> _Inputs:
     """Encodes each distinct clip once, in batches of the one size that is compiled."""
     size = len(batch)
     clips = {id(clip): clip.wav for prompt in batch for clip in prompt.clips}
@@ -398,7 +411,7 @@ class Mellow:
     batch_size: int,
     compute: Callable[[_Inputs, np.ndarray], tuple[Array, ...]],
     program: tuple[str, Hashable],
-  ) -> Iterator[tuple[_Prompt, tuple[np.ndarray, ...]]]:
+  ) -> Iterator[tuple[Prompt, tuple[np.ndarray, ...]]]:
     """Each row's prompt, and its part of the arrays that compute returns for its batch.
 
     compute gets a batch and the numbers of its rows. program names what it compiles, and what that
@@ -406,7 +419,7 @@ class Mellow:
     """
     rows, start, running = iter(rows), 0, []
 
-    def finish() -> Iterator[tuple[_Prompt, tuple[np.ndarray, ...]]]:
+    def finish() -> Iterator[tuple[Prompt, tuple[np.ndarray, ...]]]:
       for batch, arrays in running:
         arrays = [np.asarray(array) for array in arrays]
         yield from ((p, tuple(a[i] for a in arrays)) for i, p in enumerate(batch))
@@ -415,7 +428,7 @@ class Mellow:
     while True:
       # The next clips are read while the device is busy with the last batch.
       try:
-        batch = [self._prompt(row, window) for row in itertools.islice(rows, batch_size)]
+        batch = [self.prompt(row, window) for row in itertools.islice(rows, batch_size)]
       except ValueError:
         yield from finish()
         raise

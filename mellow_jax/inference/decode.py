@@ -86,7 +86,9 @@ def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:
   return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
+def keep_top_p(
+  logits: Float[Array, "*B V"], p: float | Float[Array, "*B 1"]
+) -> Float[Array, "*B V"]:
   """Leaves the fewest most probable tokens whose probabilities sum to p or more.
 
   Tokens as probable as the last of them stay, too. Sorting 49,152 tokens takes longer than a layer
@@ -95,7 +97,7 @@ def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
 
   Source: Holtzman et al. 2020, nucleus sampling.
   """
-  if p >= 1:
+  if isinstance(p, float | int) and p >= 1:
     return logits
   probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
   bits = jax.lax.bitcast_convert_type(probs, jnp.int32)
@@ -114,10 +116,28 @@ def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
   return jnp.where(bits >= least, logits, -jnp.inf)
 
 
+class RowSampling(NamedTuple):
+  """How the tokens of each row are chosen, where requests differ; as in `Sampling`."""
+
+  temperature: Float[Array, "rows"]
+  top_p: Float[Array, "rows"]
+
+
 def choose(
-  logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling
+  logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling | RowSampling
 ) -> Int[Array, "B"]:
   """The next token of each row; filters see the logits after the temperature, top-k first."""
+  if isinstance(sampling, RowSampling):
+    is_greedy = (sampling.temperature == 0)[:, None]
+
+    def sample() -> Int[Array, "B"]:
+      scaled = logits / jnp.where(is_greedy, 1, sampling.temperature[:, None])
+      kept = keep_top_p(scaled, sampling.top_p[:, None])
+      drawn = jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+      return jnp.where(is_greedy[:, 0], choose(logits, keys, Sampling()), drawn)
+
+    # While all rows are greedy, none waits for the filter.
+    return jax.lax.cond(jnp.all(is_greedy), lambda: choose(logits, keys, Sampling()), sample)
   if sampling.temperature == 0:
     # The first of the largest. XLA on CPU takes four times as long to argmax.
     is_largest = logits == jnp.max(logits, axis=-1, keepdims=True)
@@ -156,15 +176,17 @@ def prefill(
   text_lengths: Int[Array, "B"],
   max_new_tokens: int,
   copies: int = 1,
+  audio: Cache | None = None,
 ) -> tuple[Float[Array, "rows V"], DecodeState]:
   """Reads prefixes: the logits of the first token, and the state for max_new_tokens of them.
 
-  There are B x copies rows, those of one question side by side. Raises ConfigError where the
-  decoder has too few positions.
+  There are B x copies rows, those of one question side by side. With audio, the cache of
+  `MellowModel.read_audio`, prefix holds the question alone. Raises ConfigError where the decoder
+  has too few positions.
   """
   model.cfg.check_length(max_new_tokens)
   batch = len(prefix)
-  hidden, cache = model.prefill(prefix, text_lengths)
+  hidden, cache = model.prefill(prefix, text_lengths, audio)
   if copies > 1:  # of several devices, each would be sent the caches of all for it
     chosen = jnp.repeat(jnp.arange(batch), copies)
     cache = jax.tree.map(lambda x: _take(x, batch, chosen), cache)
@@ -243,7 +265,10 @@ class SampleState(NamedTuple):
 
 
 def append(
-  state: SampleState, logits: Float[Array, "rows V"], sampling: Sampling, end_id: int
+  state: SampleState,
+  logits: Float[Array, "rows V"],
+  sampling: Sampling | RowSampling,
+  end_id: int,
 ) -> SampleState:
   """Chooses the next token of each row that has not ended."""
   token = choose(logits, jax.vmap(jax.random.fold_in)(state.keys, state.lengths), sampling)
@@ -269,15 +294,20 @@ def begin(
   """Reads prefixes and chooses the first token of each of sampling.samples answers."""
   n = sampling.samples
   logits, state = prefill(model, prefix, text_lengths, sampling.max_new_tokens, n)
-  rows = len(logits)
-  empty = SampleState(
+  keys = jax.vmap(lambda key: jax.random.split(key, n))(keys).reshape(len(logits))
+  return append(no_answer(keys), logits, sampling, model.cfg.end_id), state
+
+
+def no_answer(keys: Key[Array, "rows"]) -> SampleState:
+  """The state of rows before their first token."""
+  rows = len(keys)
+  return SampleState(
     token=jnp.zeros(rows, jnp.int32),
     lengths=jnp.zeros(rows, jnp.int32),
     log_probs=jnp.zeros(rows, jnp.float32),
     has_ended=jnp.zeros(rows, bool),
-    keys=jax.vmap(lambda key: jax.random.split(key, n))(keys).reshape(rows),
+    keys=keys,
   )
-  return append(empty, logits, sampling, model.cfg.end_id), state
 
 
 def generate(
@@ -410,12 +440,14 @@ def score(
   text_lengths: Int[Array, "B"],
   options: Int[Array, "B O R"],
   option_lengths: Int[Array, "B O"],
+  audio: Cache | None = None,
 ) -> Float[Array, "B O"]:
   """Natural log-likelihood of each of a question's given answers, summed over its tokens.
 
   An end token counts where the options hold one. Divide by option_lengths for the mean a token. An
-  option of no tokens, which fills up a question with fewer options, scores -inf. Raises ConfigError
-  where the decoder has too few positions.
+  option of no tokens, which fills up a question with fewer options, scores -inf. With audio, as in
+  `prefill`, prefix holds the question alone. Raises ConfigError where the decoder has too few
+  positions.
 
   The options stand side by side after one prefix, and none sees another:
 
@@ -433,16 +465,22 @@ def score(
   is_visible = (owner[None] == owner[:, None]) | (owner[None] == -1)
   mask = jnp.concatenate([prefix_mask, jnp.ones((batch, o * read), bool)], axis=1)
   after = jnp.sum(prefix_mask, axis=1, dtype=jnp.int32)[:, None] + jnp.tile(jnp.arange(read), o)
+  x = jnp.concatenate([prefix, embedded], axis=1)
+  start = prefix_positions - prefix.shape[1]
+  if audio is not None:
+    audio = tuple(layer.grow(x.shape[1]) for layer in audio)
   hidden, _ = model.decoder(
-    jnp.concatenate([prefix, embedded], axis=1),
-    jnp.concatenate([mellow.positions(prefix_mask), after], axis=1),
-    is_visible & mellow.causal(mask),
+    x,
+    jnp.concatenate([mellow.positions(prefix_mask), after], axis=1)[:, start:],
+    (is_visible & mellow.causal(mask))[:, start:],
+    audio,
+    start,
   )
   width = hidden.shape[-1]
   first = jnp.broadcast_to(
-    mellow.last_state(hidden, prefix_mask)[:, None, None], (batch, o, 1, width)
+    mellow.last_state(hidden, prefix_mask[:, start:])[:, None, None], (batch, o, 1, width)
   )
-  rest = hidden[:, prefix_positions:].reshape(batch, o, read, width)
+  rest = hidden[:, prefix.shape[1] :].reshape(batch, o, read, width)
   states = jnp.concatenate([first, rest], axis=2)
 
   def log_likelihood(option: tuple[Array, Array, Array]) -> Float[Array, "B"]:

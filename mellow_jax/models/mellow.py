@@ -99,12 +99,29 @@ class MellowModel(nnx.Module):
     return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
 
   def prefill(
-    self, prefix: Float[Array, "B P D"], text_lengths: Int[Array, "B"]
+    self,
+    prefix: Float[Array, "B P D"],
+    text_lengths: Int[Array, "B"],
+    cache: Cache | None = None,
   ) -> tuple[Float[Array, "B D"], Cache]:
-    """The hidden state that predicts the first answer token, and the cache of the prefix."""
+    """The hidden state that predicts the first answer token, and the cache of the prefix.
+
+    With a cache of `read_audio`, prefix is the rest: the question's embeddings.
+    """
     mask = self.attention_mask(text_lengths)
-    hidden, cache = self.decoder(prefix, positions(mask), causal(mask))
-    return last_state(hidden, mask), cache
+    read = mask.shape[1] - prefix.shape[1]
+    if cache is not None:
+      cache = tuple(layer.grow(prefix.shape[1]) for layer in cache)
+    hidden, cache = self.decoder(
+      prefix, positions(mask)[:, read:], causal(mask)[:, read:], cache, read
+    )
+    return last_state(hidden, mask[:, read:]), cache
+
+  def read_audio(self, audio1: Float[Array, "B A D"], audio2: Float[Array, "B A D"]) -> Cache:
+    """The cache of two clips, which all questions about them share."""
+    x = self.prefix(audio1, audio2, jnp.zeros((len(audio1), 0), jnp.int32))
+    mask = jnp.ones(x.shape[:2], bool)
+    return self.decoder(x, positions(mask), causal(mask))[1]
 
 
 def make_encoder(cfg: ModelConfig, *, rngs: nnx.Rngs) -> HTSAT | CNN14:

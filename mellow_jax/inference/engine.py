@@ -1,0 +1,441 @@
+"""Many requests at once on one model: a table of rows that are decoded together.
+
+Every prompt has the same length, so a row is a fixed share of memory, and needs no paging:
+
+  submit  ->  queue  ->  encode the clips, read them and the question  ->  insert into a free row
+                         step, step, ... all rows together  ->  tokens, to whoever waits for them
+
+A request joins while others are decoded, and makes room when it ends. One thread owns the device;
+the others only wait. What a clip becomes is kept by its content: the encoder's output, and the
+decoder's cache of a pair of clips, which all questions about the pair share.
+"""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from mellow_jax.data.audio import Clip
+from mellow_jax.errors import BusyError, QuestionError
+from mellow_jax.inference import decode
+from mellow_jax.inference.api import Mellow, Prompt
+from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState
+from mellow_jax.models.decoder import Cache
+
+BURST = 4  # steps between two looks at the queue: a host's wait for each step would cost more
+TOP = 20  # tokens beside the chosen one, where a request asks for their log-probabilities
+FinishReason = Literal["stop", "length", "cancelled"]
+logger = logging.getLogger("mellow_jax")
+
+
+class Token(NamedTuple):
+  """A token of an answer, as it is chosen."""
+
+  id: int
+  log_prob: float  # natural, at temperature 1
+  top: tuple[tuple[int, float], ...]  # the most probable tokens, where the request asked for them
+
+
+@dataclass(eq=False)
+class Request:
+  """One answer that is wanted. Its callbacks run in the engine's thread, and must not wait."""
+
+  prompt: Prompt
+  max_new_tokens: int
+  temperature: float = 0.0
+  top_p: float = 1.0
+  seed: int = 0
+  sample: int = 0  # which of several answers to the same question and seed
+  top: int = 0  # so many of the most probable tokens at each step, up to TOP
+  on_token: Callable[[Token], None] = lambda token: None
+  on_end: Callable[[FinishReason | Exception], None] = lambda reason: None
+  cancelled: bool = False  # set by any thread: the row is freed within a burst
+  tokens: int = field(default=0, init=False)  # given to on_token so far
+
+
+@dataclass(eq=False)
+class ScoreRequest:
+  """Log-likelihoods that are wanted, of options after one prompt."""
+
+  prompt: Prompt
+  options: Int[np.ndarray, "O R"]
+  lengths: Int[np.ndarray, "O"]
+  on_end: Callable[[np.ndarray | Exception], None]
+  cancelled: bool = False
+
+
+class _Rows(NamedTuple):
+  """The table: of each row what is decoded and how."""
+
+  sampled: SampleState
+  state: DecodeState
+  sampling: RowSampling
+  wants_top: Bool[Array, "rows"]
+
+
+class _Steps(NamedTuple):
+  """The tokens of some steps; their first axes are steps and rows."""
+
+  token: Int[Array, "*s rows"]
+  log_prob: Float[Array, "*s rows"]
+  has_ended: Bool[Array, "*s rows"]
+  top_ids: Int[Array, "*s rows n"]
+  top_log_probs: Float[Array, "*s rows n"]
+
+
+class _ByContent:
+  """The most recently used arrays, by a key, up to a number of bytes."""
+
+  def __init__(self, max_bytes: int):
+    self.max_bytes, self.bytes = max_bytes, 0
+    self.queries, self.hits = 0, 0
+    self._found: collections.OrderedDict[Hashable, PyTree] = collections.OrderedDict()
+
+  def get(self, key: Hashable, make: Callable[[], PyTree]) -> PyTree:
+    self.queries += 1
+    if key in self._found:
+      self.hits += 1
+      self._found.move_to_end(key)
+      return self._found[key]
+    made = make()
+    self._found[key] = made
+    self.bytes += _size(made)
+    while self.bytes > self.max_bytes and len(self._found) > 1:
+      self.bytes -= _size(self._found.popitem(last=False)[1])
+    return made
+
+
+def _size(tree: PyTree) -> int:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+class Engine:
+  """Answers requests of any number of threads, as `Mellow` answers one at a time.
+
+  Greedy answers are those of `Mellow.answer`, but where two tokens are equally probable to a
+  float's last digits: a batch sums in another order. Use it as a context, or call `close`.
+  """
+
+  def __init__(
+    self,
+    model: Mellow,
+    *,
+    slots: int = 4,
+    max_new_tokens: int = 300,
+    max_queue: int = 64,
+    cache_bytes: int = 2**29,
+  ):
+    """A table of slots rows; at most max_queue requests wait. Compiles all it needs.
+
+    max_new_tokens is the most of any request. cache_bytes bounds what is kept of clips.
+    Raises ConfigError where the decoder has fewer positions.
+    """
+    model.cfg.check_length(max_new_tokens)
+    self.model, self.slots, self.max_new_tokens = model, slots, max_new_tokens
+    self.max_queue = max_queue
+    self.clips = _ByContent(cache_bytes // 4)  # the encoder's output
+    self.pairs = _ByContent(cache_bytes - cache_bytes // 4)  # the decoder's caches
+    self._queue: queue.SimpleQueue[Request | ScoreRequest | None] = queue.SimpleQueue()
+    self._waiting = threading.Semaphore(max_queue)
+    self._rows: list[Request | None] = [None] * slots
+    self._is_closed, self._lock = False, threading.Lock()
+    self._compile()
+    self._table = self._empty()
+    self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+    started = time.monotonic()
+    self._thread.start()
+    self._warm_up()
+    self.compile_seconds = time.monotonic() - started
+
+  # --- Requests: from any thread -----------------------------------------------------------------
+
+  def submit(self, request: Request | ScoreRequest) -> None:
+    """Puts a request into the queue. Raises BusyError where it is full or the engine is closed."""
+    if isinstance(request, Request) and not 1 <= request.max_new_tokens <= self.max_new_tokens:
+      raise QuestionError(
+        f"max_new_tokens {request.max_new_tokens}: from 1 to {self.max_new_tokens} here"
+      )
+    if not self._waiting.acquire(blocking=False):
+      raise BusyError(f"{self.max_queue} requests are waiting: try again later")
+    with self._lock:  # none is put behind the word that ends the thread
+      if self._is_closed:
+        raise BusyError("the engine is closed")
+      self._queue.put(request)
+
+  def stream(self, request: Request) -> Iterator[Token]:
+    """Submits a request, and gives its tokens as they come. Raises what ended it, if an error."""
+    events: queue.SimpleQueue[Token | FinishReason | Exception] = queue.SimpleQueue()
+    request.on_token = request.on_end = events.put
+    self.submit(request)
+    try:
+      while isinstance(event := events.get(), Token):
+        yield event
+    finally:
+      request.cancelled = True
+    if isinstance(event, Exception):
+      raise event
+
+  def score(
+    self, prompt: Prompt, options: Int[np.ndarray, "O R"], lengths: Int[np.ndarray, "O"]
+  ) -> Float[np.ndarray, "O"]:
+    """Natural log-likelihoods of options, tokens padded to one length; see `decode.score`."""
+    events: queue.SimpleQueue[np.ndarray | Exception] = queue.SimpleQueue()
+    self.submit(ScoreRequest(prompt, options, lengths, events.put))
+    if isinstance(found := events.get(), Exception):
+      raise found
+    return found
+
+  @property
+  def running(self) -> int:
+    """Requests that are decoded now."""
+    return sum(row is not None for row in self._rows)
+
+  @property
+  def waiting(self) -> int:
+    """Requests in the queue."""
+    return self._queue.qsize()
+
+  def close(self) -> None:
+    """Finishes what is submitted, and ends the thread."""
+    with self._lock:
+      if not self._is_closed:
+        self._is_closed = True
+        self._queue.put(None)
+    self._thread.join()
+
+  def __enter__(self) -> "Engine":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  # --- Programs ----------------------------------------------------------------------------------
+
+  def _compile(self) -> None:
+    cfg, graphdef = self.model.cfg, self.model.graphdef
+    most = min(TOP, cfg.decoder.vocab)
+
+    def chosen(
+      before: SampleState, after: SampleState, logits: Array, wants_top: Bool[Array, "rows"]
+    ) -> _Steps:
+      def top() -> tuple[Array, Array]:
+        return tuple(jax.lax.top_k(jax.nn.log_softmax(logits), most))
+
+      shape = (*logits.shape[:-1], most)
+      none = (jnp.zeros(shape, logits.dtype), jnp.zeros(shape, jnp.int32))
+      log_probs, ids = jax.lax.cond(jnp.any(wants_top), top, lambda: none)
+      return _Steps(
+        token=after.token,
+        log_prob=after.log_probs - before.log_probs,
+        has_ended=after.has_ended,
+        top_ids=ids,
+        top_log_probs=log_probs,
+      )
+
+    @jax.jit
+    def read_audio(params: PyTree, first: Array, second: Array) -> Cache:
+      return nnx.merge(graphdef, params).read_audio(first[None], second[None])
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def join(
+      params: PyTree,
+      table: _Rows,
+      row: Int[Array, ""],
+      audio: Cache,
+      ids: Int[Array, "1 L"],
+      length: Int[Array, "1"],
+      key: Key[Array, "1"],
+      sampling: RowSampling,
+      wants_top: Bool[Array, "1"],
+    ) -> tuple[_Rows, _Steps]:
+      """Reads a question about clips, and writes the request over a row of the table."""
+      model = nnx.merge(graphdef, params)
+      logits, state = decode.prefill(model, model.decoder.embed(ids), length, 1, audio=audio)
+      before = decode.no_answer(key)
+      sampled = decode.append(before, logits, sampling, cfg.end_id)
+      new = _Rows(sampled, state, sampling, wants_top)
+      return decode.insert(table, row, new), chosen(before, sampled, logits, wants_top)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def advance(params: PyTree, table: _Rows) -> tuple[_Rows, _Steps]:
+      model = nnx.merge(graphdef, params)
+
+      def one(table: _Rows, _: None) -> tuple[_Rows, _Steps]:
+        logits, state = decode.step(model, table.sampled.token, table.state)
+        sampled = decode.append(table.sampled, logits, table.sampling, cfg.end_id)
+        steps = chosen(table.sampled, sampled, logits, table.wants_top)
+        return table._replace(sampled=sampled, state=state), steps
+
+      return jax.lax.scan(one, table, None, length=BURST)
+
+    @jax.jit
+    def score(
+      params: PyTree,
+      audio: Cache,
+      ids: Int[Array, "1 L"],
+      length: Int[Array, "1"],
+      options: Int[Array, "1 O R"],
+      lengths: Int[Array, "1 O"],
+    ) -> Float[Array, "1 O"]:
+      model = nnx.merge(graphdef, params)
+      return decode.score(model, model.decoder.embed(ids), length, options, lengths, audio)
+
+    self._read_audio, self._join, self._advance, self._score = read_audio, join, advance, score
+
+  def _empty(self) -> _Rows:
+    """A table of free rows: they decode with the others, and nobody reads what."""
+    cfg, params = self.model.cfg, self.model.params
+
+    @jax.jit
+    def make(params: PyTree) -> _Rows:
+      model = nnx.merge(self.model.graphdef, params)
+      prefix = jnp.zeros((self.slots, cfg.prefix_tokens, cfg.decoder.width))
+      lengths = jnp.full(self.slots, cfg.text_tokens)
+      _, state = decode.prefill(model, prefix, lengths, self.max_new_tokens)
+      sampled = decode.no_answer(jax.random.split(jax.random.key(0), self.slots))
+      zeros = jnp.zeros(self.slots)
+      return _Rows(
+        sampled=sampled._replace(has_ended=jnp.ones(self.slots, bool)),
+        state=jax.tree.map(jnp.zeros_like, state)._replace(attention_mask=state.attention_mask),
+        sampling=RowSampling(temperature=zeros, top_p=zeros + 1),
+        wants_top=jnp.zeros(self.slots, bool),
+      )
+
+    return make(params)
+
+  def _warm_up(self) -> None:
+    """Compiles by answering nothing about silence."""
+    cfg = self.model.cfg
+    logger.info("compiling, once: answers in a table of %d rows", self.slots)
+    samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
+    silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
+    prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
+    for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
+      pass
+
+  # --- The engine's thread -----------------------------------------------------------------------
+
+  def _run(self) -> None:
+    """Until it is closed and all is answered: one request joins, then all rows go on."""
+    is_open = True
+    while is_open or self.running:
+      if is_open and None in self._rows:
+        with contextlib.suppress(queue.Empty):
+          request = self._queue.get(block=not self.running)
+          if request is None:
+            is_open = False
+          else:
+            self._waiting.release()
+            self._start(request)
+      if self.running:
+        self._continue()
+
+  def _start(self, request: Request | ScoreRequest) -> None:
+    if request.cancelled:
+      request.on_end("cancelled")
+      return
+    try:
+      if isinstance(request, ScoreRequest):
+        request.on_end(self._options(request))
+      else:
+        self._insert(request)
+    except Exception as error:  # one request's fault, such as memory, ends no other
+      request.on_end(error)
+
+  def _audio(self, prompt: Prompt) -> Cache:
+    """The decoder's cache of a prompt's clips."""
+    wavs = [clip.wav for clip in prompt.clips]
+    names = [hashlib.sha256(wav.tobytes()).digest() for wav in wavs]
+
+    def encode(i: int) -> Array:
+      return self.clips.get(names[i], lambda: self.model.encode(wavs[i][None])[0])
+
+    return self.pairs.get(
+      tuple(names), lambda: self._read_audio(self.model.params, encode(0), encode(1))
+    )
+
+  def _options(self, request: ScoreRequest) -> Float[np.ndarray, "O"]:
+    prompt = request.prompt
+    found = self._score(
+      self.model.params,
+      self._audio(prompt),
+      prompt.ids[None],
+      np.array([prompt.length], np.int32),
+      request.options[None],
+      request.lengths[None],
+    )
+    return np.asarray(found)[0]
+
+  def _insert(self, request: Request) -> None:
+    prompt, row = request.prompt, self._rows.index(None)
+    key = jax.random.fold_in(jax.random.key(request.seed), 0)  # as Mellow.answer makes it
+    sampling = RowSampling(
+      np.array([request.temperature], np.float32), np.array([request.top_p], np.float32)
+    )
+    audio = self._audio(prompt)
+    self._table, steps = self._join(
+      self.model.params,
+      self._table,
+      np.int32(row),
+      audio,
+      prompt.ids[None],
+      np.array([prompt.length], np.int32),
+      jax.random.split(key, request.sample + 1)[-1:],
+      sampling,
+      np.array([request.top > 0]),
+    )
+    self._rows[row] = request
+    self._give(row, 0, jax.device_get(steps))
+
+  def _continue(self) -> None:
+    try:
+      self._table, steps = self._advance(self.model.params, self._table)
+      steps = jax.device_get(steps)
+    except Exception as error:  # the table is gone with it
+      rows, self._rows = self._rows, [None] * self.slots
+      self._table = self._empty()
+      for request in filter(None, rows):
+        request.on_end(error)
+      return
+    for row in range(self.slots):
+      for i in range(BURST):
+        self._give(row, row, _Steps(*(x[i] for x in steps)))
+
+  def _give(self, row: int, column: int, steps: _Steps) -> None:
+    """Hands a row's token to its request, and frees the row where that was the last."""
+    request = self._rows[row]
+    if request is None:
+      return
+    reason: FinishReason | None = None
+    if request.cancelled:
+      reason = "cancelled"
+    elif steps.has_ended[column]:
+      reason = "stop"
+    else:
+      request.tokens += 1
+      top = zip(steps.top_ids[column], steps.top_log_probs[column], strict=True)
+      request.on_token(
+        Token(
+          id=int(steps.token[column]),
+          log_prob=float(steps.log_prob[column]),
+          top=tuple((int(i), float(p)) for i, p in list(top)[: request.top]),
+        )
+      )
+      if request.tokens == request.max_new_tokens:
+        reason = "length"
+    if reason:
+      self._rows[row] = None
+      request.on_end(reason)

@@ -1,0 +1,143 @@
+"""The engine's answers are those of single requests, whatever joins and leaves beside them."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from mellow_jax import checkpoint
+from mellow_jax.errors import BusyError, QuestionError
+from mellow_jax.inference import engine as engine_lib
+from mellow_jax.inference.api import Mellow
+from mellow_jax.inference.decode import Sampling
+from mellow_jax.inference.engine import Engine, Request
+
+MOST = 24
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tmp_path_factory) -> Mellow:
+  folder = tmp_path_factory.mktemp("engine") / "model"
+  checkpoint.save_model(folder, tiny.params(tiny_config), tiny_config, "training", tiny.tokenizer())
+  return Mellow.load(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+  with Engine(model, slots=4, max_new_tokens=MOST) as found:
+    yield found
+
+
+def clips(n: int) -> list[tuple[np.ndarray, int]]:
+  rng = np.random.default_rng(0)
+  return [(rng.normal(0, 0.1, RATE).astype(np.float32), RATE) for _ in range(n)]
+
+
+WORDS = ["what", "is", "heard", "in", "the", "audio", "a", "dog", "barks", "then", "rain", "falls"]
+
+
+def prompts(model: Mellow, n: int) -> list:
+  rng, sounds = np.random.default_rng(1), clips(5)
+  rows = []
+  for _ in range(n):
+    first, second = rng.integers(5, size=2)
+    rows.append((sounds[first], sounds[second], " ".join(rng.choice(WORDS, 5))))
+  return rows
+
+
+def test_64_requests_at_random_times_get_the_tokens_of_single_ones(model, engine):
+  rows = prompts(model, 64)
+  rng = np.random.default_rng(2)
+  most = rng.integers(1, MOST + 1, size=len(rows))
+  found, sampled = [None] * len(rows), rng.random(len(rows)) < 0.3
+
+  def ask(i: int) -> None:
+    request = Request(model.prompt(rows[i]), int(most[i]), temperature=0.9 * sampled[i], seed=i)
+    found[i] = list(engine.stream(request))
+
+  threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(rows))]
+  for thread in threads:
+    thread.start()
+    time.sleep(rng.exponential(0.002))
+  for thread in threads:
+    thread.join()
+  lengths = set()
+  for i, row in enumerate(rows):
+    sampling = Sampling(max_new_tokens=MOST, temperature=0.9 * float(sampled[i]))
+    answer = model.answer(row[0], row[2], audio2=row[1], sampling=sampling, seed=i)
+    ids = [token.id for token in found[i]]
+    expected = answer.tokens[0]
+    assert len(ids) == min(expected, most[i])
+    assert answer.text.startswith(model.tokenizer.decode(ids).strip())
+    if expected < most[i]:  # else the end token counts on one side alone
+      continue
+    if expected == most[i] == MOST:
+      total = sum(token.log_prob for token in found[i])
+      np.testing.assert_allclose(total, answer.log_probs[0], rtol=1e-4, atol=1e-4)
+    lengths.add(len(ids))
+  assert len(lengths) > 5 and engine.running == engine.waiting == 0
+
+
+def test_options_have_the_log_likelihoods_of_the_api(model, engine):
+  row = prompts(model, 1)[0]
+  options = [["a dog barks", "rain falls", "a dog"]]
+  expected = [score for score, _ in model.score([row], options, batch_size=1)[0]]
+  ids, lengths = model.encode_options(options)
+  found = engine.score(model.prompt(row), ids[0], lengths[0])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_clips_and_pairs_are_read_once(model, engine):
+  row = prompts(model, 1)[0]
+  before = engine.clips.hits, engine.pairs.hits, engine.pairs.queries
+  for question in ("a dog barks", "rain falls", "what is heard"):
+    list(engine.stream(Request(model.prompt((*row[:2], question)), 2)))
+  assert engine.pairs.queries == before[2] + 3 and engine.pairs.hits >= before[1] + 2
+
+
+def test_the_oldest_go_first_where_memory_is_bounded():
+  kept = engine_lib._ByContent(max_bytes=100)
+  for name in (1, 2, 1, 3):
+    kept.get(name, lambda: np.zeros(40, np.uint8))
+  made = []
+  for name in (1, 3, 2):
+    kept.get(name, lambda name=name: made.append(name) or np.zeros(40, np.uint8))
+  assert made == [2] and kept.bytes == 80
+
+
+def test_a_cancelled_request_frees_its_row(model, engine):
+  row = prompts(model, 1)[0]
+  for _ in range(20):
+    stream = engine.stream(Request(model.prompt(row), MOST, temperature=5.0))
+    next(stream)
+    stream.close()
+  assert len(list(engine.stream(Request(model.prompt(row), 3)))) <= 3
+  assert engine.running == 0
+
+
+def test_the_most_probable_tokens_come_with_the_chosen_one(model, engine):
+  row = prompts(model, 1)[0]
+  for token in engine.stream(Request(model.prompt(row), 6, top=3)):
+    assert len(token.top) == 3 and token.top[0][0] == token.id
+    assert token.top[0][1] == pytest.approx(token.log_prob, abs=1e-4)
+    assert token.top[0][1] >= token.top[1][1] >= token.top[2][1]
+
+
+def test_a_full_queue_and_a_closed_engine_say_so(model):
+  row = prompts(model, 1)[0]
+  with Engine(model, slots=1, max_new_tokens=4, max_queue=1) as small:
+    with pytest.raises(QuestionError, match="from 1 to 4"):
+      small.submit(Request(model.prompt(row), 5))
+    refused = 0
+    for _ in range(50):
+      try:
+        small.submit(Request(model.prompt(row), 4))
+      except BusyError as error:
+        refused += 1
+        assert "try again" in str(error)
+    assert refused
+  with pytest.raises(BusyError, match="closed"):
+    small.submit(Request(model.prompt(row), 4))
