@@ -16,7 +16,7 @@ from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
 COLUMNS = 100
-PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # --device to JAX's name
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # --device to JAX_PLATFORMS
 
 
 def flag_values() -> flags.FlagValues:
