@@ -18,7 +18,7 @@ told=false   # to stop
 take() {
   case $1 in
     --restarts=*) restarts=${1#*=} ;;
-    --dry_run) dry_run=true ;;
+    --dry_run | --dry-run) dry_run=true ;;
     --) ;;
     *) arguments+=("$1") ;;
   esac
