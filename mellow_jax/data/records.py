@@ -1,8 +1,9 @@
-"""ReasonAQA's JSON, or a table of one's own clips, validated into records with random access.
+"""Rows of ReasonAQA or about one's own clips, validated into records with random access.
 
-JSON rows are objects, each with the text fields of `Record`. A table has the columns file, question
-and answer, and if wanted file2 and caption. Nothing is guessed and nothing is dropped: what does
-not fit is an error that names the file, the row and the field.
+A file holds rows in any form that `tables` reads: with the text fields of `Record`, as ReasonAQA
+has them, or with the columns file, question and answer, and if wanted file2 and caption. null is
+an empty text where a field may be empty. Nothing is guessed and nothing is dropped: what does not
+fit is an error that names the file, the row and the field.
 """
 
 import functools
@@ -40,7 +41,8 @@ COLUMNS = {
   "filepath2": "file2",
   "caption1": "caption",
 }
-_NEEDED = ("file", "question", "answer")
+NEEDED = ("filepath1", "input", "answer")  # no row may have them empty
+_FIELD_OF = {column: field for field, column in COLUMNS.items()}
 _DRIVE = re.compile(r"[A-Za-z]:")
 READ_TOGETHER = 4096  # rows of StoredRows
 
@@ -154,9 +156,9 @@ def _fault(row: object) -> str:
     return fault
   for field in FIELDS:
     if field not in row:
-      return f"field {field!r} is missing"
+      return f"field {field!r} is missing: add it, or write rows of file, question and answer"
     if not isinstance(row[field], str):
-      return f"field {field!r} is {tables.name_of(row[field])}, not text"
+      return f"field {field!r} is {tables.name_of(row[field])}, not text: write it as text"
   for field, value in row.items():
     if field not in _KNOWN and not field.startswith("_"):
       return f"field {field!r} is unknown: remove it, or begin its name with '_' to have it ignored"
@@ -173,27 +175,54 @@ def _is_endless(value: object) -> bool:
 class Reader:
   """Checks the rows of one file."""
 
-  def __init__(self, path: str | os.PathLike):
-    """Raises DataError for a file that cannot be read, or whose columns are not those of clips."""
+  def __init__(self, path: str | os.PathLike, *, answers: bool = True):
+    """Answers may be absent or empty where answers is False.
+
+    Raises DataError for a file that cannot be read, or whose columns are not those of rows.
+    """
     self.name = os.fspath(path)
+    self._needed = NEEDED if answers else NEEDED[:-1]
     table = tables.scan(path)
-    self.is_table = table.columns is not None
-    if self.is_table:
-      _check_header(self.name, table.columns)
+    self._has_columns = False  # the last row is by the names of COLUMNS
+    if table.columns is not None:
+      self._check_header(table.columns)
     self._rows = table.rows
+    # What rows may leave out: with COLUMNS all of it, with FIELDS an answer that is not needed.
     self._blank = dict.fromkeys(FIELDS, "") | {"subtype": Path(path).name}
+    for field in self._needed:
+      del self._blank[field]
     self.paths = {"": ""}  # as written -> as kept: the same clip stands in many rows
 
   def __iter__(self) -> Iterator[tables.Row]:
     """The rows by the names of FIELDS, not yet checked; raises DataError for a malformed file."""
     for row in self._rows:
-      if self.is_table:
-        named = {field: row.fields.get(column, "") for field, column in COLUMNS.items()}
-        row = row._replace(fields=self._blank | named)
-      yield row
+      yield row._replace(fields=self._named(row.fields)) if type(row.fields) is dict else row
+
+  def _named(self, fields: dict[str, object]) -> dict[str, object]:
+    self._has_columns = "file" in fields and "filepath1" not in fields
+    if self._has_columns:
+      fields = self._blank | {_FIELD_OF.get(name, name): text for name, text in fields.items()}
+    elif "answer" in self._blank:
+      fields = {"answer": "", **fields}
+    if None in fields.values():
+      empty = {name for name in FIELDS if name not in self._needed and fields.get(name, "") is None}
+      fields = fields | dict.fromkeys(empty, "")
+    return fields
+
+  def _check_header(self, header: Sequence[str]) -> None:
+    known = FIELDS if "filepath1" in header else (*COLUMNS.values(),)
+    for column in header:
+      if column not in known and not column.startswith("_"):
+        raise DataError(
+          f"{self.name}, line 1: column {column!r} is unknown: use {', '.join(known)}, separated "
+          "by commas, tabs or semicolons, or begin its name with '_' to have it ignored"
+        )
+    for column in (COLUMNS[field] for field in self._needed):
+      if known != FIELDS and column not in header:
+        raise DataError(f"{self.name}, line 1: column {column!r} is missing: add it")
 
   def _fail(self, place: str, fault: str) -> NoReturn:
-    if self.is_table:
+    if self._has_columns:
       for field, column in COLUMNS.items():
         fault = fault.replace(f"field {field!r}", f"column {column!r}")
     raise DataError(f"{self.name}, {place}: {fault}")
@@ -214,7 +243,7 @@ class Reader:
           found.append((field, "holds half a surrogate pair: write the file as UTF-8"))
       if len(value) > prompts.MAX_CHARACTERS:
         found.append((field, f"has more than {prompts.MAX_CHARACTERS} characters"))
-    for field in ("filepath1", "input", "answer"):
+    for field in self._needed:
       if not row[field] or row[field].isspace():
         found.append((field, "is empty: fill it in or drop the row"))
     for field in ("filepath1", "filepath2"):
@@ -247,32 +276,18 @@ class Reader:
     return task, first, second, caption1, caption2, question, answer, subtype
 
 
-def _check_header(name: str, header: Sequence[str]) -> None:
-  known = [*COLUMNS.values()]
-  for column in header:
-    if column not in known and not column.startswith("_"):
-      raise DataError(
-        f"{name}, line 1: column {column!r} is unknown: use {', '.join(known)}, separated by "
-        "commas, or begin its name with '_' to have it ignored"
-      )
-  for column in _NEEDED:
-    if column not in header:
-      raise DataError(f"{name}, line 1: column {column!r} is missing")
+def read(path: str | os.PathLike, listed: Container[str] = (), *, answers: bool = True) -> Records:
+  """The records of a file; without answers, rows may lack them.
 
-
-def read(path: str | os.PathLike, listed: Container[str] = ()) -> Records:
-  """The records of a file: JSON with the fields of `Record`, or a table of one's own clips.
-
-  `tables` says which files are which. Rows whose ids are listed may be empty where they should not
-  be, or name paths that lead out of the root: they keep their place as they are, for the caller to
-  leave out.
+  Rows whose ids are listed may be empty where they should not be, or name paths that lead out of
+  the root: they keep their place as they are, for the caller to leave out.
 
   Fields and columns whose names begin with "_" are notes, and ignored. Raises DataError if the
   file cannot be read, is malformed or holds no rows, or if a row has a field missing, twice,
   unknown, not text or too long, an empty question, answer or first path, or an audio path that
   could leave its root folder.
   """
-  reader = Reader(path)
+  reader = Reader(path, answers=answers)
   rows = [reader.record(i, row, listed) for i, row in enumerate(reader)]
   return Records(reader.name, rows)
 

@@ -1,13 +1,15 @@
 """Rows of users' files: CSV, TSV, JSON and lines of JSON, each row with its place for messages.
 
-A name that ends in ".csv" or ".tsv" is a table; elsewhere the content decides:
+What a file holds follows from its first character that is no white space, not from its name:
 
-  "[" first    a JSON list of rows, read one at a time
-  "{" first    a row on each line, or a JSON object around one list of rows
-  other        a table, unless the name ends in ".json" or ".jsonl"
+  [        a JSON list of rows, read one at a time
+  {        a row on each line; or one JSON object, which is a row, or is around one list of rows, or
+           holds rows by their ids: these get the key KEY
+  other    a table, whose cells stand between commas, tabs or semicolons, whichever gives its header
+           the most columns
 
-A table's cells stand between commas, or between tabs where its header does. A byte-order mark, as
-spreadsheets write it, is skipped.
+A byte-order mark, as spreadsheets write it, is skipped, and so are rows of empty cells and empty
+columns at the end. Lines end in LF, CR or both; other line separators (U+2028, U+0085) are text.
 """
 
 import contextlib
@@ -60,7 +62,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-_TABLES, _JSONS = (".csv", ".tsv"), (".json", ".jsonl")
+_JSONS = (".json", ".jsonl")
+_SEPARATORS = ",\t;"
+KEY = "_key"  # of a row that a JSON object holds by its id: that id; readers ignore names with "_"
 
 
 def name_of(value: object) -> str:
@@ -99,7 +103,14 @@ def read(
 
 def _objects(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
   for row in rows:
-    if fault := shape_fault(row.fields):
+    fault = shape_fault(row.fields)
+    try:
+      json.dumps(row.fields, ensure_ascii=False, default=vars).encode()
+    except UnicodeEncodeError:
+      fault = "holds half a surrogate pair: write the file as UTF-8"
+    except RecursionError:
+      fault = "is nested too deep: write its fields as texts"
+    if fault:
       _fail(path, row.place, fault)
     yield row
 
@@ -109,28 +120,38 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
 
   Raises DataError as `read` does, but for the shape of rows.
   """
-  name = os.fspath(path).lower()
   with _reading(path, remedy):
-    if not name.endswith(_TABLES):
-      with _opened(path) as file:
-        first = _first_sign(file)
-      if first == "[":
-        return Table(None, _filled(path, _list_rows(path, remedy)))
-      if first == "{":
-        return Table(None, _filled(path, _line_rows(path, remedy)))
-      if name.endswith(_JSONS) and first:
-        _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy)
-      if name.endswith(_JSONS):
-        _fail(path, "", "holds no rows")
+    with _opened(path) as file:
+      first = _first_sign(file)
+    if first in ("[", "{"):
+      rows = _list_rows if first == "[" else _line_rows
+      return Table(None, _filled(path, rows(path, remedy)))
     text = Path(path).read_bytes().decode("utf-8-sig")
-    start = text.partition("\n")[0]
-    tabs = name.endswith(".tsv") or ("\t" in start and "," not in start)
-    cells = csv.reader(io.StringIO(text, newline=""), "excel-tab" if tabs else "excel", strict=True)
-    header = tuple(next(cells, ()))
+  separator = max(_SEPARATORS, key=lambda sign: len(_header(text, sign)))
+  header = _header(text, separator)
+  if os.fspath(path).lower().endswith(_JSONS) and len(header) < 2:
+    if not first:
+      _fail(path, "", "holds no rows")
+    _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy)
   for column in header:
     if column and header.count(column) > 1:
       _fail(path, "line 1", f"column {column!r} occurs twice: keep one")
-  return Table(header, _filled(path, _table_rows(path, remedy, header, cells)))
+  return Table(header, _filled(path, _table_rows(path, remedy, header, _cells(text, separator))))
+
+
+def _cells(text: str, separator: str) -> Any:
+  return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+
+
+def _header(text: str, separator: str) -> tuple[str, ...]:
+  """The names of the columns, without empty ones at the end."""
+  try:
+    header = [column.strip() for column in next(_cells(text, separator), ())]
+  except csv.Error:
+    return ()
+  while header and not header[-1]:
+    header.pop()
+  return tuple(header)
 
 
 def _fail(path: str | os.PathLike, place: str, fault: str, remedy: str = "") -> NoReturn:
@@ -184,19 +205,20 @@ def _filled(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
 def _table_rows(
   path: str | os.PathLike, remedy: str, header: tuple[str, ...], table: Any
 ) -> Iterator[Row]:
-  begin = table.line_num + 1
+  begin, width, is_header = 1, len(header), True
   try:
     for cells in table:
-      if cells and len(cells) != len(header):
+      is_blank = not "".join(cells).strip()
+      if "".join(cells[width:]).strip() or (len(cells) < width and not is_blank):
         _fail(
           path,
           f"line {begin}",
-          f"has {len(cells)} cells where the header has {len(header)}",
+          f"has {len(cells)} cells where the header has {width}",
           remedy or 'put text that holds a comma between ""',
         )
-      if cells:  # a blank line is no row
-        yield Row(dict(zip(header, cells, strict=True)), begin)
-      begin = table.line_num + 1
+      if not (is_blank or is_header):
+        yield Row(dict(zip(header, cells, strict=False)), begin)
+      begin, is_header = table.line_num + 1, False
   except csv.Error as error:
     _fail(path, f"line {begin}", f"is not CSV ({error})", remedy)
 
@@ -215,9 +237,9 @@ def _list_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
 def _line_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
   with _reading(path, remedy):
     with _opened(path) as file:
-      inside = _list_inside(file)
+      inside = _rows_inside(file)
     if inside is not None:
-      yield from (Row(fields, number, in_list=True) for number, fields in enumerate(inside))
+      yield from inside
       return
     with _opened(path) as file:
       for number, line in enumerate(file, 1):
@@ -229,8 +251,8 @@ def _line_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
           yield Row(fields, number)
 
 
-def _list_inside(file: IO[str]) -> list[Any] | None:
-  """The one list of objects in the JSON object that a file is; None where it is lines."""
+def _rows_inside(file: IO[str]) -> list[Row] | None:
+  """The rows of the one JSON object that a file is; None where it is lines."""
   lines = (line for line in file if line.strip())
   try:
     try:
@@ -243,7 +265,17 @@ def _list_inside(file: IO[str]) -> list[Any] | None:
         return None
   except (ValueError, RecursionError):
     return None
-  values = content.values() if isinstance(content, dict) else ()
-  lists = [value for value in values if isinstance(value, list) and value]
-  lists = [value for value in lists if all(isinstance(row, dict | Repeated) for row in value)]
-  return lists[0] if len(lists) == 1 else None
+  values = [*content.values()] if isinstance(content, dict) else []
+  lists = [value for value in values if isinstance(value, list) and value and _are_rows(value)]
+  if len(lists) == 1:
+    return [Row(fields, number, in_list=True) for number, fields in enumerate(lists[0])]
+  if values and _are_rows(values):
+    return [
+      Row({KEY: key, **row} if isinstance(row, dict) else row, number, in_list=True)
+      for number, (key, row) in enumerate(content.items())
+    ]
+  return [Row(content, 1)]
+
+
+def _are_rows(values: list[Any]) -> bool:
+  return all(isinstance(row, dict | Repeated) for row in values)

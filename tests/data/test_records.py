@@ -191,7 +191,8 @@ HEADER = "file,question,answer\n"
   [
     ("", "line 1: column 'file' is missing"),
     ("file,question\n", "line 1: column 'answer' is missing"),
-    ("file;question;answer\n", "line 1: column 'file;question;answer' is unknown: .*by commas"),
+    ("file;question;answer;when\n", "line 1: column 'when' is unknown: .*commas, tabs or semico"),
+    ("file|question|answer\n", "line 1: column 'file|question|answer' is unknown: .*by commas"),
     ("file,question,answer,file\n", "line 1: column 'file' occurs twice"),
     (HEADER, "holds no rows"),
     (HEADER + "a.wav,what,yes\n\na.wav,what, and why,no", "line 4: has 4 cells where .* 3: put"),

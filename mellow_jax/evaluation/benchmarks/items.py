@@ -29,9 +29,10 @@ class Prediction:
   item: Item
   benchmark: str
   prompt: str  # the whole question as it was put to the model
-  prediction: str  # what the model wrote
+  prediction: str  # what the model wrote; "" where failure says why it could not be asked
   order: tuple[int, ...] = ()  # the item's choices in the order they were shown in
   # Log-likelihood and number of tokens of each of the item's choices, in the item's order; () where
   # they were not computed.
   option_log_probs: tuple[tuple[float, int], ...] = ()
   heard: str = "clips"  # or "noise", "silence", "shuffled"
+  failure: str = ""  # such as "a.wav: is empty: get it again or drop its record"

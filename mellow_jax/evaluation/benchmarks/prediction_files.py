@@ -2,19 +2,21 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mellow_jax import files
 from mellow_jax.data import tables
 from mellow_jax.errors import DataError, PredictionsError
-from mellow_jax.evaluation.benchmarks.items import Item, Prediction
+from mellow_jax.evaluation.benchmarks.items import Item, Kind, Prediction
 
 # Where other models' files, MMAU's and MMAR's among them, keep the text.
 TEXT_KEYS = ("prediction", "model_output", "answer_prediction", "model_prediction")
 _REMEDY = "a line cut off by a kill is mended by the same `evaluate predict` again"
+_NOT_ANSWERED = "the predictions file has null in place of an answer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,11 @@ def read(
   *,
   need_answers: bool = True,
 ) -> PredictionSet:
-  """A predictions file: JSONL as `evaluate predict` writes it, or any model's JSON or JSONL.
+  """A predictions file: as `evaluate predict` writes it, or any model's in a form `tables` reads.
 
   A line of ours holds its item. A line of another's holds "id" and one of TEXT_KEYS, and finds its
-  item among those given. With items, each line must answer one of them. With need_answers each
+  item among those given; an object of answers by id will do, too. null in place of an answer is a
+  failure to answer. With items, each line must answer one of them. With need_answers each
   item's right answer must be known.
 
   Raises PredictionsError.
@@ -52,6 +55,14 @@ def read(
   except DataError as error:
     raise PredictionsError(str(error)) from None
   known = None if items is None else {item.id: item for item in items}
+  if (
+    known is not None
+    and len(rows) == 1
+    and rows[0].fields
+    and rows[0].fields.keys() <= known.keys()
+  ):
+    pairs = enumerate(rows[0].fields.items())
+    rows = [tables.Row({"id": i, "prediction": text}, n, in_list=True) for n, (i, text) in pairs]
   predictions, seen = [], {}
   for number, row in ((row.place, row.fields) for row in rows):
     where = f"{path}, {number}"
@@ -95,22 +106,13 @@ def _prediction(
   where: str, row: dict[str, Any], benchmark: str | None, known: dict[str, Item] | None
 ) -> Prediction:
   if "item" in row:
-    if not isinstance(row.get("prediction"), str):
-      raise PredictionsError(f"{where}: prediction {row.get('prediction')!r} is no text")
-    names = {field.name for field in dataclasses.fields(Prediction)}
     try:
-      item = row["item"]
-      tuples = {name: tuple(item.get(name, ())) for name in ("choices", "references")}
-      found = Prediction(
-        **{
-          **{name: value for name, value in row.items() if name in names},
-          "item": Item(**{**item, **tuples}),
-          "order": tuple(row.get("order") or range(len(item.get("choices", ())))),
-          "option_log_probs": tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ())),
-        }
-      )
+      found = _own(row)
     except (TypeError, ValueError, AttributeError) as error:
-      raise PredictionsError(f"{where}: is no prediction of `evaluate predict` ({error})") from None
+      raise PredictionsError(
+        f"{where}: is no prediction of `evaluate predict` ({error}): restore the line, or remove "
+        "it and predict again"
+      ) from None
     if benchmark and found.benchmark != benchmark:
       raise PredictionsError(
         f"{where}: answers benchmark {found.benchmark}, not {benchmark}: drop --benchmark"
@@ -130,19 +132,67 @@ def _prediction(
     raise PredictionsError(
       f"{where}: holds no item: name --benchmark and --data, where the questions are"
     )
-  keys = [key for key in TEXT_KEYS if isinstance(row.get(key), str)]
-  if len(keys) != 1 or "id" not in row:
-    raise PredictionsError(f'{where}: needs "id" and one text among {", ".join(TEXT_KEYS)}')
-  if str(row["id"]) not in known:
-    raise PredictionsError(f"{where}: id {row['id']!r} is none of benchmark {benchmark}'s")
-  item = known[str(row["id"])]
+  keys = [key for key in TEXT_KEYS if key in row]
+  name = row.get("id", row.get(tables.KEY))
+  if len(keys) != 1 or not isinstance(name, str | int):
+    raise PredictionsError(
+      f'{where}: needs "id" and one text among {", ".join(TEXT_KEYS)}, and has '
+      f"{', '.join(map(repr, row))}: rename or add what is missing"
+    )
+  text = row[keys[0]]
+  if not isinstance(text, str | None):
+    raise PredictionsError(
+      f"{where}: field {keys[0]!r} is {tables.name_of(text)}: write it as text, in quotes"
+    )
+  if str(name) not in known:
+    raise PredictionsError(
+      f"{where}: id {name!r} is none of benchmark {benchmark}'s: name the --data that was asked"
+    )
+  item = known[str(name)]
   return Prediction(
     item=item,
     benchmark=benchmark,
     prompt="",  # it does not say
-    prediction=row[keys[0]],
+    prediction=text or "",
+    failure=_NOT_ANSWERED if text is None else "",
     order=tuple(range(len(item.choices))),
   )
+
+
+def _own(row: dict[str, Any]) -> Prediction:
+  """A line of `evaluate predict`; raises ValueError, TypeError or AttributeError for any other."""
+  names = {field.name for field in dataclasses.fields(Prediction)}
+  fields = {name: value for name, value in row.items() if name in names}
+  if not isinstance(row.get("prediction"), str):
+    raise ValueError(f"prediction {row.get('prediction')!r:.80} is no text")
+  item = dict(row["item"])
+  for name in ("choices", "references"):
+    if not isinstance(item.setdefault(name, []), list):
+      raise ValueError(f"{name} is no list")
+    item[name] = tuple(item[name])
+  found = Prediction(
+    **{
+      **fields,
+      "item": Item(**item),
+      "order": tuple(row.get("order") or range(len(item["choices"]))),
+      "option_log_probs": tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ())),
+    }
+  )
+  item = found.item
+  texts = [item.id, item.kind, item.audio1, item.audio2, item.question, item.answer]
+  texts += [*item.choices, *item.references, *item.groups, *item.groups.values()]
+  texts += [found.benchmark, found.prompt, found.prediction, found.heard, found.failure]
+  if not all(isinstance(text, str) for text in texts):
+    raise ValueError("a text is something else")
+  if not all(isinstance(number, int) for number in (row.get("row", 0), *found.order)):
+    raise ValueError("a number is something else")
+  if item.kind not in get_args(Kind):
+    raise ValueError(f"kind {item.kind!r} is none of {', '.join(get_args(Kind))}")
+  if item.choices and item.answer and item.answer not in item.choices:
+    raise ValueError("the right answer is none of the choices")
+  if any(math.isnan(score) for score, _ in found.option_log_probs):
+    raise ValueError("a log-likelihood is NaN")
+  return found
 
 
 def _settings(path: Path) -> dict[str, Any]:

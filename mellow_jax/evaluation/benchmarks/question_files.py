@@ -1,11 +1,14 @@
 """Tables of questions: those of MMAU and MMAR as published, and one's own."""
 
+import ast
+import contextlib
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mellow_jax.data import choices, records, tables
+from mellow_jax.data import choices, prompts, records, tables
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import rows
@@ -23,15 +26,38 @@ def _fail(path: Path, where: str, fault: str) -> NoReturn:
 
 
 def _rows(path: Path) -> list[tuple[str, Row]]:
-  """(place, fields) of each row."""
-  return [(row.place, row.fields) for row in tables.read(path)]
+  """(place, fields) of each row, without fields of null; one held by its id has it as "id"."""
+  found = []
+  for row in tables.read(path):
+    fields = {name: value for name, value in row.fields.items() if value is not None}
+    if tables.KEY in fields:
+      fields = {"id": fields[tables.KEY], **fields}
+    found.append((row.place, fields))
+  return found
 
 
 def _text(path: Path, where: str, row: Row, field: str, default: str | None = None) -> str:
   value = row.get(field, default)
+  if value is None or (default is None and value == ""):
+    _fail(path, where, f"field {field!r} is missing or empty: fill it in or drop the row")
   if not isinstance(value, str) or (default is None and not value.strip()):
-    _fail(path, where, f"field {field!r} is {value!r}: a text is needed")
+    _fail(path, where, f"field {field!r} is {value!r:.80}: a text is needed, in quotes in JSON")
+  _check_length(path, where, field, value)
   return value
+
+
+def _check_length(path: Path, where: str, field: str, text: str) -> None:
+  if len(text) > prompts.MAX_CHARACTERS:
+    most = prompts.MAX_CHARACTERS
+    _fail(path, where, f"field {field!r} has more than {most} characters: shorten it")
+
+
+def _id(path: Path, where: str, row: Row) -> str:
+  """The id of a row, "" where it has none; JSON may hold it as a number."""
+  value = row.get("id", "")
+  if not isinstance(value, str | int):
+    _fail(path, where, f"field 'id' is {tables.name_of(value)}: a text or a number is needed")
+  return str(value)
 
 
 def _audio(path: Path, where: str, row: Row, field: str) -> str:
@@ -42,13 +68,26 @@ def _audio(path: Path, where: str, row: Row, field: str) -> str:
 
 
 def _texts(path: Path, where: str, row: Row, field: str) -> tuple[str, ...]:
-  """A list of texts; in CSV they stand in one cell, between "|"."""
+  """A list of texts; in one cell they stand between "|", or as JSON or Python print a list."""
   value = row.get(field) or []
   if isinstance(value, str):
-    value = [part.strip() for part in value.split("|")]
+    value = _listed(value) or [part.strip() for part in value.split("|")]
   if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-    _fail(path, where, f"field {field!r} is no list of texts: {value!r}")
+    fault = f"field {field!r} is no list of texts: {value!r:.80}"
+    _fail(path, where, f'{fault}: write a list in JSON, or put "|" between them')
+  for text in value:
+    _check_length(path, where, field, text)
   return tuple(value)
+
+
+def _listed(text: str) -> list[Any]:
+  """The list that a cell holds as JSON or Python print it; [] for any other text."""
+  for read in (json.loads, ast.literal_eval) if text.startswith("[") else ():
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+      found = read(text)
+      if isinstance(found, list):
+        return found
+  return []
 
 
 def _choices(path: Path, where: str, row: Row) -> tuple[tuple[str, ...], str]:
@@ -58,12 +97,14 @@ def _choices(path: Path, where: str, row: Row) -> tuple[tuple[str, ...], str]:
   options, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
   if not 2 <= len(options) <= len(choices.LETTERS):
     most = len(choices.LETTERS)
-    _fail(path, where, f"field 'choices' has {len(options)}: 2 to {most} are read")
+    fault = f"field 'choices' has {len(options)}: 2 to {most} are read"
+    _fail(path, where, f'{fault}, in a cell with "|" between them')
   if not answer or answer in options:
     return options, answer
   place = choices.choose(options, answer)
   if place is None:
-    _fail(path, where, f"field 'answer' {answer!r} is none of the choices {list(options)}")
+    fault = f"field 'answer' {answer!r:.80} is none of the choices {list(options)!r:.200}"
+    _fail(path, where, f"{fault}: write one of them, or its letter")
   return options, options[place]
 
 
@@ -80,9 +121,11 @@ def _read_published(path: Path, audio: str, groups: tuple[str, ...]) -> list[Ite
   items = []
   for where, row in _rows(path):
     options, right = _choices(path, where, row)
+    if not (name := _id(path, where, row)):
+      _fail(path, where, "field 'id' is missing or empty: fill it in")
     items.append(
       Item(
-        id=_text(path, where, row, "id"),
+        id=name,
         kind="choice",
         audio1=_audio(path, where, row, audio),
         question=_text(path, where, row, "question"),
@@ -119,8 +162,8 @@ def read_own(path: Path) -> list[Item]:
   """The questions of one's own table; raises DataError naming file, row and field.
 
   It has the columns file, question and answer, and if wanted file2, choices, references, id and
-  caption. A column by_<name> groups the report by name; one that begins with "_" is ignored.
-  Without choices the options may stand in the question, "a) .. b) ..".
+  caption, in any form that `tables` reads. A column by_<name> groups the report by name; one that
+  begins with "_" is ignored. Without choices the options may stand in the question, "a) .. b) ..".
   """
   found, items = _rows(path), []
   for number, (where, row) in enumerate(found):
@@ -129,7 +172,7 @@ def read_own(path: Path) -> list[Item]:
         known = ", ".join(COLUMNS)
         _fail(path, where, f"column {column!r} is unknown: use {known} or {GROUP}<name>")
     items.append(_own_item(path, where, number, row))
-  if any(row.get("id") for _, row in found):
+  if any(row.get("id", "") != "" for _, row in found):
     _check_ids(path, items)
   return rows.with_own_ids(items)
 
@@ -153,11 +196,12 @@ def _own_item(path: Path, where: str, number: int, row: Row) -> Item:
     try:
       item = rows.from_record(record)
     except DataError:
-      _fail(path, where, f"answer {record.answer!r} is none of the options in its question")
+      fault = f"field 'answer' {record.answer!r:.80} is none of the options in its question"
+      _fail(path, where, f"{fault}: write one of them, or its letter")
   groups = {name.removeprefix(GROUP): _group(row[name]) for name in row if name.startswith(GROUP)}
   return dataclasses.replace(
     item,
-    id=str(row.get("id") or item.id),
+    id=_id(path, where, row) or item.id,
     references=_texts(path, where, row, "references") or item.references,
     groups={**item.groups, **groups},
   )

@@ -65,28 +65,40 @@ class CaptionedClip:
 
 
 def read(path: str | os.PathLike) -> list[CaptionedClip]:
-  """The clips of a table of captions, in its order.
+  """The clips of a table of captions, in its order and in any form that `tables` reads.
 
   Raises DataError naming file, line and column where something is missing, unknown or
   contradictory.
   """
   table, clips = tables.scan(path), dict[str, CaptionedClip]()
-  if table.columns is None:
-    raise DataError(f"{path}: is JSON: give a table with the columns {', '.join(COLUMNS)}")
-  for column in table.columns:
-    if column not in COLUMNS and not column.startswith("_"):
-      known = ", ".join(COLUMNS)
-      _fail(path, 1, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
-  for column in ("file", "caption"):
-    if column not in table.columns:
-      _fail(path, 1, f"column {column!r} is missing")
+  if table.columns is not None:
+    _check_columns(path, 1, table.columns)
   for row in table.rows:
-    _add_line(path, clips, row.number, {name: text.strip() for name, text in row.fields.items()})
+    if fault := tables.shape_fault(row.fields):
+      _fail(path, row.number, fault)
+    fields = {name: "" if text is None else text for name, text in row.fields.items()}
+    if table.columns is None:
+      _check_columns(path, row.number, (*fields,))
+    for name, text in fields.items():
+      if not isinstance(text, str) and not name.startswith("_"):
+        _fail(path, row.number, f"column {name!r} is {tables.name_of(text)}: write it as text")
+    texts = {name: text.strip() for name, text in fields.items() if isinstance(text, str)}
+    _add_line(path, clips, row.number, texts)
   if len({bool(clip.label) for clip in clips.values()}) > 1:
     first = next(clip for clip in clips.values() if not clip.label)
     fault = f"{first.path} has no label, and others have one: give all one or none"
     _fail(path, first.line, fault)
   return [*clips.values()]
+
+
+def _check_columns(path: str | os.PathLike, line: int, columns: Sequence[str]) -> None:
+  for column in columns:
+    if column not in COLUMNS and not column.startswith("_"):
+      known = ", ".join(COLUMNS)
+      _fail(path, line, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
+  for column in ("file", "caption"):
+    if column not in columns:
+      _fail(path, line, f"column {column!r} is missing")
 
 
 def _fail(path: str | os.PathLike, line: int, fault: str) -> NoReturn:
