@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from mellow_jax import files
 from mellow_jax.data import tables
-from mellow_jax.errors import DataError, PredictionsError
+from mellow_jax.errors import DataError, PredictionsError, first_line
 from mellow_jax.evaluation.benchmarks.items import Item, Kind, Prediction
 
 # Where other models' files, MMAU's and MMAR's among them, keep the text.
@@ -108,10 +108,10 @@ def _prediction(
   if "item" in row:
     try:
       found = _own(row)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
       raise PredictionsError(
-        f"{where}: is no prediction of `evaluate predict` ({error}): restore the line, or remove "
-        "it and predict again"
+        f"{where}: is no prediction of `evaluate predict` ({first_line(error)}): restore the line, "
+        "or remove it and predict again"
       ) from None
     if benchmark and found.benchmark != benchmark:
       raise PredictionsError(
@@ -160,39 +160,33 @@ def _prediction(
 
 
 def _own(row: dict[str, Any]) -> Prediction:
-  """A line of `evaluate predict`; raises ValueError, TypeError or AttributeError for any other."""
-  names = {field.name for field in dataclasses.fields(Prediction)}
-  fields = {name: value for name, value in row.items() if name in names}
+  """A line of `evaluate predict`; raises one of several built-in errors for any other."""
   if not isinstance(row.get("prediction"), str):
     raise ValueError(f"prediction {row.get('prediction')!r:.80} is no text")
-  item = dict(row["item"])
+  item = {**dict.fromkeys(("choices", "references"), ()), **row["item"]}
   for name in ("choices", "references"):
-    if not isinstance(item.setdefault(name, []), list):
+    if not isinstance(item[name], list | tuple):
       raise ValueError(f"{name} is no list")
     item[name] = tuple(item[name])
-  found = Prediction(
-    **{
-      **fields,
-      "item": Item(**item),
-      "order": tuple(row.get("order") or range(len(item["choices"]))),
-      "option_log_probs": tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ())),
-    }
-  )
-  item = found.item
-  texts = [item.id, item.kind, item.audio1, item.audio2, item.question, item.answer]
-  texts += [*item.choices, *item.references, *item.groups, *item.groups.values()]
-  texts += [found.benchmark, found.prompt, found.prediction, found.heard, found.failure]
+  groups = item.get("groups", {})
+  texts = [item[name] for name in item.keys() - {"choices", "references", "groups"}]
+  texts += [*item["choices"], *item["references"], *groups, *groups.values()]
+  texts += [row[name] for name in ("benchmark", "prompt", "heard", "failure") if name in row]
   if not all(isinstance(text, str) for text in texts):
     raise ValueError("a text is something else")
-  if not all(isinstance(number, int) for number in (row.get("row", 0), *found.order)):
-    raise ValueError("a number is something else")
-  if item.kind not in get_args(Kind):
-    raise ValueError(f"kind {item.kind!r} is none of {', '.join(get_args(Kind))}")
-  if item.choices and item.answer and item.answer not in item.choices:
+  if item["kind"] not in get_args(Kind):
+    raise ValueError(f"kind {item['kind']!r:.80} is none of {', '.join(get_args(Kind))}")
+  if item["choices"] and item.get("answer") and item["answer"] not in item["choices"]:
     raise ValueError("the right answer is none of the choices")
-  if any(math.isnan(score) for score, _ in found.option_log_probs):
+  order = tuple(row.get("order") or range(len(item["choices"])))
+  if not all(isinstance(number, int) for number in (row.get("row", 0), *order)):
+    raise ValueError("a number is something else")
+  scores = tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ()))
+  if any(math.isnan(score) for score, _ in scores):
     raise ValueError("a log-likelihood is NaN")
-  return found
+  names = {field.name for field in dataclasses.fields(Prediction)}
+  made = {"item": Item(**item), "order": order, "option_log_probs": scores}
+  return Prediction(**{name: value for name, value in row.items() if name in names} | made)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -38,10 +38,8 @@ def _rows(path: Path) -> list[tuple[str, Row]]:
 
 def _text(path: Path, where: str, row: Row, field: str, default: str | None = None) -> str:
   value = row.get(field, default)
-  if value is None or (default is None and value == ""):
-    _fail(path, where, f"field {field!r} is missing or empty: fill it in or drop the row")
   if not isinstance(value, str) or (default is None and not value.strip()):
-    _fail(path, where, f"field {field!r} is {value!r:.80}: a text is needed, in quotes in JSON")
+    _fail(path, where, f"field {field!r} is {value!r:.80}: a text is needed, in JSON with quotes")
   _check_length(path, where, field, value)
   return value
 
@@ -61,8 +59,9 @@ def _id(path: Path, where: str, row: Row) -> str:
 
 
 def _audio(path: Path, where: str, row: Row, field: str) -> str:
+  text = _text(path, where, row, field)
   try:
-    return records.relative_path(_text(path, where, row, field)).removeprefix("./")
+    return records.relative_path(text).removeprefix("./")
   except ValueError as error:
     _fail(path, where, f"field {field!r} {error}")
 
@@ -122,7 +121,7 @@ def _read_published(path: Path, audio: str, groups: tuple[str, ...]) -> list[Ite
   for where, row in _rows(path):
     options, right = _choices(path, where, row)
     if not (name := _id(path, where, row)):
-      _fail(path, where, "field 'id' is missing or empty: fill it in")
+      _fail(path, where, f"field 'id' is {row.get('id')!r}: a text or a number is needed")
     items.append(
       Item(
         id=name,
