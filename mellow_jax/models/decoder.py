@@ -1,7 +1,7 @@
 """What decoders share: attention over a cache, recomputed layers, a tied head, a loss in pieces."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax.config import GPT2Config, SmolLM2Config
-from mellow_jax.models import example_rng
+from mellow_jax.models import example_rng, lora
 
 QUERIES = 128  # positions of a question that attend at a time, in decoding
 LOGITS_BYTES = 2**26  # of the logits that training holds at a time, a few times over
@@ -47,14 +47,19 @@ class Context(NamedTuple):
   positions: PyTree  # what a decoder's layers need to know of them; None where they need nothing
   mask: Bool[Array, "b L T"]  # True where a position may attend to a slot
   keys: Key[Array, "B"] | None = None  # an example's, of dropout; None: there is none
+  first: int = 0  # the first position that the layer is asked for; it reads those before, too
 
   def part(self, number: int | Int[Array, ""]) -> "Context":
     """The same with keys of its own for a layer, or for a part of one."""
     return self if self.keys is None else self._replace(keys=example_rng.fold(self.keys, number))
 
+  def asked(self, x: Array) -> Array:
+    """Of an array by position, on its second axis, the positions that the layer is asked for."""
+    return x[:, self.first :]
+
 
 def attend(
-  q: Float[Array, "B L N G"],
+  q: Float[Array, "B l N G"],
   k: Float[Array, "B L K G"],
   v: Float[Array, "B L K G"],
   context: Context,
@@ -63,22 +68,23 @@ def attend(
   *,
   in_turns: bool,
   dropout: float = 0.0,
-) -> tuple[Float[Array, "B L NG"], LayerCache]:
-  """What L new positions gather from all slots; N / K query heads share a key and value head.
+) -> tuple[Float[Array, "B l NG"], LayerCache]:
+  """What the asked of L new positions gather from all slots; N / K query heads share a key head.
 
   With a cache, keys and values are written to its slots start to start + L first. in_turns: a
   question's positions take turns, some at a time. dropout is the rate on the attention weights,
   where the context has keys.
   """
-  (b, l, kv_heads, size), mask = k.shape, context.mask
+  (b, l, kv_heads, size), mask = k.shape, context.asked(context.mask)
   rows = b * kv_heads
   k = k.transpose(0, 2, 3, 1).reshape(rows, size, l)
   v = v.swapaxes(1, 2).reshape(rows, l, size)
   if cache is not None:
     k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start))
     v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, start, 0))
-  q = q.reshape(b, l, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-  if in_turns and cache is None and l > QUERIES:
+  queries = q.shape[1]
+  q = q.reshape(b, queries, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+  if in_turns and cache is None and queries == l > QUERIES:
     # No piece looks at the slots after its own, so a third of the work falls away, and the scores
     # stay in the processor's cache.
     pieces = -(-l // QUERIES)
@@ -91,7 +97,7 @@ def attend(
     )
   else:
     y = _gather(q, k, v, mask, dropout, context.keys)
-  return y.transpose(0, 3, 1, 2, 4).reshape(b, l, -1), LayerCache(k, v)
+  return y.transpose(0, 3, 1, 2, 4).reshape(b, queries, -1), LayerCache(k, v)
 
 
 def _gather(
@@ -125,6 +131,7 @@ class Decoder(nnx.Module):
   cfg: SmolLM2Config | GPT2Config
   dtype: jnp.dtype
   fused: bool
+  dropout: float = 0.0  # rate, while training
 
   def begin(
     self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], context: Context
@@ -161,16 +168,36 @@ class Decoder(nnx.Module):
     positions: Int[Array, "B L"],
     mask: Bool[Array, "b L T"],
     keys: Key[Array, "B"] | None = None,
-  ) -> Float[Array, "B L D"]:
-    """The hidden states alone, for training; see `remat` in the config.
+    first: int = 0,
+  ) -> Float[Array, "B l D"]:
+    """The hidden states alone, from position `first` on, for training; see `remat` in the config.
 
-    With it, layers of one structure run in a loop over their stacked parameters. XLA on CPU would
-    see through a recomputation that is written out layer by layer, and keep everything after all.
+    Of the last layer no others are computed, unless something random there would be drawn anew.
+    With remat, layers of one structure run in a loop over their stacked parameters. XLA on CPU
+    would see through a recomputation that is written out layer by layer, and keep everything after
+    all.
     """
-    if not self.cfg.remat:
-      return self(x, positions, mask, keys=keys)[0]
     x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
-    parts = [(i, *nnx.split(block)) for i, block in enumerate(self.blocks)]
+    *blocks, last = self.blocks
+    x = (self._recomputed if self.cfg.remat else self._kept)(blocks, x, context)
+    is_random = keys is not None and (self.dropout > 0 or lora.has_dropout(last))
+    context = context.part(len(blocks))._replace(first=0 if is_random else first)
+
+    def run(x: Float[Array, "B L D"]) -> Float[Array, "B l D"]:
+      return last(x, context)[0]
+
+    x = (jax.checkpoint(run) if self.cfg.remat else run)(x)
+    return self.norm(x[:, first - context.first :])
+
+  def _kept(self, blocks: Sequence, x: Float[Array, "B L D"], context: Context) -> Array:
+    """The output of some layers, what they compute kept for the gradient."""
+    for i, block in enumerate(blocks):
+      x, _ = block(x, context.part(i))
+    return x
+
+  def _recomputed(self, blocks: Sequence, x: Float[Array, "B L D"], context: Context) -> Array:
+    """The output of some layers, recomputed for the gradient."""
+    parts = [(i, *nnx.split(block)) for i, block in enumerate(blocks)]
     for graphdef, alike in itertools.groupby(parts, key=lambda part: part[1]):
       numbers, _, states = zip(*alike, strict=True)
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -181,7 +208,7 @@ class Decoder(nnx.Module):
         return nnx.merge(graphdef, state)(x, context.part(number))[0], None
 
       x, _ = jax.lax.scan(layer, x, (jnp.asarray(numbers), stacked))
-    return self.norm(x)
+    return x
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits in float32; the output head is the embedding itself."""

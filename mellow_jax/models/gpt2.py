@@ -33,10 +33,11 @@ class GPT2Attention(nnx.Module):
     context: Context,
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B L D"], LayerCache]:
+  ) -> tuple[Float[Array, "B l D"], LayerCache]:
     b, l, d = x.shape
     shape, dropout = (b, l, self.cfg.heads, d // self.cfg.heads), self.cfg.dropout
     q, k, v = (y.reshape(shape) for y in jnp.split(self.qkv(x), 3, axis=-1))
+    q = context.asked(q)
     y, cache = decoder.attend(q, k, v, context, cache, start, in_turns=self.fused, dropout=dropout)
     return self.o(y), cache
 
@@ -58,9 +59,9 @@ class GPT2Block(nnx.Module):
     context: Context,
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B L D"], LayerCache]:
+  ) -> tuple[Float[Array, "B l D"], LayerCache]:
     h, cache = self.attn(self.attn_norm(x), context.part(0), cache, start)
-    x = x + example_rng.dropout(h, self.dropout, context.part(1).keys)
+    x = context.asked(x) + example_rng.dropout(h, self.dropout, context.part(1).keys)
     h = self.down(jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=True))
     return x + example_rng.dropout(h, self.dropout, context.part(2).keys), cache
 
@@ -69,7 +70,7 @@ class GPT2(Decoder):
   """The language model, `caption_decoder.lm` of the reference."""
 
   def __init__(self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
-    self.cfg, self.dtype, self.fused = cfg, dtype, fused
+    self.cfg, self.dtype, self.fused, self.dropout = cfg, dtype, fused, cfg.dropout
     init = nnx.initializers.normal(INIT_STD)
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.position = nnx.Embed(cfg.positions, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)

@@ -50,6 +50,11 @@ class LoRALinear(nnx.Module):
     return y + self.scale * low
 
 
+def has_dropout(module: nnx.Module) -> bool:
+  """Whether a low-rank update somewhere in the module draws random numbers."""
+  return any(isinstance(m, LoRALinear) and m.keys is not None for _, m in nnx.iter_modules(module))
+
+
 def scale(cfg: LoRAConfig) -> float:
   """The factor of the low-rank product."""
   return cfg.alpha / cfg.rank

@@ -94,9 +94,11 @@ class MellowModel(nnx.Module):
     """
     x = jnp.concatenate([prefix, self.decoder.embed(answer_ids[:, :-1])], axis=1)
     mask = self.attention_mask(text_lengths, answer_ids.shape[1] - 1)
-    hidden = self.decoder.states(x, positions(mask), causal(mask), keys)
-    first = last_state(hidden, self.attention_mask(text_lengths))
-    return jnp.concatenate([first[:, None], hidden[:, self.cfg.prefix_tokens :]], axis=1)
+    prefix_tokens, pads = self.cfg.prefix_tokens, self.cfg.mask_padding * self.cfg.text_tokens
+    first = prefix_tokens - 1 - pads  # the earliest position that may predict an answer token
+    hidden = self.decoder.states(x, positions(mask), causal(mask), keys, first)
+    start = last_state(hidden[:, : pads + 1], mask[:, first:prefix_tokens])
+    return jnp.concatenate([start[:, None], hidden[:, pads + 1 :]], axis=1)
 
   def prefill(
     self,

@@ -70,14 +70,16 @@ class Attention(nnx.Module):
     context: Context,
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B L D"], LayerCache]:
+  ) -> tuple[Float[Array, "B l D"], LayerCache]:
     cfg, (b, l, _) = self.cfg, x.shape
     if self.fused:
       ends = (cfg.heads * cfg.head_size, (cfg.heads + cfg.kv_heads) * cfg.head_size)
       q, k, v = jnp.split(self.qkv(x), ends, axis=-1)
+      q = context.asked(q)
     else:
-      q, k, v = self.q(x), self.k(x), self.v(x)
-    q = rotate(q.reshape(b, l, cfg.heads, cfg.head_size), context.positions)
+      q, k, v = self.q(context.asked(x)), self.k(x), self.v(x)
+    asked = Rotary(*map(context.asked, context.positions))
+    q = rotate(q.reshape(*q.shape[:2], cfg.heads, cfg.head_size), asked)
     k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), context.positions)
     v = v.reshape(b, l, cfg.kv_heads, cfg.head_size)
     y, cache = decoder.attend(q, k, v, context, cache, start, in_turns=self.fused)
@@ -122,9 +124,9 @@ class Block(nnx.Module):
     context: Context,
     cache: LayerCache | None = None,
     start: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B L D"], LayerCache]:
+  ) -> tuple[Float[Array, "B l D"], LayerCache]:
     h, cache = self.attn(self.attn_norm(x), context, cache, start)
-    x = x + h
+    x = context.asked(x) + h
     return x + self.mlp(self.mlp_norm(x)), cache
 
 
