@@ -4,11 +4,13 @@ Sizes, curriculum and rates follow a trial on such a machine; `make demo` prints
 """
 
 from mellow_jax import config
+from mellow_jax.errors import ConfigError
 
 
 def get_config(arg: str = "") -> config.Config:
   """The run of `make demo`."""
-  del arg
+  if arg:
+    raise ConfigError(f"demo:{arg}: write demo")
   model = config.ModelConfig(
     audio=config.AudioConfig(
       sample_rate=16_000,

@@ -10,6 +10,7 @@ A model folder is what the converter writes and what generate, evaluate and trai
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -86,6 +87,17 @@ def _local_checkpointer() -> ocp.StandardCheckpointer:
   return ocp.StandardCheckpointer(multiprocessing_options=this_process_alone())
 
 
+def check_free(folder: str | pathlib.Path) -> None:
+  """Raises CheckpointError where no model folder can be written: before what takes long."""
+  folder = pathlib.Path(folder).absolute()
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise CheckpointError(f"{folder} exists and is not empty: name a new folder or remove it")
+  above = next(parent for parent in folder.parents if parent.exists())
+  if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    what = "is not a folder" if not above.is_dir() else "may not be written to"
+    raise CheckpointError(f"{folder}: {above} {what}: name another folder")
+
+
 def save_model(
   folder: str | pathlib.Path,
   params: PyTree,
@@ -102,8 +114,8 @@ def save_model(
   full.
   """
   folder = pathlib.Path(folder).absolute()
-  if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-    raise CheckpointError(f"{folder} exists and is not empty: name a new folder or remove it")
+  if not overwrite:
+    check_free(folder)
   flat = mellow.flatten(params)
   try:
     with files.replacing_folder(folder) as part:
@@ -142,6 +154,44 @@ def _read_config(folder: pathlib.Path) -> dict:
   return content
 
 
+def _parse(
+  folder: pathlib.Path, content: dict
+) -> tuple[ModelConfig, str, dict[str, str], dict[str, Any]]:
+  """(configuration, preset, digest of each parameter, abstract parameters) of a config.json."""
+
+  def fault(what: str) -> CheckpointError:
+    return CheckpointError(
+      f"{folder}/config.json: {what}: it is damaged or was changed; restore it from a copy, or "
+      "write the folder again with `mellow convert` or training"
+    )
+
+  try:
+    config = from_dict(ModelConfig, content["model"])
+    validate_model(config)
+    names, preset, rank = content["sha256"], content["preset"], content.get("lora_rank", 0)
+    abstract = lora.abstract(mellow.flatten(mellow.abstract(config)[1]), names, rank)
+  except KeyError as error:
+    raise fault(f"{error} is missing") from error
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    raise fault(first_line(error)) from error
+  if not isinstance(preset, str):
+    raise fault(f"preset is {preset!r}")
+  if unknown := sorted(set(names) - set(abstract)):
+    raise fault(f"{unknown[0]} is no parameter of this model")
+  return config, preset, names, abstract
+
+
+def read_config(folder: str | pathlib.Path) -> tuple[ModelConfig, str]:
+  """(configuration, preset) of a model folder, without its parameters; raises CheckpointError."""
+  folder = pathlib.Path(folder).absolute()
+  return _parse(folder, _read_config(folder))[:2]
+
+
+def has_tokenizer(folder: str | pathlib.Path) -> bool:
+  """Whether a folder holds a tokenizer.json, as whole models and decoders do."""
+  return (pathlib.Path(folder) / "tokenizer.json").is_file()
+
+
 def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig, str]:
   """(parameters by path, configuration, preset) of a model folder, checked against its digests.
 
@@ -149,17 +199,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   config.json says.
   """
   folder = pathlib.Path(folder).absolute()
-  content = _read_config(folder)
-  try:
-    config = from_dict(ModelConfig, content["model"])
-    validate_model(config)
-    names, preset, rank = content["sha256"], content["preset"], content.get("lora_rank", 0)
-    abstract = lora.abstract(mellow.flatten(mellow.abstract(config)[1]), names, rank)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise CheckpointError(f"{folder}/config.json: {first_line(error)}") from error
-  unknown = sorted(set(names) - set(abstract))
-  if unknown:
-    raise CheckpointError(f"{folder}/config.json: {unknown[0]} is no parameter of this model")
+  config, preset, names, abstract = _parse(folder, _read_config(folder))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {
     name: jax.ShapeDtypeStruct(abstract[name].shape, abstract[name].dtype, sharding=device)

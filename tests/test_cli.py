@@ -42,7 +42,7 @@ def test_a_broken_config_file_is_told_in_one_line(tmp_path, capsys, monkeypatch,
   assert capsys.readouterr().err.startswith(f"error: flag --config={path}: {line}")
 
 
-@pytest.mark.parametrize("name", ["finetune", "mellow", "esc10", "ablations"])
+@pytest.mark.parametrize("name", ["demo", "finetune", "mellow", "esc10", "ablations"])
 def test_an_unknown_argument_of_a_config_is_refused(capsys, name):
   assert _read_config(f"{name}:nope") == 1
   (line,) = capsys.readouterr().err.splitlines()

@@ -1,6 +1,6 @@
 """Converts PyTorch weights to a model folder and back, exactly.
 
-mellow convert --input=FILE --output=DIR [--tokenizer=DIR] [--adapter=DIR]
+mellow convert --input=FILE --output=DIR [--tokenizer=PATH] [--like=DIR] [--adapter=DIR]
 mellow convert --reverse --input=DIR --output=FILE.safetensors [--adapter=DIR]
 """
 
@@ -21,12 +21,17 @@ def _flags() -> flags.FlagValues:
   switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=f)
   text(
     "input",
-    help="A .ckpt, .pt, .pth, .safetensors or .gguf file, a folder that holds one, or "
+    help="A file of PyTorch, safetensors or GGUF, a folder that holds one, or "
     "hf://OWNER/REPO/FILE, of Mellow, HTSAT, CNN14, SmolLM2, GPT-2 or a LoRA adapter of peft; with "
     "--reverse a model folder.",
   )
   text("output", help="Model folder to write; with --reverse a .safetensors or .pt file.")
-  text("tokenizer", help="Folder or hf://OWNER/REPO; by default the weights' or decoder's.")
+  text(
+    "tokenizer",
+    help="A tokenizer.json, a folder with one, or hf://OWNER/REPO; by default that of --like, "
+    "of the weights' folder, or the decoder's.",
+  )
+  text("like", help="Model folder whose architecture the weights have; by default the released.")
   text(
     "adapter",
     help="Model folder for the LoRA factors of a whole model, merged without one; with --reverse "
@@ -35,7 +40,8 @@ def _flags() -> flags.FlagValues:
   alpha = "Alpha of LoRA, where no file tells it. Default: see docs/convert.md."
   flags.DEFINE_float("lora_alpha", None, alpha, lower_bound=1e-6, flag_values=f)
   names = sorted(presets.PRESETS)
-  flags.DEFINE_enum("preset", "release", names, "How the model reads its input.", flag_values=f)
+  how = "How the model reads its input; by default that of --like, or release."
+  flags.DEFINE_enum("preset", None, names, how, flag_values=f)
   switch("reverse", help="Write a file for the PyTorch code.")
   switch("dry_run", help="Print the table and write nothing.")
   return f
@@ -52,10 +58,12 @@ def _convert(f: flags.FlagValues) -> None:
 
   how = {"adapter": f.adapter, "lora_alpha": f.lora_alpha, "dry_run": dry_run}
   if f.reverse:
+    if f.like or f.tokenizer or f.preset:
+      raise FlagsError("--like, --tokenizer and --preset do nothing with --reverse: drop them")
     model_folders.to_pytorch(f.input, f.output, **how)
   else:
     model_folders.to_model_folder(
-      f.input, f.output, tokenizer_source=f.tokenizer, preset=f.preset, **how
+      f.input, f.output, like=f.like, tokenizer_source=f.tokenizer, preset=f.preset, **how
     )
 
 

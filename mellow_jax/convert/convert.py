@@ -12,6 +12,7 @@ from mellow_jax.config import (
   HTSATConfig,
   LinearConfig,
   ModelConfig,
+  SmolLM2Config,
   TransformerConfig,
 )
 from mellow_jax.convert import rules
@@ -21,6 +22,11 @@ from mellow_jax.models import htsat, lora, mellow
 EMBEDDING = "decoder/embed/embedding"
 # Types whose every value float32 holds.
 EXACT = ("float32", "float16", "bfloat16")
+# Names that PyTorch's wrappers of modules add, wherever in a model they were put.
+_WRAPPER = re.compile(
+  r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_ANOTHER = "another architecture; for one of other sizes than the released give --like=FOLDER"
 
 
 class Line(NamedTuple):
@@ -32,28 +38,70 @@ class Line(NamedTuple):
   dtype: str
 
 
-def kind_of(state_dict: dict[str, np.ndarray]) -> str:
-  """What a file holds: a key of rules.MARKERS.
+class Recognised(NamedTuple):
+  """A state_dict whose keys are as the table has them."""
 
-  Raises CheckpointError where the keys are of none of them.
+  kind: str  # a key of rules.MARKERS
+  state_dict: dict[str, np.ndarray]
+  renamed: tuple[str, str] | None  # an example: a key of the file, and as it is here
+
+
+def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
+  """What a file holds, with the prefixes taken off that training and saving put before its keys.
+
+  Those are the wrappers of PyTorch, wherever they stand, and whatever stands before all keys of
+  a model, such as "model." of Lightning or "transformer." of Hugging Face's GPT-2.
+
+  Raises CheckpointError where the keys are of no kind, or of several models.
   """
+  bare = {key: _WRAPPER.sub("", key) for key in state_dict}
+  kind, prefix = _kind_and_prefix(list(bare.values()))
+  names = {key: _in_table(name, prefix, rules.MARKERS[kind].root) for key, name in bare.items()}
+  found: dict[str, str] = {}
+  for key, name in names.items():
+    if name in found:
+      raise CheckpointError(
+        f"keys {found[name]!r} and {key!r} are both {name!r}: save the state_dict of one model"
+      )
+    found[name] = key
+  renamed = next(((key, name) for key, name in names.items() if key != name), None)
+  return Recognised(kind, {name: state_dict[key] for name, key in found.items()}, renamed)
+
+
+def _kind_and_prefix(keys: list[str]) -> tuple[str, str]:
+  """What keys are of, and what stands before those of the kind's marker."""
   for kind, marker in rules.MARKERS.items():
-    if any(re.fullmatch(marker, key) for key in state_dict):
-      return kind
+    regex = re.compile(rf"((?:.*?\.)?)(?:{marker.key})")
+    prefixes = sorted({match[1] for key in keys if (match := regex.fullmatch(key))})
+    if len(prefixes) > 1:
+      raise CheckpointError(
+        f"its keys are of several models, which start with {_some(map(repr, prefixes))}: "
+        "save the state_dict of one"
+      )
+    if prefixes:
+      return kind, prefixes[0]
   raise CheckpointError(
-    f"none of Mellow, HTSAT, CNN14, SmolLM2, GPT-2 and adapters of peft: of its {len(state_dict)} "
-    f"keys, the first of which are {_some(state_dict)}, none matches "
-    f"{', '.join(rules.MARKERS.values())}"
+    f"none of Mellow, HTSAT, CNN14, SmolLM2, GPT-2 and adapters of peft: of its {len(keys)} keys, "
+    f"the first of which are {_some(keys)}, none is of these"
   )
+
+
+def _in_table(key: str, prefix: str, root: str) -> str:
+  """A key with what the table has before it, a root, in the place of what the file has."""
+  # The head of a language model stands beside the model: "lm_head." and "model.", "transformer.".
+  outer = re.sub(r"[^.]+\.$", "", prefix)
+  if key in (f"{prefix}lm_head.weight", f"{outer}lm_head.weight"):
+    return "lm_head.weight"
+  return root + key.removeprefix(prefix) if key.startswith(prefix) else key
 
 
 def config_of(state_dict: dict[str, np.ndarray]) -> ModelConfig:
   """The configuration of the model whose weights, or part of them, these are.
 
   Keys tell the classes of encoder, mapper and decoder; what a part alone does not tell is as
-  released. Raises CheckpointError as `kind_of` does.
+  released. Raises CheckpointError as `recognise` does.
   """
-  kind, cfg = kind_of(state_dict), ModelConfig()
+  (kind, state_dict, _), cfg = recognise(state_dict), ModelConfig()
 
   def has(marker: str) -> bool:
     return any(re.match(marker, key) for key in state_dict)
@@ -81,26 +129,26 @@ def plan(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> list[Line]:
   Raises CheckpointError, naming the keys, unless each key matches exactly one rule, each parameter
   of what the file holds is filled exactly once, and all shapes and types are right.
   """
-  kind = kind_of(state_dict)
+  kind, state_dict, _ = recognise(state_dict)
   table = rules.table(kind, cfg)
   lines, shapes = [], {}
   for key, array in state_dict.items():
     found = rules.match(key, table)
     if len(found) != 1:
       what = "matches no rule" if not found else "matches several rules"
-      raise CheckpointError(f"key {key!r} {what}: the file is of another architecture")
+      raise CheckpointError(f"key {key!r} {what}: the file is of {_ANOTHER}")
     (rule, path), *_ = found
     line = Line(key, path and path.replace(".", "/"), array.shape, str(array.dtype))
     lines.append(line)
     if line.path is not None:
       shapes[line.path] = _shape(line, rule.transform)
   expected = _expected(kind, shapes, cfg)
-  _check_total(lines, expected)
+  _check_total(lines, expected, table)
   for line in lines:
     if line.path and shapes[line.path] != expected[line.path].shape:
       raise CheckpointError(
         f"key {line.key!r} has shape {line.shape}, which gives {line.path} the shape "
-        f"{shapes[line.path]} instead of {expected[line.path].shape}: another architecture"
+        f"{shapes[line.path]} instead of {expected[line.path].shape}: {_ANOTHER}"
       )
   return lines
 
@@ -112,9 +160,7 @@ def _shape(line: Line, transform: rules.Transform) -> tuple[int, ...]:
   try:
     return transform.there(np.broadcast_to(np.float32(0), line.shape)).shape
   except ValueError:  # a transpose of other axes
-    raise CheckpointError(
-      f"key {line.key!r} has shape {line.shape}: another architecture"
-    ) from None
+    raise CheckpointError(f"key {line.key!r} has shape {line.shape}: {_ANOTHER}") from None
 
 
 def _expected(kind: str, shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> dict[str, Any]:
@@ -136,7 +182,7 @@ def _expected(kind: str, shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -
   return whole
 
 
-def _check_total(lines: list[Line], expected: dict[str, Any]) -> None:
+def _check_total(lines: list[Line], expected: dict[str, Any], table: list[rules.Rule]) -> None:
   filled = [line.path for line in lines if line.path]
   twice = (
     sorted({path for path in filled if filled.count(path) > 1})
@@ -148,31 +194,51 @@ def _check_total(lines: list[Line], expected: dict[str, Any]) -> None:
   unknown = set(filled) - set(expected)
   if unknown:
     keys = [line.key for line in lines if line.path in unknown]
-    raise CheckpointError(f"keys of another architecture: {_some(keys)}")
+    raise CheckpointError(f"keys {_some(keys)} are of {_ANOTHER}")
   missing = set(expected) - set(filled)
   if missing:
-    raise CheckpointError(f"missing from the file: what fills {_some(missing)}")
+    inverted = _inverted(table)
+    theirs = {path: _torch_keys(path, inverted)[0][0] for path in missing}
+    named = [f"{key!r} (here {path})" for path, key in theirs.items()]
+    raise CheckpointError(f"missing from the file: {_some(named)}; it is cut, or of {_ANOTHER}")
 
 
 def convert(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np.ndarray]:
   """Our parameters by path, float32, of the whole model or of the part that the file holds.
 
-  Raises CheckpointError as `plan` does, and where a head of its own contradicts the tied embedding.
+  Raises CheckpointError as `plan` does, for values that are not finite, and where a head or
+  rotation of its own contradicts the configuration.
   """
   lines = plan(state_dict, cfg)
-  table = rules.table(kind_of(state_dict), cfg)
+  kind, state_dict, _ = recognise(state_dict)
+  table = rules.table(kind, cfg)
   embedding = next((state_dict[line.key] for line in lines if line.path == EMBEDDING), None)
   flat = {}
   for line in lines:
     array = state_dict[line.key]
     if line.path is None:
-      is_head = line.key.endswith("lm_head.weight")
-      if is_head and not np.array_equal(array, embedding, equal_nan=True):
-        raise CheckpointError(f"key {line.key!r} differs from the embedding it should be tied to")
+      _check_dropped(line.key, array, embedding, cfg)
       continue
     transform = rules.match(line.key, table)[0][0].transform
     flat[line.path] = np.ascontiguousarray(transform.there(array), dtype=np.float32)
+    if lost := flat[line.path].size - np.count_nonzero(np.isfinite(flat[line.path])):
+      raise CheckpointError(
+        f"key {line.key!r} holds {lost} values that are NaN or infinite: the file is damaged, or "
+        "its training diverged; take an earlier checkpoint"
+      )
   return flat
+
+
+def _check_dropped(key: str, array: np.ndarray, embedding: Any, cfg: ModelConfig) -> None:
+  """Raises CheckpointError where an entry that is not kept says other than what takes its place."""
+  if key.endswith("lm_head.weight") and not np.array_equal(array, embedding, equal_nan=True):
+    raise CheckpointError(f"key {key!r} differs from the embedding it should be tied to")
+  if key.endswith("rotary_emb.inv_freq") and isinstance(cfg.decoder, SmolLM2Config):
+    size, theta = cfg.decoder.head_size, cfg.decoder.rope_theta
+    expected = theta ** -(np.arange(0, size, 2) / size)
+    # Kept in bfloat16 by some. Of another theta, the last differs by more than a tenth.
+    if array.shape != expected.shape or not np.allclose(array.astype(float), expected, rtol=0.01):
+      raise CheckpointError(f"key {key!r} is not of head size {size} and theta {theta:g}")
 
 
 _GROUP = re.compile(r"\([^()]*\)")
@@ -187,6 +253,19 @@ def _invert(rule: rules.Rule) -> tuple[str, str]:
     path = path.replace(rf"\\{i}", group)
     key = key.replace(group, rf"\{i}", 1)
   return path, key
+
+
+def _inverted(table: list[rules.Rule]) -> list[tuple[str, str, rules.Transform]]:
+  """(regex of our path, template of the torch key, transform) of each rule with a path."""
+  return [(*_invert(rule), rule.transform) for rule in table if rule.path]
+
+
+def _torch_keys(
+  path: str, inverted: list[tuple[str, str, rules.Transform]]
+) -> list[tuple[str, rules.Transform]]:
+  """The torch keys that may fill one of our paths, with their transforms."""
+  found = [(re.fullmatch(p, path.replace("/", ".")), key, t) for p, key, t in inverted]
+  return [(match.expand(key), transform) for match, key, transform in found if match]
 
 
 def reverse(flat: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np.ndarray]:
@@ -204,11 +283,9 @@ def reverse(flat: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np.ndarr
   wrong = [name for name, x in flat.items() if x.shape != expected[name].shape]
   if wrong:
     raise CheckpointError(f"shapes do not fit together: {_some(wrong)}")
-  inverted = [(*_invert(rule), rule.transform) for rule in rules.table(kind, cfg) if rule.path]
-  state_dict = computed(cfg, kind)
+  inverted, state_dict = _inverted(rules.table(kind, cfg)), computed(cfg, kind)
   for path, array in flat.items():
-    found = [(re.fullmatch(p, path.replace("/", ".")), key, t) for p, key, t in inverted]
-    keys = [(match.expand(key), transform) for match, key, transform in found if match]
+    keys = _torch_keys(path, inverted)
     if len(keys) > 1:  # peft renames what it adapts
       is_adapted = f"{path.rpartition('/')[0]}/lora_a" in flat
       keys = [entry for entry in keys if (".base_layer." in entry[0]) == is_adapted]

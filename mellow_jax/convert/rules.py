@@ -265,16 +265,27 @@ def adapter(cfg: ModelConfig) -> list[Rule]:
   return [rule for rule in rules if rule.path and rule.path.endswith(("lora_a", "lora_b"))]
 
 
-# What a file holds, told by a regex of a key that only such files have.
+class Marker(NamedTuple):
+  """Keys by which a kind of file is told."""
+
+  root: str  # what stands before them in the table
+  key: str  # regex of keys that only such files have, after the root
+
+
+# What a file holds. The first kind that finds a key is the file's.
 MARKERS = {
-  "mellow with LoRA": r"caption_decoder\.lm\.base_model\..*",
-  "mellow": r"audio_encoder\.base\.c2l\.weight",
-  "htsat": r"sed_model\.patch_embed\.proj\.weight",
-  "cnn14": r"conv_block1\.conv1\.weight",
-  "smollm2": r"model\.embed_tokens\.weight",
-  "gpt2": r"wte\.weight",
-  "adapter": r"base_model\.model\..*\.lora_A\.weight",
+  "mellow with LoRA": Marker("", r"caption_decoder\.lm\.base_model\..*"),
+  "mellow": Marker("", r"audio_encoder\.(base\.c2l|projection)\..*"),
+  "adapter": Marker("", r"base_model\.model\..*\.lora_A\.weight"),
+  "htsat": Marker("sed_model.", r"patch_embed\.proj\.weight|layers\.\d+\.blocks\..*"),
+  "cnn14": Marker("", r"conv_block\d+\..*"),
+  "smollm2": Marker("model.", r"embed_tokens\.weight|layers\.\d+\.self_attn\..*"),
+  "gpt2": Marker("", r"wte\.weight|h\.\d+\.attn\..*"),
 }
+# What classes of PyTorch keep beside their weights in some versions, computed and never learned.
+BUFFER = Rule(
+  r"(?:.*\.)?(?:num_batches_tracked|position_ids|masked_bias|rotary_emb\.\w+)", None, None
+)
 
 
 def table(kind: str, cfg: ModelConfig) -> list[Rule]:
@@ -293,10 +304,11 @@ def table(kind: str, cfg: ModelConfig) -> list[Rule]:
     case "smollm2":
       return smollm2("")
     case _:
-      return gpt2("")
+      return [*gpt2(""), Rule(r"lm_head\.weight", None, None)]  # tied, where there is one
 
 
 def match(key: str, rules: list[Rule]) -> list[tuple[Rule, str | None]]:
-  """Every rule that matches the whole key, with the path it gives."""
+  """Every rule that matches the whole key, with the path it gives; BUFFER where none does."""
   found = ((rule, re.fullmatch(rule.key, key)) for rule in rules)
-  return [(rule, rule.path and m.expand(rule.path)) for rule, m in found if m]
+  matches = [(rule, rule.path and m.expand(rule.path)) for rule, m in found if m]
+  return matches or [(BUFFER, None)] * bool(re.fullmatch(BUFFER.key, key))

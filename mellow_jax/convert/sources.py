@@ -3,8 +3,12 @@
 All give the same thing, a flat state_dict of numpy arrays, and the path it was read from.
 """
 
+import contextlib
 import json
+import logging
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import huggingface_hub
@@ -12,59 +16,102 @@ import ml_dtypes  # noqa: F401  Importing it teaches numpy, and thereby safetens
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mellow_jax.convert import gguf_files, torch_files
+from mellow_jax.config import SmolLM2Config
+from mellow_jax.convert import file_kinds, gguf_files, torch_files
 from mellow_jax.errors import CheckpointError
 
-_TORCH = (".ckpt", ".pt", ".pth")
-_ENDINGS = (*_TORCH, ".safetensors", ".gguf")
-_INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG, _ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # of peft
-_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
-_WRAPPERS = ("state_dict", "model")  # Lightning's key, and the one of CNN14's training code
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ADAPTER_CONFIG = "adapter_config.json"  # of peft
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(safetensors|bin)")
+_OLDER = re.compile(
+  r"(adapter|pytorch)_model\.bin.*"
+)  # hold the same as the safetensors beside them
+# Lightning's key, the one of CNN14's training code, and those of others.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+# What training leaves beside a model's weights.
+_COMPANION = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args).*")
 _HUB = "hf://"
 _HUB_SYNTAX = "hf://owner/repo[/file][@revision]"
 
 
-def load_state_dict(source: str) -> tuple[dict[str, np.ndarray], Path]:
+def load_state_dict(
+  source: str, decoder: SmolLM2Config | None = None
+) -> tuple[dict[str, np.ndarray], Path]:
   """The tensors of a checkpoint by name, and the file they came from.
 
-  `source` is a `.ckpt`, `.pt`, `.pth`, `.safetensors` or `.gguf` file, the index of a sharded
+  `source` is a file of PyTorch, safetensors or GGUF, whatever its ending, the index of a sharded
   one, a folder that holds one checkpoint, or hf://owner/repo[/file][@revision]. Wrappers such as
-  {"state_dict": ...} and the prefix "module." of distributed training are taken off. Raises
-  CheckpointError.
+  {"state_dict": ...} are taken off. `decoder` has the sizes that a GGUF file must have, by default
+  SmolLM2-135M's. Raises CheckpointError.
   """
+  path = locate(source)
+  tensors = _read(path, decoder)
+  if not tensors:
+    raise CheckpointError(f"{path}: holds no tensors")
+  return tensors, path
+
+
+def locate(source: str) -> Path:
+  """The file that `load_state_dict` reads, fetched from the hub if need be."""
   path = _download(source) if source.startswith(_HUB) else Path(source).expanduser()
   if path.is_dir():
     path = path / _choose([entry.name for entry in path.iterdir() if entry.is_file()], str(path))
   if not path.is_file():
     raise CheckpointError(f"{path}: no such file or folder; give a checkpoint or {_HUB_SYNTAX}")
-  if path.suffix in _TORCH:
-    tensors = _unwrap(torch_files.read(path), path)
-  elif path.suffix == ".safetensors":
-    tensors = _read_safetensors(path)
-  elif path.suffix == ".gguf":
-    tensors = gguf_files.read(path)
-  elif path.name.endswith(".index.json"):
-    tensors = _read_shards(path)
-  else:
-    known = ", ".join(_ENDINGS)
-    raise CheckpointError(f"{path}: unknown kind of file; it should end in one of {known}")
-  return _strip_module(tensors, path), path
+  return path
+
+
+def _read(path: Path, decoder: SmolLM2Config | None) -> dict[str, np.ndarray]:
+  match file_kinds.told(path):
+    case file_kinds.TORCH:
+      return _unwrap(torch_files.read(path), path)
+    case file_kinds.SAFETENSORS:
+      return _read_safetensors(path)
+    case file_kinds.GGUF:
+      return gguf_files.read(path, decoder)
+    case _:
+      return _read_shards(path)
 
 
 def _choose(names: list[str], place: str) -> str:
   """The one checkpoint among the files of a folder or repository."""
   shards = [name for name in names if _SHARD.fullmatch(name)]
-  found = [n for n in names if Path(n).suffix in _ENDINGS and n not in shards]
-  found += [name for name in names if name == _INDEX]
+  found = {name for name in names if Path(name).suffix.lower() in file_kinds.ENDINGS}
+  found -= {*shards, *filter(_COMPANION.fullmatch, found)}
+  found |= {name for name in names if name in _INDEXES}
+  if any(re.fullmatch(r"(adapter_)?model\.safetensors.*", name) for name in found):
+    found -= {*filter(_OLDER.fullmatch, found)}
   if len(found) == 1:
-    return found[0]
+    return found.pop()
   if found:
     listed = ", ".join(sorted(found))
     raise CheckpointError(f"{place}: holds several checkpoints, name one of them: {listed}")
   if shards:
-    raise CheckpointError(f"{place}: has shards such as {shards[0]} but no {_INDEX}; add it")
-  raise CheckpointError(f"{place}: holds no checkpoint ({', '.join(_ENDINGS)} or {_INDEX})")
+    index = _INDEXES[shards[0].endswith(".bin")]
+    raise CheckpointError(f"{place}: has shards such as {shards[0]} but no {index}; add it")
+  known = ", ".join(file_kinds.ENDINGS)
+  raise CheckpointError(f"{place}: holds no checkpoint ({known} or {' or '.join(_INDEXES)})")
+
+
+@contextlib.contextmanager
+def one_retry_line(source: str) -> Iterator[None]:
+  """Where the hub does not answer, one line takes the place of its library's many."""
+  told = False
+
+  def tell(record: logging.LogRecord) -> bool:
+    nonlocal told
+    if not told and "Retrying" in record.getMessage():
+      told = True
+      print(f"{source}: the hub does not answer, trying for half a minute", file=sys.stderr)
+    return False
+
+  log = logging.getLogger("huggingface_hub.utils._http")
+  log.addFilter(tell)
+  try:
+    yield
+  finally:
+    log.removeFilter(tell)
 
 
 def _download(source: str) -> Path:
@@ -76,20 +123,8 @@ def _download(source: str) -> Path:
   repo, file = "/".join(parts[:2]), "/".join(parts[2:])
   revision = revision or None
   try:
-    if not file:
-      folder_or_names = _list(repo, revision)
-      if isinstance(folder_or_names, Path):
-        return folder_or_names
-      file = _choose(folder_or_names, source)
-    path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-    if path.name.endswith(".index.json"):
-      for shard in sorted(set(_read_index(path).values())):
-        beside = (PurePosixPath(file).parent / shard).as_posix()
-        huggingface_hub.hf_hub_download(repo, beside, revision=revision)
-    if path.name == _ADAPTER:
-      beside = (PurePosixPath(file).parent / ADAPTER_CONFIG).as_posix()
-      huggingface_hub.hf_hub_download(repo, beside, revision=revision)
-    return path
+    with one_retry_line(source):
+      return _fetch(source, repo, file, revision)
   except CheckpointError:
     raise
   except Exception as error:  # The hub's library passes on the errors of its HTTP library.
@@ -98,6 +133,24 @@ def _download(source: str) -> Path:
       f"{source}: cannot be fetched ({reason}); check the name and the connection, log in with "
       "`hf auth login` if it is private, or give a local file"
     ) from error
+
+
+def _fetch(source: str, repo: str, file: str, revision: str | None) -> Path:
+  """The file, or that of the repository, with what belongs to it beside it; see `_list`."""
+  if not file:
+    folder_or_names = _list(repo, revision)
+    if isinstance(folder_or_names, Path):
+      return folder_or_names
+    file = _choose(folder_or_names, source)
+  path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+  if path.name.endswith(".index.json"):
+    for shard in sorted(set(_read_index(path).values())):
+      beside = (PurePosixPath(file).parent / shard).as_posix()
+      huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+  if path.name in _ADAPTERS:
+    beside = (PurePosixPath(file).parent / ADAPTER_CONFIG).as_posix()
+    huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+  return path
 
 
 def _list(repo: str, revision: str | None) -> list[str] | Path:
@@ -145,7 +198,9 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     path = index.parent / shard
     if not path.is_file():
       raise CheckpointError(f"{path}: missing, though {index.name} names it; download it too")
-    content = _read_safetensors(path)
+    if file_kinds.told(path) == file_kinds.INDEX:
+      raise CheckpointError(f"{path}: it is JSON, not a shard of {index.name}; download it again")
+    content = _read(path, None)
     expected = {key for key, place in places.items() if place == shard}
     if odd := sorted(content.keys() ^ expected):
       raise CheckpointError(f"{path}: {index.name} disagrees with it about {_some(odd)}")
@@ -162,22 +217,8 @@ def _read_index(path: Path) -> dict[str, str]:
   except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
     is_valid = False
   if not is_valid:
-    raise CheckpointError(f"{path}: not an index of safetensors shards; download it again")
+    raise CheckpointError(f"{path}: not an index of a checkpoint's shards; download it again")
   return places
-
-
-def _strip_module(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-  if not tensors:
-    raise CheckpointError(f"{path}: holds no tensors")
-  bare = [key for key in tensors if not key.startswith("module.")]
-  if len(bare) == len(tensors):
-    return tensors
-  if bare:
-    raise CheckpointError(
-      f"{path}: some keys start with 'module.' and some do not, such as {_some(bare)}; "
-      "save the state_dict of one model"
-    )
-  return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
 def _some(keys: list[str]) -> str:

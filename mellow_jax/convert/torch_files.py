@@ -29,11 +29,6 @@ MAX_PICKLE_BYTES = 64 * 2**20  # Mellow's is 0.1 MB, a sampler of 2 million clip
 _ALIGNMENT = 64  # bytes, as PyTorch places storages
 _STORAGES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDERED_DICT = pickle.GLOBAL + b"collections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
-_FOREIGN = {  # first bytes -> what the file is
-  b"\x80": "is a bare pickle, not a PyTorch checkpoint; re-save its tensors with torch.save",
-  b"version https://git-lfs": "is a Git LFS pointer; fetch the file itself with `git lfs pull`",
-  b"<": "is a web page, not a checkpoint; download the file itself",
-}
 
 
 def read(path: str | Path) -> dict:
@@ -48,9 +43,6 @@ def read(path: str | Path) -> dict:
       file.seek(0)
       if head.startswith(torch_legacy.HEAD):
         return torch_legacy.read(file)
-      for magic, meaning in _FOREIGN.items():
-        if head.startswith(magic):
-          raise CheckpointError(f"it {meaning}")
       return _ZipReader(file).read()
   except CheckpointError as error:
     raise CheckpointError(f"{path}: {error}") from None

@@ -1,6 +1,7 @@
 """Weights come from files, folders and the hub, and arrive as one flat state_dict."""
 
 import json
+import logging
 
 import huggingface_hub
 import ml_dtypes
@@ -120,14 +121,61 @@ def test_what_is_not_a_state_dict_is_named(tmp_path):
   assert "holds no tensors" in refusal(tmp_path / "x.ckpt")
 
 
-def test_the_prefix_of_distributed_training_is_taken_off_if_all_keys_have_it(tmp_path):
-  path = tmp_path / "x.ckpt"
-  torch_files.write(path, {f"module.{key}": value for key, value in STATE.items()})
-  assert_state(path, path)
-  torch_files.write(
-    path, {f"module.{key}": value for key, value in STATE.items()} | {"odd": np.ones(1)}
-  )
-  assert "some do not, such as odd;" in refusal(path)
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"\x80\x04N.", "bare pickle"),
+    (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    (b"<!DOCTYPE html>", "web page"),
+    (b"\xef\xbb\xbf\n <html>", "web page"),
+    (b"Entry not found", "is text ('Entry not found')"),
+    (b"\x1f\x8b\x08\0", "compressed by gzip"),
+    (b"\x89HDF\r\n", "HDF5"),
+    (b"a" * 100 + bytes(157) + b"ustar\0", "tar archive"),
+    (b'{"error": "gated"}', "not an index"),
+  ],
+)
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors", "x.gguf", "x"])
+def test_files_of_other_kinds_are_named(content, message, name, tmp_path):
+  (tmp_path / name).write_bytes(content)
+  assert message in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.PTH", "x.bin", "x.safetensors", "x.ckpt", "x.gguf", "x"])
+def test_the_kind_of_a_file_is_told_by_its_content(name, tmp_path):
+  torch_files.write(tmp_path / name, STATE)
+  assert_state(tmp_path / name, tmp_path / name)
+  save_file(STATE, tmp_path / name)
+  assert_state(tmp_path / name, tmp_path / name)
+
+
+def test_a_folder_of_training_holds_one_checkpoint(tmp_path):
+  for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"):
+    (tmp_path / name).write_bytes(b"")
+  torch_files.write(tmp_path / "pytorch_model.bin", STATE)
+  assert_state(tmp_path, tmp_path / "pytorch_model.bin")
+  save_file(STATE, tmp_path / "model.safetensors")
+  assert_state(tmp_path, tmp_path / "model.safetensors")
+
+
+def test_shards_of_pytorch_are_joined_and_none_leads_back(tmp_path):
+  shard, index = "pytorch_model-00001-of-00001.bin", tmp_path / "pytorch_model.bin.index.json"
+  index.write_text(json.dumps({"weight_map": dict.fromkeys(STATE, shard)}))
+  torch_files.write(tmp_path / shard, STATE)
+  assert_state(tmp_path, index)
+  assert_state(index, index)
+  (tmp_path / shard).write_bytes(index.read_bytes())
+  assert f"it is JSON, not a shard of {index.name}" in refusal(tmp_path)
+
+
+def test_a_hub_that_does_not_answer_is_told_in_one_line(capsys):
+  log = logging.getLogger("huggingface_hub.utils._http")
+  with sources.one_retry_line("hf://owner/repo"):
+    for number in range(1, 6):
+      log.warning("no answer")
+      log.warning("Retrying in 1s [Retry %d/5].", number)
+  out = capsys.readouterr().err
+  assert out == "hf://owner/repo: the hub does not answer, trying for half a minute\n"
 
 
 def test_damaged_safetensors_are_refused(tmp_path):
