@@ -198,7 +198,7 @@ def test_reverse_checks_its_output_before_the_model_is_read(tmp_path, monkeypatc
 def test_a_renamed_prefix_is_told(tiny_model_folder, made, tmp_path):
   source = tmp_path / "small.safetensors"
   write_safetensors(source, {f"_orig_mod.{k}": x for k, x in load_file(source).items()})
-  status, said = made(f"--like={tiny_model_folder}", "--dry-run")
+  status, said = made(f"--like={tiny_model_folder}", "--dry_run")
   assert status == 0 and "prefixes of keys are taken off: _orig_mod.audio_encoder." in said.out
 
 
@@ -216,7 +216,7 @@ def test_incomplete_files_are_named_by_their_missing_keys_whatever_their_name(
   }
   path = tmp_path / name
   write_safetensors(path, state) if "ckpt" in name else torch_files.write(path, state)
-  assert command.main(["convert", f"--input={path}", "--dry-run"]) == 1
+  assert command.main(["convert", f"--input={path}", "--dry_run"]) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert "missing from the file: 'sed_model.bn0.bias' (here encoder/bn0/bias)" in line
   assert pathlib.Path(path).name in line
