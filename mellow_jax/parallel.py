@@ -1,10 +1,12 @@
 """Processes and devices: start of several processes, mesh, shardings, collectives on the host."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import signal
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from jaxtyping import PyTree
 
 from mellow_jax.errors import ConfigError
 
+_CACHE_SECONDS = 2.0  # most that reading a compiled program takes
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -296,6 +299,44 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return counts
   return np.asarray(multihost_utils.process_allgather(counts)).sum(axis=0)
+
+
+@contextlib.contextmanager
+def told_of_compilation(say: Callable[[], None]) -> Iterator[None]:
+  """Calls say, at most once, where the block compiles a program that the cache does not hold.
+
+  JAX tells of a hit at once, and of a miss only after the compilation: what takes longer than any
+  reading of the cache is one.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    say()
+    yield
+    return
+  timers, told = [], threading.Lock()
+
+  def tell() -> None:
+    if told.acquire(blocking=False):
+      say()
+
+  def listen(event: str, **_: object) -> None:
+    name = event.removeprefix("/jax/compilation_cache/")
+    if name in ("cache_hits", "compile_requests_use_cache"):
+      for timer in timers:
+        timer.cancel()
+    if name == "compile_requests_use_cache":
+      timers[:] = [threading.Timer(_CACHE_SECONDS, tell)]
+      timers[0].daemon = True
+      timers[0].start()
+    elif name == "cache_misses":
+      tell()
+
+  jax.monitoring.register_event_listener(listen)
+  try:
+    yield
+  finally:
+    jax.monitoring.unregister_event_listener(listen)
+    for timer in timers:
+      timer.cancel()
 
 
 def use_compilation_cache() -> None:

@@ -139,13 +139,21 @@ def test_options_are_scored(model, clips):
     assert tokens == 3 and abs(log_prob - answer.log_probs[i]) < 1e-3
 
 
-def test_what_is_compiled_is_logged_once(tiny_model_folder, clips, capfd):
-  model = api.Mellow.load(tiny_model_folder)
-  for name in "ab":
-    model.caption(clips / f"{name}.wav", sampling=SHORT)
-  device, *others = capfd.readouterr().err.splitlines()
-  assert device.startswith("device: ") and device.endswith(f", loading {tiny_model_folder}")
-  assert others == ["compiling, once: answers in batches of 1"]
+def test_compiling_is_said_once_where_it_is_done_and_not_where_the_cache_has_it(
+  tiny_model_folder, clips, capfd, tmp_path, monkeypatch
+):
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  monkeypatch.setenv("MELLOW_CACHE", str(tmp_path))
+  for expected in (["compiling, once: answers in batches of 1"], []):
+    model = api.Mellow.load(tiny_model_folder)
+    for name in "ab":
+      model.caption(clips / f"{name}.wav", sampling=Sampling(max_new_tokens=2))
+    device, *others = capfd.readouterr().err.splitlines()
+    assert device.startswith("device: ") and device.endswith(f", loading {tiny_model_folder}")
+    assert others == expected
+  jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
 
 
 def test_a_question_that_is_cut_is_told_once(tiny_model_folder, clips, capfd):

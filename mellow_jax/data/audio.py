@@ -34,6 +34,8 @@ MAX_SECONDS = 4 * 3600.0
 MAX_AMPLITUDE = 1e4
 # The shortest remainder that counts as a window of its own.
 MIN_WINDOW_SECONDS = 1.0
+# Half the range of samples up to which a clip counts as silent: the smallest step of 16 bits.
+SILENT_SWING = 2.0**-15
 # A RIFF size from here up means "unknown": what programs write when they stream.
 _STREAMED_RIFF = 0x7FFF_0000
 _BLOCK_FRAMES = 2**20  # decoded at a time, where all of a source is

@@ -6,7 +6,7 @@ to one fixed sentence.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -222,6 +222,24 @@ def answer(
   return " ".join(
     f"The audio {i} is {written(caption).rstrip(' .')}." for i, caption in captions.items()
   )
+
+
+class Unread(NamedTuple):
+  """What a model does not read of a text."""
+
+  tokens: int  # of the text, without its end
+  over: int  # of them, beyond the model's slots
+  unknown: tuple[str, ...]  # words that are unknown to the tokenizer, in their order
+
+
+def unread(tokenizer: Tokenizer, text: str, end: End, slots: int) -> Unread:
+  """What `encode` cuts off a text, or gives to the tokenizer's token for unknown words."""
+  found = tokenizer.encode(text, add_special_tokens=False)
+  unknown_id = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
+  places = zip(found.ids, found.offsets, strict=True)
+  unknown = tuple(text[start:stop] for i, (start, stop) in places if i == unknown_id)
+  count = len(found.ids)
+  return Unread(count, max(0, count - (slots - (end == "token"))), unknown)
 
 
 def encode(

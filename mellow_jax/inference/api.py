@@ -3,6 +3,8 @@
 What takes long is logged to the logger "mellow_jax": see `log_progress`.
 """
 
+import collections
+import contextlib
 import functools
 import itertools
 import logging
@@ -10,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +25,10 @@ from mellow_jax import checkpoint, parallel
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
-from mellow_jax.errors import QuestionError
-from mellow_jax.inference import decode, text_stream
+from mellow_jax.errors import AudioError, QuestionError
+from mellow_jax.inference import decode, notes, text_stream
 from mellow_jax.inference.decode import DecodeState, SampleState, Sampling
+from mellow_jax.inference.notes import Note
 from mellow_jax.models import mellow
 from mellow_jax.models.mellow import MellowModel
 
@@ -33,7 +36,10 @@ GREEDY = Sampling()
 logger = logging.getLogger("mellow_jax")
 OPTION_BUCKET = 8  # options are padded to a multiple of so many tokens, so that few sizes compile
 
-Row = tuple[Source | Clip, Source | Clip | None, str]  # first clip, second or None, question
+# First clip, second or None, question. In the place of a clip that could not be read may stand its
+# error, which is raised, or recorded, when it is the row's turn.
+Row = tuple[Source | Clip | AudioError, Source | Clip | AudioError | None, str]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,50 @@ class Answer:
   log_probs: tuple[float, ...]  # natural, of each text with its end token
   tokens: tuple[int, ...]  # in each text, without its end token
   heard: tuple[str, ...]  # the part of each clip that was used, such as "0.0-10.0 s of 62.3 s"
+  finish_reasons: tuple[FinishReason, ...]  # of each text: its end, or max_new_tokens
+  notes: tuple[Note, ...]  # on the clips, the question and the first answer
 
   @property
   def text(self) -> str:
     """The first answer; from beams, the most probable."""
     return self.texts[0]
 
+  @property
+  def log_prob(self) -> float:
+    """Natural log-probability of the first answer with its end token, summed over its tokens."""
+    return self.log_probs[0]
+
+  @property
+  def finish_reason(self) -> FinishReason:
+    """Why the first answer ended: "stop" for its end token, "length" for max_new_tokens."""
+    return self.finish_reasons[0]
+
   def __str__(self) -> str:
     return self.text
+
+
+@dataclass(frozen=True)
+class Unanswered:
+  """Stands in the place of the answer to a question that could not be asked."""
+
+  reason: str  # one word, for counting: one of audio.REASONS, or "question"
+  message: str  # one line that names the clip and says what to do
+
+
+class AnswerStream(Iterator[str]):
+  """The pieces of an answer, each as soon as its tokens are decoded."""
+
+  def __init__(self, pieces: Iterator[str], whole: Callable[[], Answer]):
+    self._pieces, self._whole = pieces, whole
+
+  def __next__(self) -> str:
+    return next(self._pieces)
+
+  @functools.cached_property
+  def answer(self) -> Answer:
+    """The whole answer; decodes what is left of it."""
+    collections.deque(self._pieces, maxlen=0)
+    return self._whole()
 
 
 @dataclass(frozen=True)
@@ -61,6 +103,7 @@ class Prompt:
   clips: tuple[Clip, Clip]
   ids: np.ndarray  # [L]
   length: int
+  notes: tuple[Note, ...] = ()
 
 
 class _Inputs(NamedTuple):
@@ -120,7 +163,7 @@ class Mellow:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
     self.preset, self.cfg = presets.PRESETS[name], loaded.config
     self.tokenizer, self._compiled = loaded.tokenizer, set()
-    self._told_of_cut = False
+    self.warns = True  # of the first question that is cut; commands count them instead
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     self.graphdef = graphdef
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
@@ -219,7 +262,7 @@ class Mellow:
     sampling: Sampling = GREEDY,
     seed: int = 0,
     window: audio.Window = "first",
-  ) -> Iterator[str]:
+  ) -> AnswerStream:
     """The text of `answer` in pieces, each as soon as its tokens are decoded.
 
     Raises as `answer` does, and QuestionError for several samples or beams.
@@ -227,19 +270,25 @@ class Mellow:
     if sampling.samples > 1 or sampling.beams > 1:
       raise QuestionError("only one answer can be streamed: set samples and beams to 1")
     prompt = self.prompt((clip, audio2, question), window)
-    self._announce(("streamed answers", sampling), 1)
+    key, ids, states = jax.random.key(seed), [], []
 
     def tokens() -> Iterator[int]:
-      inputs, key = self._inputs([prompt]), jax.random.key(seed)
-      sampled, state = self._begin(self.params, inputs, key, np.zeros(1, int), sampling)
+      with self._announced(("streamed answers", sampling), 1):
+        inputs = self._inputs([prompt])
+        sampled, state = self._begin(self.params, inputs, key, np.zeros(1, int), sampling)
       for left in reversed(range(sampling.max_new_tokens)):
+        states[:] = [sampled]
         if sampled.has_ended[0]:
           return
-        yield int(sampled.token[0])
+        ids.append(int(sampled.token[0]))
+        yield ids[-1]
         if left:
           sampled, state = self._advance(self.params, sampled, state, sampling)
 
-    return text_stream.pieces(self.tokenizer, tokens())
+    def whole() -> Answer:
+      return self._answer(prompt, [ids], np.asarray(states[0].log_probs), sampling)
+
+    return AnswerStream(text_stream.pieces(self.tokenizer, tokens()), whole)
 
   def answer_windows(
     self, clip: Source, question: str, *, sampling: Sampling = GREEDY, seed: int = 0
@@ -262,7 +311,7 @@ class Mellow:
     """A description of a clip; `how` is what `answer` takes."""
     return self.answer(clip, question, **how)
 
-  def answers(self, rows: Sequence[Row], **how: Any) -> list[Answer]:
+  def answers(self, rows: Sequence[Row], **how: Any) -> list[Answer | Unanswered]:
     """Answers to many questions; `how` is what `stream` takes."""
     return list(self.stream(rows, **how))
 
@@ -275,28 +324,54 @@ class Mellow:
     window: audio.Window = "first",
     batch_size: int = 8,
     first_row: int = 0,
-  ) -> Iterator[Answer]:
+    numbers: Sequence[int] | None = None,
+    strict: bool = True,
+  ) -> Iterator[Answer | Unanswered]:
     """Answers in the order of the rows, each as soon as its batch is done.
 
-    A row's samples depend on the seed and the row's number, counted from first_row, whatever its
-    batch is. The clips of a batch are encoded once each, however many rows ask about them.
+    A row's samples depend on the seed and the row's number, counted from first_row or one of
+    numbers, whatever its batch is. The clips of a batch are encoded once each, however many rows
+    ask about them.
+
+    A row that cannot be asked raises AudioError or QuestionError after the answers before it; where
+    strict is False, Unanswered takes its place.
     """
     key = jax.random.key(seed)
+    own = None if numbers is None else np.array(numbers, np.int32)
 
-    def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array, Array, Array]:
-      found = self._generate(self.params, inputs, key, first_row + numbers, sampling)
+    def compute(inputs: _Inputs, places: np.ndarray) -> tuple[Array, Array, Array]:
+      rows = first_row + places if own is None else own[places]
+      found = self._generate(self.params, inputs, key, rows, sampling)
       return found.tokens, found.lengths, found.log_probs
 
-    for prompt, (tokens, lengths, log_probs) in self._run(
-      rows, window, batch_size, compute, ("answers", sampling)
-    ):
+    program = ("answers", sampling)
+    for prompt, arrays in self._run(rows, window, batch_size, compute, program, strict):
+      if isinstance(prompt, Unanswered):
+        yield prompt
+        continue
+      tokens, lengths, log_probs = arrays
       ids = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
-      yield Answer(
-        texts=tuple(self.tokenizer.decode(i).strip() for i in ids),
-        log_probs=tuple(log_probs.tolist()),
-        tokens=tuple(lengths.tolist()),
-        heard=tuple(describe(clip) for clip in prompt.clips),
-      )
+      yield self._answer(prompt, ids, log_probs, sampling)
+
+  def _answer(
+    self,
+    prompt: Prompt,
+    ids: Sequence[Sequence[int]],
+    log_probs: Float[np.ndarray, "n"],
+    sampling: Sampling,
+  ) -> Answer:
+    texts = tuple(self.tokenizer.decode(i).strip() for i in ids)
+    is_full = [len(i) == sampling.max_new_tokens for i in ids]
+    of_answer = [Note("answer_unfinished", "")] if is_full[0] else []
+    of_answer += [] if texts[0] else [Note("empty_answer", "")]
+    return Answer(
+      texts=texts,
+      log_probs=tuple(log_probs.tolist()),
+      tokens=tuple(map(len, ids)),
+      heard=tuple(describe(clip) for clip in prompt.clips),
+      finish_reasons=tuple("length" if full else "stop" for full in is_full),
+      notes=(*prompt.notes, *of_answer),
+    )
 
   def score(
     self,
@@ -346,15 +421,22 @@ class Mellow:
 
   # --- Batches -----------------------------------------------------------------------------------
 
-  def _announce(self, program: tuple[str, Hashable], batch_size: int) -> None:
-    """Logs that a program is compiled, the first time: it is easily taken for slowness."""
-    if (program, batch_size) not in self._compiled:
-      self._compiled.add((program, batch_size))
-      logger.info("compiling, once: %s in batches of %d", program[0], batch_size)
+  @contextlib.contextmanager
+  def _announced(self, program: tuple[str, Hashable], batch_size: int) -> Iterator[None]:
+    """Logs that the block compiles a program: it is easily taken for slowness."""
+    if (program, batch_size) in self._compiled:
+      yield
+      return
+    says = "compiling, once: %s in batches of %d"
+    with parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size)):
+      yield
+    self._compiled.add((program, batch_size))
 
-  def _clip(self, source: Source | Clip, window: audio.Window) -> Clip:
+  def _clip(self, source: Source | Clip | AudioError, window: audio.Window) -> Clip:
     if isinstance(source, Clip):
       return source
+    if isinstance(source, AudioError):
+      raise source
     clip = audio.load(source, self.cfg.audio, self.preset, window=window)
     if clip.seconds_used < clip.total_seconds:
       name = os.fspath(source) if isinstance(source, str | os.PathLike) else "clip"
@@ -376,12 +458,13 @@ class Mellow:
       )
     except ValueError as error:
       raise QuestionError(f"question: {error}") from None
-    if length == cfg.text_tokens and not self._told_of_cut:
-      room = length - (self.preset.question_end == "token")
-      if len(self.tokenizer.encode(asked, add_special_tokens=False).ids) > room:
-        self._told_of_cut = True
-        logger.warning("questions are cut after %d tokens, the first is: %.40s...", room, text)
-    return Prompt((clip1, clip2), ids, length)
+    unread = prompts.unread(self.tokenizer, asked, self.preset.question_end, cfg.text_tokens)
+    if unread.over and self.warns:
+      self.warns = False
+      room = unread.tokens - unread.over
+      logger.warning("questions are cut after %d tokens, the first is: %.40s...", room, text)
+    clips = (clip1, clip2)
+    return Prompt(clips, ids, length, (*notes.of_clips(clips), *notes.of_question(unread)))
 
   def _inputs(self, batch: list[Prompt]) -> _Inputs:
     """Encodes each distinct clip once, in batches of the one size that is compiled."""
@@ -411,33 +494,44 @@ class Mellow:
     batch_size: int,
     compute: Callable[[_Inputs, np.ndarray], tuple[Array, ...]],
     program: tuple[str, Hashable],
-  ) -> Iterator[tuple[Prompt, tuple[np.ndarray, ...]]]:
+    strict: bool = True,
+  ) -> Iterator[tuple[Prompt | Unanswered, tuple[np.ndarray, ...]]]:
     """Each row's prompt, and its part of the arrays that compute returns for its batch.
 
-    compute gets a batch and the numbers of its rows. program names what it compiles, and what that
-    depends on besides the batch size.
+    compute gets a batch and the places of its rows. program names what it compiles, and what that
+    depends on besides the batch size. Unless strict, a row that cannot be asked has no arrays.
     """
     rows, start, running = iter(rows), 0, []
 
-    def finish() -> Iterator[tuple[Prompt, tuple[np.ndarray, ...]]]:
+    def finish() -> Iterator[tuple[Prompt | Unanswered, tuple[np.ndarray, ...]]]:
       for batch, arrays in running:
-        arrays = [np.asarray(array) for array in arrays]
-        yield from ((p, tuple(a[i] for a in arrays)) for i, p in enumerate(batch))
+        parts = zip(*map(np.asarray, arrays), strict=True)
+        yield from ((p, next(parts) if isinstance(p, Prompt) else ()) for p in batch)
       running.clear()
 
     while True:
       # The next clips are read while the device is busy with the last batch.
       try:
-        batch = [self.prompt(row, window) for row in itertools.islice(rows, batch_size)]
+        batch = [self._prompt(row, window, strict) for row in itertools.islice(rows, batch_size)]
       except ValueError:
         yield from finish()
         raise
       yield from finish()
       if not batch:
         return
-      # The last batch is filled up with its last row: another size would compile again.
-      filled = batch + batch[-1:] * (batch_size - len(batch))
-      self._announce(program, batch_size)
-      numbers = start + np.minimum(np.arange(batch_size), len(batch) - 1)
-      running.append((batch, compute(self._inputs(filled), numbers)))
+      asked = [place for place, prompt in enumerate(batch) if isinstance(prompt, Prompt)]
+      # The batch is filled up with its last row: another size would compile again.
+      asked += asked[-1:] * (batch_size - len(asked))
+      with self._announced(program, batch_size):
+        inputs = [batch[place] for place in asked]
+        arrays = compute(self._inputs(inputs), start + np.array(asked)) if asked else ()
+      running.append((batch, arrays))
       start += len(batch)
+
+  def _prompt(self, row: Row, window: audio.Window, strict: bool) -> Prompt | Unanswered:
+    try:
+      return self.prompt(row, window)
+    except (AudioError, QuestionError) as error:
+      if strict:
+        raise
+      return Unanswered(getattr(error, "reason", "question"), str(error))

@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from mellow_jax import parallel
 from mellow_jax.data.audio import Clip
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decode
@@ -319,12 +320,13 @@ class Engine:
   def _warm_up(self) -> None:
     """Compiles by answering nothing about silence."""
     cfg = self.model.cfg
-    logger.info("compiling, once: answers in a table of %d rows", self.slots)
     samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
     silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
     prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
-    for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
-      pass
+    says = "compiling, once: answers in a table of %d rows"
+    with parallel.told_of_compilation(lambda: logger.info(says, self.slots)):
+      for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
+        pass
 
   # --- The engine's thread -----------------------------------------------------------------------
 

@@ -30,8 +30,6 @@ OF_CLIPS = {
   "clip_in_later_file": "is heard in a later file as well",
 }
 OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
-# Half the range of samples up to which a clip counts as silent: the smallest step of 16 bits.
-SILENT_SWING = 2.0**-15
 
 _EMPTY = {"input": "empty_question", "answer": "empty_answer"}
 _PATHS = ("filepath1", "filepath2")
@@ -125,7 +123,7 @@ def of_clips(
     if clip.peak > 1:
       kind = "peak_over_2" if clip.peak > 2 else "peak_over_1"
       faults.append(Fault(kind, f"peak {clip.peak:.4g}"))
-    if clip.swing <= SILENT_SWING:
+    if clip.swing <= audio.SILENT_SWING:
       faults.append(Fault("silent", f"peak {clip.peak:.2g}"))
     if clip.seconds < min_seconds:
       faults.append(Fault("too_short", f"{clip.seconds:.3g} s, less than {min_seconds:g}"))

@@ -1,0 +1,79 @@
+"""What one should know of answers: text that was cut or unknown, clips without sound.
+
+An answer carries its notes; a command counts them and says each kind once a run.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, get_args
+
+from mellow_jax.data import audio
+from mellow_jax.data.audio import Clip
+from mellow_jax.data.prompts import Unread
+
+SHORT_SECONDS = 0.32  # one of the 32 steps that HTSAT makes of a clip
+_SHOWN = 60  # characters of the first case
+
+NoteKind = Literal[
+  "question_cut", "unknown_words", "silent_clip", "short_clip", "answer_unfinished", "empty_answer"
+]
+SAYS: dict[NoteKind, str] = {
+  "question_cut": "questions cut to fit the model",
+  "unknown_words": "questions with words that the tokenizer does not know",
+  "silent_clip": "silent clips",
+  "short_clip": f"clips shorter than {SHORT_SECONDS} s",
+  "answer_unfinished": "answers that --max_new_tokens ended",
+  "empty_answer": "empty answers",
+}
+
+
+class Note(NamedTuple):
+  """One thing to know of an answer."""
+
+  kind: NoteKind
+  detail: str  # such as "93 tokens, 24 are read"; "" where the kind says it all
+
+
+def of_clips(clips: Iterable[Clip]) -> Iterator[Note]:
+  """Notes on the clips of a question, on a clip that stands in both slots once."""
+  for clip in {id(clip): clip for clip in clips}.values():
+    if clip.wav.max() - clip.wav.min() <= 2 * audio.SILENT_SWING:
+      yield Note("silent_clip", "")
+    if clip.total_seconds < SHORT_SECONDS:
+      yield Note("short_clip", f"{clip.total_seconds:.3g} s")
+
+
+def of_question(unread: Unread) -> Iterator[Note]:
+  """Notes on what the model does not read of a question."""
+  if unread.over:
+    yield Note("question_cut", f"{unread.tokens} tokens, {unread.tokens - unread.over} are read")
+  if unread.unknown:
+    yield Note("unknown_words", ", ".join(dict.fromkeys(unread.unknown)))
+
+
+class Tally:
+  """Counts the notes of a run."""
+
+  def __init__(self):
+    self.answers, self._counts = 0, collections.Counter[NoteKind]()
+    self._first: dict[NoteKind, str] = {}
+
+  def add(self, where: str, notes: Iterable[Note]) -> None:
+    """Adds the notes of an answer; where says which."""
+    self.answers += 1
+    for kind, detail in dict(notes).items():
+      self._counts[kind] += 1
+      self._first.setdefault(kind, f"{where}: {detail}" if detail else where)
+
+  def lines(self) -> list[str]:
+    """A line for each kind that was met: how often, and the first case."""
+    return [
+      f"{SAYS[kind]}: {self._counts[kind]} of {self.answers}, first {_short(self._first[kind])}"
+      for kind in get_args(NoteKind)
+      if kind in self._counts
+    ]
+
+
+def _short(text: str) -> str:
+  text = " ".join(text.split())
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
