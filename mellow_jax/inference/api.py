@@ -73,7 +73,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Unanswered:
+class NotAsked:
   """Stands in the place of the answer to a question that could not be asked."""
 
   reason: str  # one word, for counting: one of audio.REASONS, or "question"
@@ -311,7 +311,7 @@ class Mellow:
     """A description of a clip; `how` is what `answer` takes."""
     return self.answer(clip, question, **how)
 
-  def answers(self, rows: Sequence[Row], **how: Any) -> list[Answer | Unanswered]:
+  def answers(self, rows: Sequence[Row], **how: Any) -> list[Answer | NotAsked]:
     """Answers to many questions; `how` is what `stream` takes."""
     return list(self.stream(rows, **how))
 
@@ -326,7 +326,7 @@ class Mellow:
     first_row: int = 0,
     numbers: Sequence[int] | None = None,
     strict: bool = True,
-  ) -> Iterator[Answer | Unanswered]:
+  ) -> Iterator[Answer | NotAsked]:
     """Answers in the order of the rows, each as soon as its batch is done.
 
     A row's samples depend on the seed and the row's number, counted from first_row or one of
@@ -334,7 +334,7 @@ class Mellow:
     ask about them.
 
     A row that cannot be asked raises AudioError or QuestionError after the answers before it; where
-    strict is False, Unanswered takes its place.
+    strict is False, NotAsked takes its place.
     """
     key = jax.random.key(seed)
     own = None if numbers is None else np.array(numbers, np.int32)
@@ -346,7 +346,7 @@ class Mellow:
 
     program = ("answers", sampling)
     for prompt, arrays in self._run(rows, window, batch_size, compute, program, strict):
-      if isinstance(prompt, Unanswered):
+      if isinstance(prompt, NotAsked):
         yield prompt
         continue
       tokens, lengths, log_probs = arrays
@@ -495,7 +495,7 @@ class Mellow:
     compute: Callable[[_Inputs, np.ndarray], tuple[Array, ...]],
     program: tuple[str, Hashable],
     strict: bool = True,
-  ) -> Iterator[tuple[Prompt | Unanswered, tuple[np.ndarray, ...]]]:
+  ) -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:
     """Each row's prompt, and its part of the arrays that compute returns for its batch.
 
     compute gets a batch and the places of its rows. program names what it compiles, and what that
@@ -503,7 +503,7 @@ class Mellow:
     """
     rows, start, running = iter(rows), 0, []
 
-    def finish() -> Iterator[tuple[Prompt | Unanswered, tuple[np.ndarray, ...]]]:
+    def finish() -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:
       for batch, arrays in running:
         parts = zip(*map(np.asarray, arrays), strict=True)
         yield from ((p, next(parts) if isinstance(p, Prompt) else ()) for p in batch)
@@ -528,10 +528,10 @@ class Mellow:
       running.append((batch, arrays))
       start += len(batch)
 
-  def _prompt(self, row: Row, window: audio.Window, strict: bool) -> Prompt | Unanswered:
+  def _prompt(self, row: Row, window: audio.Window, strict: bool) -> Prompt | NotAsked:
     try:
       return self.prompt(row, window)
     except (AudioError, QuestionError) as error:
       if strict:
         raise
-      return Unanswered(getattr(error, "reason", "question"), str(error))
+      return NotAsked(getattr(error, "reason", "question"), str(error))

@@ -51,7 +51,7 @@ def of_question(unread: Unread) -> Iterator[Note]:
     yield Note("unknown_words", ", ".join(dict.fromkeys(unread.unknown)))
 
 
-class Tally:
+class NoteCounts:
   """Counts the notes of a run."""
 
   def __init__(self):

@@ -8,7 +8,7 @@ from mellow_jax.data import prompts
 from mellow_jax.errors import AudioError
 from mellow_jax.inference import api
 from mellow_jax.inference.decode import Sampling
-from mellow_jax.inference.notes import Note, Tally
+from mellow_jax.inference.notes import Note, NoteCounts
 
 RATE = 16_000
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, RATE).astype(np.float32)
@@ -75,15 +75,15 @@ def test_a_bad_row_takes_its_own_place_alone(model):
   numbers = [9, 0, 1, 9, 9, 9, 2, 3, 9]
   found = model.answers(rows, numbers=numbers, strict=False, **how)
   assert [one.texts for one in found if isinstance(one, api.Answer)] == [a.texts for a in expected]
-  reasons = [one.reason for one in found if isinstance(one, api.Unanswered)]
+  reasons = [one.reason for one in found if isinstance(one, api.NotAsked)]
   assert reasons == ["undecodable", "question", "empty", "undecodable", "question"]
-  with pytest.raises(AudioError, match="c.wav: is empty"):
+  with pytest.raises(AudioError, match=r"c\.wav: is empty"):
     model.answers([bad[2]], **how)
   assert [one.reason for one in model.answers(bad[:1], strict=False, **how)] == ["undecodable"]
 
 
 def test_each_kind_is_counted_with_its_first_case():
-  tally = Tally()
+  tally = NoteCounts()
   tally.add("a.wav", [Note("silent_clip", ""), Note("silent_clip", "")])
   tally.add("b.wav", [Note("question_cut", "93 tokens, 24 are read"), Note("silent_clip", "")])
   tally.add("c.wav", [])
