@@ -34,10 +34,27 @@ def write_captions(path, count, first=0):
   return path
 
 
-def completion(number, kind):
-  """(what the model writes, why it ends) about a caption: every style, refusals, wrong letters."""
+def as_json(pairs, kind):
+  """A reply that keeps to the schema of a request."""
+  items = []
+  for question, options, answer in pairs:
+    fields = {"question": question, "answer": answer}
+    if kind == "mcq":
+      letter = "abcd"[options.index(answer)]
+      fields = {"question": question, "options": list(options), "answer": letter}
+    items.append(fields)
+  return json.dumps({"questions": items})
+
+
+def completion(number, kind, schema=None):
+  """(what the model writes, why it ends) about a caption: every style, refusals, wrong letters.
+
+  Of a request with a schema, every second reply keeps to it.
+  """
   styles = [case for case in STYLES if case[0] == kind]
-  _, _, text, _ = styles[number * 7 % len(styles)]
+  _, _, text, found = styles[number * 7 % len(styles)]
+  if schema and number % 2:
+    text = as_json(found, kind)
   if number % 11 == 3:
     return "I'm sorry, but I cannot help with this audio.", "stop"
   if number % 11 == 5:
@@ -70,7 +87,7 @@ class ChatServer(ThreadingHTTPServer):
     self.kind, self.script, self.delay_s = kind, script, delay_s
     self.lock = threading.Lock()
     self.attempts = collections.Counter()  # by caption
-    self.log = []  # {"caption", "life", "outcome", "key"} a request
+    self.log = []  # {"caption", "life", "outcome", "key", "schema"} a request
     self.life = 0
     self.target = None  # (pid, signal, requests until it is sent)
 
@@ -82,11 +99,11 @@ class ChatServer(ThreadingHTTPServer):
     with self.lock:
       self.target = pid, number, requests
 
-  def count(self, number, key):
+  def count(self, number, key, schema):
     """Notes a request; its entry in the log and the number of its attempt."""
     with self.lock:
       self.attempts[number] += 1
-      entry = {"caption": number, "life": self.life, "outcome": "", "key": key}
+      entry = {"caption": number, "life": self.life, "outcome": "", "key": key, "schema": schema}
       self.log.append(entry)
       if self.target:
         pid, sent, left = self.target
@@ -109,7 +126,8 @@ class Handler(BaseHTTPRequestHandler):
   def do_POST(self):
     body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
     server, number = self.server, number_of(body["messages"][0]["content"])
-    entry, attempt = server.count(number, self.headers.get("Authorization", ""))
+    self.schema = body.get("response_format")
+    entry, attempt = server.count(number, self.headers.get("Authorization", ""), self.schema)
     time.sleep(server.delay_s)
     entry["outcome"] = fault = server.script(number, attempt)
     with contextlib.suppress(OSError):  # the client may be gone
@@ -127,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
     self.wfile.flush()
 
   def answer(self, number):
-    text, reason = completion(number, self.server.kind)
+    text, reason = completion(number, self.server.kind, self.schema)
     if text and number % 3 == 0:
       text = [{"type": "text", "text": text}]
     choice = {

@@ -307,16 +307,277 @@ DETAIL_STYLES = {
 }  # fmt: skip
 
 
+# --- What must not be kept as it stands ----------------------------------------------------------
+# Each takes the layout that was asked for, and leaves or adds what is no part of a question. The
+# letter of a wrong option, and a caption, stand for those of the model.
+
+ROMAN = ("I", "II", "III", "IV", "V")
+CAPTION = "A dog barks near a busy road while the wind blows hard"
+
+
+def wrong(right):
+  return (right + 1) % 4
+
+
+def asked(question, options, right, answer=""):
+  lines = [f"Question: {question}", *lettered(options)]
+  return "\n".join([*lines, f"Answer: {answer or lettered(options)[right]}"])
+
+
+def each(pattern):
+  """A style with a question in the pattern: {q}, {a} to {d}, {right}, {letter}, {other} ..."""
+
+  def make(i, question, options, right):
+    other = wrong(right)
+    values = dict(zip("abcd", options, strict=True)) | {"i": i, "q": question}
+    values |= {"right": options[right], "letter": "abcd"[right], "LETTER": "ABCD"[right]}
+    values |= {"other": options[other], "olet": "abcd"[other], "OLET": "ABCD"[other]}
+    values |= {"roman": ROMAN[i - 1], "caption": CAPTION}
+    values |= {"word": ("One", "Two", "Three", "Four", "Five")[i - 1], "left": 5 - i}
+    values["options"] = "\n".join(lettered(options))
+    values["line"] = " ".join(lettered(options))
+    return pattern.format(**values)
+
+  return blocks(make)
+
+
+def marking(right_mark, wrong_mark="", before=False):
+  """A style with marks at the options, and the answer below."""
+
+  def make(i, question, options, right):
+    marks = [right_mark if n == right else wrong_mark for n in range(4)]
+    marked = [f"{m} {o}" if before else f"{o} {m}" for m, o in zip(marks, options, strict=True)]
+    return asked(question, [text.strip() for text in marked], right, "abcd"[right])
+
+  return blocks(make)
+
+
+def then_corrected(text):
+  """A style that corrects its second answer after the last."""
+  return lambda questions: (
+    MCQ_STYLES["numbered"](questions)
+    + "\n\n"
+    + text.format(letter="abcd"[wrong(questions[1][2])], LETTER="ABCD"[wrong(questions[1][2])])
+  )
+
+
+_Q = "Question: {q}\n{options}\nAnswer: {letter}"
+HOSTILE_MCQ = {
+  "options heading": each("Question: {q}\nOptions:\n{options}\nAnswer: {letter}"),
+  "options in line": each("Question: {q} Options: {line}\nAnswer: {letter}"),
+  "options, no colon": each("Question: {q} Options\n{options}\nAnswer: {letter}"),
+  "options dash": each("Question: {q} Options - {line}\nAnswer: {letter}"),
+  "choices in brackets": each("Question: {q} (Choices)\n{options}\nAnswer: {letter}"),
+  "choose one": each("Question: {q} (choose one)\n{options}\nAnswer: {letter}"),
+  "select one": each("Question: {q} Select one of the options below.\n{options}\nAnswer: {letter}"),
+  "counter behind": each("Question: {q} ({i}/5)\n{options}\nAnswer: {letter}"),
+  "counter before": each("Question: ({i}) {q}\n{options}\nAnswer: {letter}"),
+  "counter of five": each("Question: {i} of 5: {q}\n{options}\nAnswer: {letter}"),
+  "question of five": each("Question {i} of 5: {q}\n{options}\nAnswer: {letter}"),
+  "question slash": each("Question {i}/5: {q}\n{options}\nAnswer: {letter}"),
+  "roman": each("Question: {roman}. {q}\n{options}\nAnswer: {letter}"),
+  "roman bracket": each("Question: {roman}) {q}\n{options}\nAnswer: {letter}"),
+  "number word": each("Question: {word}: {q}\n{options}\nAnswer: {letter}"),
+  "question word": each("Question: Question {word} - {q}\n{options}\nAnswer: {letter}"),
+  "hash": each("Question: #{i} {q}\n{options}\nAnswer: {letter}"),
+  "keycap": each("Question: {i}\ufe0f\u20e3 {q}\n{options}\nAnswer: {letter}"),
+  "double number": each("{i}. {i}. {q}\n{options}\nAnswer: {letter}"),
+  "number and Q": each("{i}. Q{i} - {q}\n{options}\nAnswer: {letter}"),
+  "points": each("Question: {q} [1 point]\n{options}\nAnswer: {letter}"),
+  "heading inside": each("Question: Sound event: {q}\n{options}\nAnswer: {letter}"),
+  "heading dash": each("Question: Sound event - {q}\n{options}\nAnswer: {letter}"),
+  "tag": each("Question: [Easy] {q}\n{options}\nAnswer: {letter}"),
+  "question marks": each("Question: {q} ???\n{options}\nAnswer: {letter}"),
+  "MCQ": each("Question: MCQ {q}\n{options}\nAnswer: {letter}"),
+  "quotes": each('Question: "{q}"\n{options}\nAnswer: {letter}'),
+  "options in the question twice": each("Question: {q} {line}\n{options}\nAnswer: {letter}"),
+  "ticks and answer": marking("✓"),
+  "tick and cross": marking("✔", "✗"),
+  "emoji": marking("✅", "❌"),
+  "square root": marking("√"),
+  "star before": marking("*", before=True),
+  "equals and tilde": marking("=", "~", before=True),
+  "box": marking("[x]", "[ ]", before=True),
+  "box behind": marking("[x]", "[ ]"),
+  "arrow": marking("<-"),
+  "long arrow": marking("<-- correct"),
+  "arrow sign": marking("←"),
+  "correct in brackets": marking("(correct)"),
+  "correct and wrong": marking("(correct)", "(incorrect)"),
+  "right in brackets": marking("(right)", "(wrong)"),
+  "true and false": marking("(True)", "(False)"),
+  "T and F": marking("(T)", "(F)"),
+  "dash correct": marking("- correct answer"),
+  "dash right": marking("— right"),
+  "yes and no": marking("- yes", "- no"),
+  "this one": marking("(this one)"),
+  "heard": marking("(heard in the clip)", "(not heard)"),
+  "plausible": marking("", "(plausible, but not in the clip)"),
+  "answer in brackets": marking("(answer)"),
+  "key": marking("[key]"),
+  "points a piece": marking("(1)", "(0)"),
+  "exclamation": marking("(!)"),
+  "bold mark": marking("**"),
+  "a bold option": blocks(
+    lambda i, q, o, r: asked(
+      q, [f"**{x}**" if n == r else x for n, x in enumerate(o)], r, "abcd"[r]
+    )
+  ),
+  "shouted": blocks(
+    lambda i, q, o, r: asked(
+      q, [f"{x} THAT".upper() if n == r else f"{x} that" for n, x in enumerate(o)], r, "abcd"[r]
+    )
+  ),
+  "a second answer": each("Question: {q}\n{options}\nAnswer: {olet}\nAnswer: {letter}"),
+  "wait": each("Question: {q}\n{options}\nAnswer: {olet}. Wait, it is {letter}."),
+  "actually": each("Question: {q}\n{options}\nAnswer: {OLET}) {other}. Actually, {LETTER})."),
+  "no": each("Question: {q}\n{options}\nAnswer: {olet}, no, {letter}"),
+  "not this": each("Question: {q}\n{options}\nAnswer: Not {olet}, but {letter}"),
+  "struck out": each("Question: {q}\n{options}\nAnswer: ~~{olet}~~ {letter}"),
+  "arrow to": each("Question: {q}\n{options}\nAnswer: {olet} → {letter}"),
+  "correction line": each("Question: {q}\n{options}\nAnswer: {olet}\nCorrection: {letter}"),
+  "corrected answer": each("Question: {q}\n{options}\nAnswer: {olet}\nCorrected answer: {letter}"),
+  "sorry": each("Question: {q}\n{options}\nAnswer: {olet}\n\nSorry, that should be {letter}."),
+  "edit": each("Question: {q}\n{options}\nAnswer: {olet} (edit: {letter})"),
+  "explained away": each(
+    "Question: {q}\n{options}\nAnswer: {olet}) {other}\nExplanation: the answer is {letter}."
+  ),
+  "corrected below": then_corrected("Correction: the answer of question 2 is {letter}."),
+  "corrected in a note": then_corrected("Note: for question 2, {LETTER} is the better answer."),
+  "corrected in a closing": then_corrected("I hope these help, but 2 should be {letter}."),
+  "corrected key": then_corrected("Answer key:\n2. {letter}"),
+  "corrected by number": then_corrected("2. {letter}"),
+  "corrected by label": then_corrected("Question 2 (revised): {letter}"),
+  "options in a row": each("Question: {q} a) {a} / b) {b} / c) {c} / d) {d}\nAnswer: {letter}"),
+  "options and or": each("Question: {q} a) {a}, b) {b}, c) {c}, or d) {d}\nAnswer: {letter}"),
+  "labels of two kinds": each("Question: {q} a) {a} (b) {b} c) {c} d) {d}\nAnswer: {letter}"),
+  "a fifth option": each("Question: {q}\n{options}\ne) None of these\nAnswer: {letter}"),
+  "an explanation behind": each("Question: {q}\n{options}\nAnswer: {letter}) {right} (as heard)"),
+  "a remark among options": each(
+    "Question: {q}\na) {a}\nb) {b}\nHint: {c}\nc) {c}\nd) {d}\nAnswer: {letter}"
+  ),
+  "caption in the question": each(
+    "Question: {q} (Caption: {caption})\n{options}\nAnswer: {letter}"
+  ),
+  "caption in an option": each('Question: {q}\n{options} ("{caption}")\nAnswer: {letter}'),
+  "caption above": each("Caption: {caption}\n" + _Q),
+  "caption below": each(_Q + "\nCaption: {caption}"),
+  "table": each("| {i} | {q} | {a} | {b} | {c} | {d} | {letter} |"),
+  "tags": each("<question>{q}</question>\n{options}\n<answer>{letter}</answer>"),
+  "all in a line": lambda q: MCQ_STYLES["as asked"](q).replace("\n", " "),
+  "one line, semicolons": lambda q: MCQ_STYLES["as asked"](q).replace("\n", "; "),
+  "broken lines": lambda q: MCQ_STYLES["as asked"](q).replace("\n", "\\n"),
+  "half JSON": lambda q: as_json(q, lambda i, t, o, r: {"question": t, "options": o})[:-3],
+  "JSON with marks": lambda q: as_json(
+    q,
+    lambda i, t, o, r: {
+      "question": t,
+      "options": [f"{x} (correct)" if n == r else x for n, x in enumerate(o)],
+      "answer": "abcd"[r],
+    },
+  ),
+  "JSON with a correction": lambda q: as_json(
+    q,
+    lambda i, t, o, r: {
+      "question": t, "options": o, "answer": "abcd"[wrong(r)], "corrected_answer": "abcd"[r],
+    },
+  ),
+  "JSON with options twice": lambda q: as_json(
+    q,
+    lambda i, t, o, r: {
+      "question": " ".join([t, *lettered(o)]), "options": o, "answer": "abcd"[r]
+    },
+  ),
+  "JSON with counters": lambda q: as_json(
+    q, lambda i, t, o, r: {"question": f"{i}) {t}", "options": o, "answer": o[r]}
+  ),
+}  # fmt: skip
+
+
+def each_detail(pattern, between="\n\n"):
+  return blocks(
+    lambda i, q, a: pattern.format(
+      i=i,
+      q=q,
+      a=a,
+      caption=CAPTION,
+      part=CAPTION[12:40],
+      roman=("I", "II", "III", "IV", "V")[i - 1],
+    ),
+    between=between,
+  )
+
+
+HOSTILE_DETAIL = {
+  "swallowed by numbers": each_detail("Q {q} A {a}", between=" "),
+  "in one answer": lambda q: "Question: What is heard?\nAnswer: " + " ".join(
+    f"{question} {answer}" for question, answer in q
+  ),
+  "in one answer, in lines": lambda q: "Question: " + "\n".join(
+    f"{question}\n{answer}" for question, answer in q
+  ).replace("\n", "\nAnswer: ", 1),
+  "in one answer, numbered": lambda q: "Question: Describe the clip.\nAnswer: " + " ".join(
+    f"{i}. {answer}" for i, (_, answer) in enumerate(q, 1)
+  ),
+  "other labels": lambda q: "Question: {}\nAnswer: {}\n".format(*q[0]) + "\n".join(
+    f"Pregunta: {question}\nRespuesta: {answer}" for question, answer in q[1:]
+  ),
+  "labels in a row": each_detail("Question: {q} Answer: {a}", between=" "),
+  "dashes": each_detail("Q - {q}\nA - {a}"),
+  "first label only": lambda q: "Question: {}\nAnswer: {}\n\n".format(*q[0]) + "\n\n".join(
+    f"{question}\n{answer}" for question, answer in q[1:]
+  ),
+  "counter behind": each_detail("Question: {q} ({i})\nAnswer: {a}"),
+  "counter before": each_detail("Question: No. {i} {q}\nAnswer: {a}"),
+  "roman": each_detail("Question: {roman} - {q}\nAnswer: {a}"),
+  "question question": each_detail("Question: Question {i}. {q}\nAnswer: {a}"),
+  "aspect": each_detail("Question: Loudness: {q}\nAnswer: {a}"),
+  "answer counted": each_detail("Question: {q}\nAnswer: A{i}: {a}"),
+  "answer answered": each_detail("Question: {q}\nAnswer: Answer: {a}"),
+  "answer quoted": each_detail('Question: {q}\nAnswer: "{a}"'),
+  "caption in brackets": each_detail("Question: {q}\nAnswer: {a} (Caption: {caption})"),
+  "caption named": each_detail("Question: {q}\nAnswer: {a} This follows from the caption."),
+  "caption quoted": each_detail('Question: {q}\nAnswer: {a} "{caption}"'),
+  "caption in part": each_detail('Question: {q}\nAnswer: As is said, “{part}”. {a}'),
+  "caption repeated": each_detail("Question: {q}\nAnswer: {caption}. {a}"),
+  "caption below": each_detail("Question: {q}\nAnswer: {a}\nCaption: {caption}"),
+  "corrected": each_detail("Question: {q}\nAnswer: It is silent. Wait, no: {a}"),
+  "corrected below": each_detail("Question: {q}\nAnswer: It is silent.\nCorrection: {a}"),
+  "revised": each_detail("Question: {q}\nAnswer: It is silent.\nRevised answer: {a}"),
+  "scratch that": each_detail("Question: {q}\nAnswer: It is silent. Scratch that. {a}"),
+  "rated": each_detail("Question: {q}\nAnswer: {a} ✅"),
+  "explained": each_detail("Question: {q}\nAnswer: {a} Explanation: it is heard."),
+  "difficulty": each_detail("Question: {q}\nAnswer: {a} [Difficulty: easy]"),
+  "note": each_detail("Question: {q}\nAnswer: {a}\n\nNote: this may not hold."),
+  "list": each_detail("Question: {q}\nAnswer:\n- {a}\n- It is loud."),
+  "tags": each_detail("<q>{q}</q><a>{a}</a>"),
+  "all in a line": lambda q: DETAIL_STYLES["as asked"](q).replace("\n", " "),
+  "JSON of several": lambda q: as_json(
+    q[:1], lambda i, t, a: {"question": t, "answer": " ".join(f"{x} {y}" for x, y in q)}
+  ),
+  "JSON with the caption": lambda q: as_json(
+    q, lambda i, t, a: {"question": t, "answer": f'{a} ("{CAPTION}")'}
+  ),
+  "JSON in lines": lambda q: as_json(
+    q, lambda i, t, a: {"question": t, "answer": f"{a}\n\nQuestion {i + 1}\n{a}"}
+  ),
+}  # fmt: skip
+
+
 def _plain(text):
   return " ".join(text.split())
 
 
 def all_completions():
   """(kind, style, completion, what a reader finds) for each style and each set of questions."""
-  for style, write in MCQ_STYLES.items():
+  yield from completions(MCQ_STYLES, DETAIL_STYLES)
+
+
+def completions(mcq_styles, detail_styles):
+  for style, write in mcq_styles.items():
     for questions in MCQ:
       found = [(t, tuple(o), o[r]) for t, o, r in questions]
       yield "mcq", style, write(questions), found
-  for style, write in DETAIL_STYLES.items():
+  for style, write in detail_styles.items():
     for questions in DETAIL:
       yield "detail", style, write(questions), [(t, (), _plain(a)) for t, a in questions]

@@ -103,7 +103,7 @@ COMMANDS = [
   *([name] for name in ("train", "generate", "convert", "inspect", "plan", "evaluate")),
   *(["evaluate", name] for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   ["reasonaqa"],
-  *(["reasonaqa", name] for name in ("build", "synthesize", "stats", "check", "tfds")),
+  *(["reasonaqa", name] for name in ("build", "synthesize", "filter", "stats", "check", "tfds")),
   [],
 ]
 

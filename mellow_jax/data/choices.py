@@ -4,7 +4,7 @@ Three kinds of texts hold options, and each has its own reader:
 
   a dataset's question         "what? a) dog b) cat"       split_options, choose
   a model's answer             "**B.**", "it is (b) cat"   letters_in, split_letter
-  a language model's question  "Option A: dog", "(a) dog"  split_label, split_styled, named_option
+  a language model's question  "A: dog", "(a) dog"         split_label, split_styled, has_label
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mellow_jax.data.text import fold, plain
+from mellow_jax.data.text import plain
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -33,25 +33,9 @@ _MARK = re.compile(r"(?<!\w)([a-z])\)")  # "b)" and "(b)", also within a sentenc
 _ALONE = re.compile(r"\W*([a-z])(?:\s*[.:](?!\w)|\W*$)")  # "b", "b.", "**b**"
 _LINE = re.compile(r"\s*\(?([A-Z])[.):]\s+(\S.*)")  # "A. dog", a line of its own
 
-# Labels of options as language models write them.
-_LABEL = re.compile(
-  r"(?:option\s+)?(?:([(\[]?)([A-Ha-h])([)\]][.:]?|[.:](?=\s))|()([A-H])(\s+[-–—](?=\s)))\s*",
-  re.IGNORECASE,
-)
-_SURE_LABEL = re.compile(r"[(\[]?[A-Da-d][)\]]\s|[A-D]\.\s")
-_STYLED = re.compile(r"(?:(?<=\s)|^)([(\[]?)([A-Ha-h])([)\]]|[.:](?=\s))\s*")
-_LETTER = re.compile(
-  r"(?:(?:option|choice|letter)\s*)?[(\[\"']?([A-Za-z])[)\]\"'.:,]*", re.IGNORECASE
-)
-_LETTER_TEXT = re.compile(
-  r"(?:(?:option|choice|letter)\s*)?[(\[]?([A-Za-z])(?:[)\].:,]+\s*|\s+[-–—]+\s+|\s+(?=\())(\S.*)",
-  re.IGNORECASE,
-)
-_SEVERAL = re.compile(
-  r"(?:both\s+)?[(\[]?[A-H][)\].]?\s*(?:,|and|&|or|/|\+)\s*[(\[]?[A-H][)\].]?(?!\w).*",
-  re.IGNORECASE,
-)
-_AFTERWARDS = re.compile(r"\s*(?:[.,;:(–—-]|because\b|since\b|as\b).*", re.IGNORECASE | re.DOTALL)
+# A label of an option as language models write it: "A) ", "(a) ", "[B] ", "C. ", "D: ".
+_LABEL = re.compile(r"(?<!\S)([(\[]?)([A-Ha-h])([)\]]|[.:](?=\s))\s*")
+_BRACKETED = re.compile(r"(?<!\w)[A-Ha-h][)\]]")
 
 
 # --- A dataset's questions and answers -----------------------------------------------------------
@@ -169,76 +153,30 @@ def first_yes_or_no(answer: str) -> str | None:
 # --- What a language model wrote -----------------------------------------------------------------
 
 
-def split_label(text: str, *, sure: bool = False) -> tuple[str, str] | None:
-  """The letter of the option that a line begins with, in lower case, and its text.
+def split_label(text: str) -> tuple[str, str] | None:
+  """The letter of the option that a text begins with, in lower case, and the rest; None for none.
 
-  In any usual style: "A) dog", "(a) dog", "Option A: dog", "A - dog". With sure, only styles in
-  which no sentence begins. None where there is no label.
+  In the usual styles: "A) dog", "(a) dog", "[a] dog", "A. dog", "A: dog".
   """
   found = _LABEL.match(text)
-  if not found or (sure and not _SURE_LABEL.match(text)):
-    return None
-  return (found[2] or found[5]).lower(), text[found.end() :]
+  return (found[2].lower(), text[found.end() :]) if found else None
 
 
-def split_styled(text: str, first: str = "a") -> tuple[str, list[str], str]:
-  """(what stands before, the texts of options first, first + 1 and so on, a fault) of one line.
+def has_label(text: str) -> bool:
+  """Whether a text begins with the label of an option, or holds one with a bracket: "b)", "(b)"."""
+  return bool(_LABEL.match(text) or _BRACKETED.search(text))
 
-  All options are written in the style of the first: "a) .. b) ..", "(A) .. (B) ..", "A. .. B. ..".
-  The fault is "" where there is none.
+
+def split_styled(text: str) -> tuple[str, list[str]]:
+  """What stands before the lettered options of a question, and their texts; [] for none.
+
+  Raises ValueError where its labels are not those of the alphabet, in order and of one style.
   """
-  found = list(_STYLED.finditer(text))
-  start = next((i for i, m in enumerate(found) if m[2].lower() == first), None)
-  if start is None:
-    return text, [], ""
-  style = found[start][1], found[start][3], found[start][2].isupper()
-  found = [m for m in found[start:] if (m[1], m[3], m[2].isupper()) == style]
-  letters = [ord(m[2].lower()) - ord(first) for m in found]
-  count = next((i for i, n in enumerate(letters) if n != i), len(letters))
-  # A later letter of the same style belongs to the last option ("both a) and b)") or to nobody.
-  ordered = count == len(letters) or (count >= 4 and all(n < count for n in letters[count:]))
-  ends = [m.start() for m in found[1:count]] + [len(text)]
-  options = [text[m.end() : end].strip() for m, end in zip(found, ends, strict=False)]
-  return text[: found[0].start()].strip(), options, "" if ordered else "options are out of order"
-
-
-def named_option(options: Sequence[str], answer: str) -> int:
-  """The place of the option that an answer names by letter, by text or by both, which must agree.
-
-  An explanation may follow the option's text. Raises ValueError, saying why, if the answer names
-  none or more than one.
-  """
-  folded, given = [fold(option) for option in options], fold(answer)
-  by_text = {i for i, option in enumerate(folded) if option == given}
-  if found := _LETTER.fullmatch(answer):
-    place = ord(found[1].lower()) - ord("a")
-    if by_text - {place}:
-      raise ValueError("the answer names no one option")
-  elif by_text:
-    place = min(by_text)
-  elif found := _LETTER_TEXT.fullmatch(answer):
-    place, given = ord(found[1].lower()) - ord("a"), fold(_unbracketed(found[2]))
-    if place < len(options) and given != folded[place] and _explained(given, folded) != place:
-      raise ValueError("the answer's letter and text disagree")
-  elif _SEVERAL.fullmatch(answer):
-    raise ValueError("the answer names no one option")
-  else:
-    found = _explained(given, folded)
-    place = len(options) if found is None else found
-  if place >= len(options):
-    raise ValueError("the answer names no option")
-  return place
-
-
-def _explained(answer: str, options: Sequence[str]) -> int | None:
-  """The longest option that an answer begins with, if only an explanation follows."""
-  found = [i for i, option in enumerate(options) if option and answer.startswith(option)]
-  if not found:
-    return None
-  best = max(found, key=lambda i: len(options[i]))
-  return best if _AFTERWARDS.fullmatch(answer[len(options[best]) :]) else None
-
-
-def _unbracketed(text: str) -> str:
-  """The text in round brackets, if it stands in one pair of them."""
-  return text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text
+  found = list(_LABEL.finditer(text))
+  letters = "".join(match[2] for match in found).lower()
+  styles = {(match[1], match[3], match[2].isupper()) for match in found}
+  if letters != LETTERS[: len(letters)] or len(styles) > 1:
+    raise ValueError("options are out of order")
+  ends = [match.start() for match in found] + [len(text)]
+  parts = [text[match.end() : end].strip() for match, end in zip(found, ends[1:], strict=True)]
+  return text[: ends[0]].strip(), parts

@@ -2,6 +2,7 @@
 
   mellow reasonaqa build --data=DIR --audio_root=DIR --output=DIR
   mellow reasonaqa synthesize --data=FILE --endpoint=URL --model=NAME ...
+  mellow reasonaqa filter --data=FILE --output=DIR
   mellow reasonaqa stats --data=DIR
   mellow reasonaqa check --data=DIR --audio_root=DIR
   mellow reasonaqa tfds --data=DIR --output=DIR
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
       from mellow_jax.reasonaqa.commands import build as command
     case "synthesize":
       from mellow_jax.reasonaqa.commands import synthesize as command
+    case "filter":
+      from mellow_jax.reasonaqa.commands import filter as command
     case "stats":
       from mellow_jax.reasonaqa.commands import stats as command
     case "check":
@@ -36,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
       return 0
     case _:
       fault = f"{name!r} is no command" if name else "a command is missing"
-      print(f"error: {fault}: write build, synthesize, stats, check or tfds", file=sys.stderr)
+      print(
+        f"error: {fault}: write build, synthesize, filter, stats, check or tfds", file=sys.stderr
+      )
       return 1
   return command.main(argv[1:])
 

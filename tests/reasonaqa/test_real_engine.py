@@ -97,7 +97,7 @@ def engine(tmp_path_factory):
   folder = tmp_path_factory.mktemp("engine")
   table = chat_server.write_captions(folder / "sounds.csv", 4)
   texts = [caption.text for caption in caption_files.read(table)[0]]
-  build_model(folder / "model", [prompt.build(text, 1, "mcq") for text in texts])
+  build_model(folder / "model", [prompt.build(text, 1, "mcq", "text") for text in texts])
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -128,7 +128,8 @@ def engine(tmp_path_factory):
 def arguments(engine, output):
   url, model, table = engine
   return [
-    *("--type=1", "--kind=mcq", "--temperature=0", "--concurrency=2", "--pause_s=0.1"),
+    *("--type=1", "--kind=mcq", "--replies=text", "--temperature=0"),
+    *("--concurrency=2", "--pause_s=0.1"),
     *(f"--endpoint={url}", f"--model={model}", f"--captions={table}", f"--output={output}"),
   ]
 

@@ -117,7 +117,7 @@ def test_what_cannot_be_told_is_said_in_a_line(dataset, capsys, flags, message):
 
 def test_an_unknown_word_is_refused_and_nothing_needs_jax(capsys):
   assert command.main(["reasonaqa", "bild"]) == 1
-  assert "write build, synthesize, stats, check or tfds" in capsys.readouterr().err
+  assert "write build, synthesize, filter, stats, check or tfds" in capsys.readouterr().err
   assert command.main(["reasonaqa", "--help"]) == 0
   assert "mellow reasonaqa check" in capsys.readouterr().out
   assert "mellow_jax.reasonaqa.commands.stats" in sys.modules

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import chat_server
+import completion_styles
 import pytest
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError, EndpointError
 from mellow_jax.reasonaqa.commands import synthesize
-from mellow_jax.reasonaqa.llm import endpoint, filters
+from mellow_jax.reasonaqa.llm import endpoint, filters, json_reply
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
 from mellow_jax.reasonaqa.llm.reply_log import ReplyLog
 
@@ -121,7 +122,7 @@ def test_each_question_is_a_row_or_a_reject_with_its_reason(undisturbed, kind):
   for found in report["rejects"].values():
     assert len(found["examples"]) == min(found["count"], 5)
   if kind == "mcq":
-    assert counts["the answer names no option"] and set(report["letters"]) == set("abcd")
+    assert counts["the answer names no one option"] and set(report["letters"]) == set("abcd")
     assert all(f" {row.answer} " in f"{row.input} " for row in rows)
   names = {"mcq": "sounds-MCQ.json", "detail": "sounds-Detail.json"}
   assert {row.subtype for row in rows} == {names[kind]}
@@ -325,7 +326,7 @@ def test_types_one_to_three_make_type_four(tmp_path, capsys, limit):
   assert report["kept"] == report["parts"]["1"]["kept"] > 0
   assert report["rejects"]["also of an earlier type"]["count"] == 2 * report["kept"]
   notes = json.loads((tmp_path / "all/rows.json").read_text())[0]
-  assert notes["_type"] == 1 and notes["_prompt"] == "detail-1.1" and notes["_model"] == "tiny"
+  assert notes["_type"] == 1 and notes["_prompt"] == "detail-1.2" and notes["_model"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -353,9 +354,42 @@ def test_the_request_is_shown_with_its_version(tmp_path, capsys):
   for type_ in (1, 2, 3):
     assert run(f"--type={type_}", "--kind=mcq", f"--captions={captions}", "--show_prompt") == 0
     shown[type_] = capsys.readouterr().out
-  assert shown[1].startswith("# mcq-1.1\n") and shown[2].startswith("# mcq-2.1\n")
+  assert shown[1].startswith("# mcq-1.2\n") and shown[2].startswith("# mcq-2.2\n")
   assert shown[3] == shown[2] != shown[1]
   assert all("A dog barks at sound number 0" in text for text in shown.values())
+
+
+def test_a_request_shown_as_plain_text_has_the_papers_layout(capsys):
+  assert run("--type=1", "--kind=mcq", "--replies=text", "--show_prompt") == 0
+  shown = capsys.readouterr().out
+  assert shown.startswith("# mcq-1.1\n") and "Question: <the question>\na) <option>" in shown
+
+
+@pytest.mark.parametrize("kind", ["mcq", "detail"])
+def test_of_replies_in_json_nothing_is_lost(tmp_path, monkeypatch, kind):
+  """Each reply keeps to the schema that its request names."""
+  captions = chat_server.write_captions(tmp_path / "sounds.csv", 12)
+  found = completion_styles.MCQ[0] if kind == "mcq" else completion_styles.DETAIL[0]
+  pairs = [(q[0], tuple(q[1]), q[1][q[2]]) if kind == "mcq" else (q[0], (), q[1]) for q in found]
+  reply = chat_server.as_json(pairs, kind), "stop"
+  monkeypatch.setattr(chat_server, "completion", lambda number, kind, schema: reply)
+  with chat_server.serving(kind, script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, tmp_path / "out", repeat_share=1)) == 0
+  assert all(entry["schema"] == json_reply.response_format(kind) for entry in server.log)
+  report = json.loads((tmp_path / "out/report.json").read_text())
+  assert report["kept"] == 60 and report["rejected"] == 0
+
+
+def test_a_server_that_takes_no_schema_is_asked_for_text(tmp_path, capsys):
+  captions = chat_server.write_captions(tmp_path / "sounds.csv", 40)
+  refuses = chat_server.serving("mcq", script=lambda n, attempt: "400 no such field")
+  with refuses as server:
+    assert run(*flags(server, captions, tmp_path / "out")) == 1
+    assert "--replies=text asks for no schema" in capsys.readouterr().err
+  with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, tmp_path / "text", replies="text")) == 0
+  assert not any(entry["schema"] for entry in server.log)
+  assert json.loads((tmp_path / "text/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
 
 
 def test_synthesis_needs_no_jax():

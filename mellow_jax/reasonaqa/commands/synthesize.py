@@ -6,10 +6,11 @@
   mellow reasonaqa synthesize --type=4 --kind=mcq --output=synthetic/mcq-4 \\
     --part=synthetic/mcq-1 --part=synthetic/mcq-2 --part=synthetic/mcq-3
 
-Any OpenAI-compatible server will do. Its API key, if it needs one, is read from the environment
-variable MELLOW_API_KEY. The same command continues a run that was killed or stopped: replies in
-OUTPUT/completions.jsonl are never requested again. After a kill the requests in flight are sent
-again, at most --concurrency.
+Any OpenAI-compatible server will do. It is asked for JSON of one schema by `response_format`, which
+vLLM and llama.cpp take; --replies=text is for servers that do not, and more of it is rejected. The
+API key is read from the environment variable MELLOW_API_KEY. The same command continues a run that
+was killed or stopped: replies in OUTPUT/completions.jsonl are never requested again. After a kill
+the requests in flight are sent again, at most --concurrency.
 """
 
 import dataclasses
@@ -45,6 +46,8 @@ def _flags() -> flags.FlagValues:
   text("model", help="Name the server knows the model by.")
   kinds = ["mcq", "detail"]
   flags.DEFINE_enum("kind", None, kinds, "Four options, or a free answer.", flag_values=f)
+  forms = ["json", "text"]
+  flags.DEFINE_enum("replies", "json", forms, "What to ask the server for.", flag_values=f)
   text("output", help="Folder of the results; a rerun continues where it stopped.")
   flags.DEFINE_multi_string("part", [], "With --type=4: results of a type.", flag_values=f)
   flags.DEFINE_bool("show_prompt", False, "Show the prompt.", flag_values=f)
@@ -100,7 +103,7 @@ def _request(
 ) -> dict[str, str] | None:
   """Requests the replies that are missing; why each failed, or None if the run was stopped."""
   pending = [caption for caption in captions if caption.key not in log]
-  run = Requests(endpoint, log, settings)
+  run = Requests(endpoint, log, settings, f.replies)
   done = len(captions) - len(pending)
   with (
     requests.stopping_on_signals(endpoint),
@@ -134,7 +137,7 @@ def _generate(f: flags.FlagValues) -> int:
     pause_s=f.pause_s,
   )
   sampling = {name: f[name].value for name in ("model", "temperature", "max_tokens", "seed")}
-  version = prompt.version(f.type, f.kind)
+  version = prompt.version(f.type, f.kind, f.replies)
   settings = RequestSettings(type=f.type, kind=f.kind, prompt=version, **sampling)
   folder = Path(f.output)
   _claim(folder, dataclasses.asdict(settings))
@@ -158,7 +161,7 @@ def _generate(f: flags.FlagValues) -> int:
       for caption in tqdm.tqdm(captions, "reading", unit="completion", file=sys.stderr)
       if caption.key in log
     )
-    report = results.write(
+    report = results.of_replies(
       folder,
       replies,
       settings=dataclasses.asdict(settings),
@@ -175,22 +178,8 @@ def _generate(f: flags.FlagValues) -> int:
         "answers_without_token_counts": log.uncounted,
       },
     )
-  _print_report(folder, report)
+  print(results.summary(folder, report))
   return 0
-
-
-def _print_report(folder: Path, report: dict[str, Any]) -> None:
-  print(f"{folder / 'rows.json'}: {report['kept']} rows from {report['captions']} captions")
-  if report["letters"]:
-    shares = (f"{letter} {n / report['kept']:.1%}" for letter, n in report["letters"].items())
-    print(f"right answers by letter: {', '.join(shares)}")
-  for reason, found in report["rejects"].items():
-    example = f", such as: {found['examples'][0]['text'][:100]!r}" if found["count"] else ""
-    print(f"{found['count']:>7} {reason}{example}")
-  if report.get("unanswered"):
-    print(f"{len(report['unanswered']):>7} captions without an answer")
-  for name, value in report.get("spent", {}).items():
-    print(f"{name}: {value}")
 
 
 def _print_above_bar(line: str) -> None:
@@ -200,7 +189,8 @@ def _print_above_bar(line: str) -> None:
 def _show_prompt(f: flags.FlagValues) -> None:
   """Prints the version of the prompt, and the prompt for the first caption."""
   caption = caption_files.read(f.data, f.exclude or "")[0][0].text if f.data else _SHOWN
-  print(f"# {prompt.version(f.type, f.kind)}", prompt.build(caption, f.type, f.kind), sep="\n")
+  of = f.type, f.kind, f.replies
+  print(f"# {prompt.version(*of)}", prompt.build(caption, *of), sep="\n")
 
 
 def _command(f: flags.FlagValues) -> int | None:
@@ -212,7 +202,9 @@ def _command(f: flags.FlagValues) -> int | None:
   if f.show_prompt or not f.output:
     raise FlagsError("--type=4 composes what --part names in --output, and asks nothing")
   folder = Path(f.output)
-  return _print_report(folder, results.compose(folder, [Path(part) for part in f.part], f.kind))
+  report = results.compose(folder, [Path(part) for part in f.part], f.kind)
+  print(results.summary(folder, report))
+  return 0
 
 
 def main(argv: Sequence[str]) -> int:

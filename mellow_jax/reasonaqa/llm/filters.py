@@ -19,6 +19,7 @@ REFUSED = "refuses to answer"
 VAGUE = "vague"
 CAPTION = "speaks of the caption"
 REPEATED = "repeated across clips"
+LEAST_REPEATS = 5  # clips that may share a question and its answer, however few clips there are
 REASONS = (KNOWLEDGE, REFUSED, REPEATED, VAGUE, CAPTION)
 
 
@@ -100,10 +101,15 @@ _SMALL = frozenset(
 )
 
 
+def speaks_of_caption(text: str) -> bool:
+  """Whether a text names the caption or a description."""
+  return bool(_CAPTION.search(text))
+
+
 def reject_reason(pair: QAPair) -> str:
   """Why a pair is not kept, judged by itself; "" if it is."""
   question, answer = pair.question, pair.answer
-  if _CAPTION.search(question) or _CAPTION.search(answer):
+  if speaks_of_caption(question) or speaks_of_caption(answer):
     return CAPTION
   if _REFUSAL.search(answer) or (pair.options and _NO_ANSWER.fullmatch(fold(answer))):
     return REFUSED
@@ -128,11 +134,11 @@ class RepetitionFilter:
   """Rejects pairs whose question gets the same answer for many clips; sees them in order.
 
   Two answers are the same if their first three words that carry meaning, and are not in the
-  question, agree. A question is kept with the same answer for the first `most` clips.
+  question, agree. A question is kept with the same answer for the first clips up to a share of all.
   """
 
-  def __init__(self, most: int):
-    self._most = most
+  def __init__(self, share: float, clips: int):
+    self._most = max(LEAST_REPEATS, int(share * clips))
     self._clips = collections.defaultdict(set)  # (question, answer words) -> clips it was kept for
 
   def reject_reason(self, pair: QAPair, clip: str) -> str:

@@ -5,16 +5,20 @@ place, how the sources interact, and the signal. Type 3 is the prompt of type 2,
 model. Each prompt has a version, which every row made with it records: a change of the wording is a
 new version.
 
+The prompt ends with the form of the reply: JSON, or for servers that cannot keep to a schema the
+layout in which the paper prints its questions.
+
 Source: paper, sections C.1 and F.6, which describe the prompts. The wording here is our own.
 """
 
 from typing import Literal
 
 Kind = Literal["mcq", "detail"]
+ReplyForm = Literal["json", "text"]
 QUESTIONS = 5  # per caption
 OPTIONS = 4  # per multiple-choice question
 
-VERSIONS = {"mcq": {1: "mcq-1.1", 2: "mcq-2.1"}, "detail": {1: "detail-1.1", 2: "detail-2.1"}}
+_REVISIONS = {"text": 1, "json": 2}
 
 _TASK = """\
 Somebody listens to a sound clip and is asked about it. You write the questions and their answers. \
@@ -54,11 +58,17 @@ what would be if the clip were another.
 told; ask something else instead.
 - Do not contradict the description."""
 
-_MCQ = """\
+_MCQ_RULES = """\
 - Give four options, all of them plausible and about equally long, of which exactly one is right. \
 No two options may mean the same, and none may speak of other options.
-- Let the right option stand at another letter from question to question.
+- Let the right option stand at another letter from question to question."""
 
+_DETAIL_RULES = """\
+- Answer each question in one paragraph of one to three full sentences, with what is heard and \
+with the reason for what is inferred from it."""
+
+_FORMS = {
+  ("mcq", "text"): """\
 Write nothing but the five questions, each in this form:
 
 Question: <the question>
@@ -66,30 +76,38 @@ a) <option>
 b) <option>
 c) <option>
 d) <option>
-Answer: <letter>) <the option of that letter, word for word>"""
-
-_DETAIL = """\
-- Answer each question in one paragraph of one to three full sentences, with what is heard and \
-with the reason for what is inferred from it.
-
+Answer: <letter>) <the option of that letter, word for word>""",
+  ("detail", "text"): """\
 Write nothing but the five questions and answers, each in this form:
 
 Question: <the question>
-Answer: <the answer>"""
+Answer: <the answer>""",
+  ("mcq", "json"): """\
+Write nothing but one JSON object with the five questions, in this form:
+
+{"questions": [{"question": "<the question>", \
+"options": ["a) <option>", "b) <option>", "c) <option>", "d) <option>"], \
+"answer": "<letter of the right option>"}, ...]}""",
+  ("detail", "json"): """\
+Write nothing but one JSON object with the five questions and answers, in this form:
+
+{"questions": [{"question": "<the question>", "answer": "<the answer>"}, ...]}""",
+}
 
 
-def version(type_: int, kind: Kind) -> str:
-  """The version of the prompt of a type from 1 to 3."""
-  return VERSIONS[kind][min(type_, 2)]
+def version(type_: int, kind: Kind, form: ReplyForm = "json") -> str:
+  """The version of the prompt of a type from 1 to 3, such as "mcq-1.2"."""
+  return f"{kind}-{min(type_, 2)}.{_REVISIONS[form]}"
 
 
-def build(caption: str, type_: int, kind: Kind) -> str:
+def build(caption: str, type_: int, kind: Kind, form: ReplyForm = "json") -> str:
   """The whole prompt for questions about a caption, of a type from 1 to 3."""
   what = "multiple-choice questions" if kind == "mcq" else "questions with detailed answers"
   parts = (
     _TASK.format(what=what, caption="{caption}"),
     _PLAIN if type_ == 1 else _EXPERT,
-    _RULES + "\n" + (_MCQ if kind == "mcq" else _DETAIL),
+    _RULES + "\n" + (_MCQ_RULES if kind == "mcq" else _DETAIL_RULES),
+    _FORMS[kind, form],
   )
   # Last, and not by format: a caption may hold braces.
   return "\n\n".join(parts).replace("{caption}", caption)

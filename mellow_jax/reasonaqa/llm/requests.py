@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mellow_jax.errors import EndpointError
-from mellow_jax.reasonaqa.llm import prompt
+from mellow_jax.reasonaqa.llm import json_reply, prompt
 from mellow_jax.reasonaqa.llm.caption_files import Caption
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Reply, Stopped, Unanswered
-from mellow_jax.reasonaqa.llm.prompt import Kind
+from mellow_jax.reasonaqa.llm.prompt import Kind, ReplyForm
 from mellow_jax.reasonaqa.llm.reply_log import ReplyLog
 
 MOST_FAILURES = 20  # captions in a row without a reply, after which a run gives up
@@ -34,7 +34,8 @@ class RequestSettings:
 class Requests:
   """The requests of one run, about captions without a reply."""
 
-  def __init__(self, endpoint: Endpoint, log: ReplyLog, settings: RequestSettings):
+  def __init__(self, endpoint: Endpoint, log: ReplyLog, settings: RequestSettings, form: ReplyForm):
+    self._form: ReplyForm = form  # settings.prompt, its version, tells it as well
     self._endpoint, self._log, self._settings = endpoint, log, settings
     self.failures: dict[str, str] = {}  # caption key -> why there is no reply
     self._failures_in_a_row = 0
@@ -74,11 +75,13 @@ class Requests:
     s = self._settings
     # The same for a caption whenever it is requested.
     digest = hashlib.sha256(f"{s.seed} {caption.key}".encode()).hexdigest()
+    schema = {"response_format": json_reply.response_format(s.kind)}
     return self._endpoint.ask(
-      prompt.build(caption.text, s.type, s.kind),
+      prompt.build(caption.text, s.type, s.kind, self._form),
       temperature=s.temperature,
       max_tokens=s.max_tokens,
       seed=int(digest[:8], 16) >> 1,
+      **(schema if self._form == "json" else {}),
     )
 
   def _finish(self, caption: Caption, future: concurrent.futures.Future) -> bool:
@@ -98,7 +101,7 @@ class Requests:
         self._give_up(
           EndpointError(
             f"{MOST_FAILURES} captions in a row got no answer, the last: {error}: check "
-            "--endpoint, --model and the server, and run again"
+            "--endpoint, --model and the server, and run again; --replies=text asks for no schema"
           )
         )
     else:

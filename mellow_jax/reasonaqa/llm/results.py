@@ -1,4 +1,4 @@
-"""Turns replies into rows, and reports what became of every question.
+"""Writes the rows made of replies, and reports what became of every question.
 
 A folder of results holds `rows.json` (ReasonAQA's schema; the notes _type, _prompt and _model say
 how a row was made), `rejects.jsonl` (each question that gave no row, with the reason) and
@@ -6,11 +6,12 @@ how a row was made), `rejects.jsonl` (each question that gave no row, with the r
 """
 
 import collections
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mellow_jax import files
 from mellow_jax.data.records import FIELDS
@@ -23,52 +24,79 @@ from mellow_jax.reasonaqa.llm.prompt import QUESTIONS, Kind
 from mellow_jax.reasonaqa.llm.qa_pairs import Reject
 
 EXAMPLES = 5  # of each reason, in the report
-LEAST_REPEATS = 5  # clips that may share a question and its answer, however few clips there are
 PARTS = (1, 2, 3)  # the types that type 4 is composed of
 _SUBTYPES = {"mcq": "MCQ", "detail": "Detail"}
 
 
 class Results:
-  """The rows and rejects of a folder."""
+  """Writes rows and rejects one by one, and counts them."""
 
-  def __init__(self):
-    self.rows: list[dict[str, Any]] = []
-    self.rejects: list[dict[str, str]] = []
+  def __init__(self, rows: IO[str], rejects: IO[str]):
+    self._rows, self._rejects = rows, rejects
+    self.kept = 0
+    self._letters = collections.Counter()
+    self._by_reason = {reason: {"count": 0, "examples": []} for reason in filters.REASONS}
+
+  def keep(self, row: dict[str, Any]) -> None:
+    """Adds a row."""
+    self._rows.write((",\n " if self.kept else "[\n ") + json.dumps(row, ensure_ascii=False))
+    self.kept += 1
+    if row.get("subtype", "").endswith("-MCQ.json"):
+      self._letters[row["answer"][0]] += 1
 
   def reject(self, reason: str, file: str, caption: str, text: str) -> None:
     """Adds a reject."""
-    self.rejects.append({"reason": reason, "file": file, "caption": caption, "text": text})
+    where = {"file": file, "caption": caption, "text": text}
+    self._rejects.write(json.dumps({"reason": reason, **where}) + "\n")
+    found = self._by_reason.setdefault(reason, {"count": 0, "examples": []})
+    found["count"] += 1
+    if len(found["examples"]) < EXAMPLES:
+      found["examples"].append(where)
 
-  def write(
-    self, folder: Path, report: dict[str, Any], reasons: Iterable[str] = ()
-  ) -> dict[str, Any]:
-    """Writes the three files; the report, with the counts of rows and rejects.
-
-    The given reasons are in the report even where nothing is rejected for them.
-    """
-    by_reason = {reason: {"count": 0, "examples": []} for reason in reasons}
-    for reject in self.rejects:
-      found = by_reason.setdefault(reject["reason"], {"count": 0, "examples": []})
-      found["count"] += 1
-      if len(found["examples"]) < EXAMPLES:
-        found["examples"].append({name: reject[name] for name in ("file", "caption", "text")})
-    mcq = (row for row in self.rows if row["subtype"].endswith("-MCQ.json"))
-    letters = collections.Counter(row["answer"][0] for row in mcq)
-    report = {
-      **report,
-      "kept": len(self.rows),
-      "rejected": len(self.rejects),
-      "letters": dict(sorted(letters.items())),
-      "rejects": dict(sorted(by_reason.items(), key=lambda item: -item[1]["count"])),
+  def counts(self) -> dict[str, Any]:
+    """How many were kept and rejected, right answers by letter, and rejects by reason."""
+    return {
+      "kept": self.kept,
+      "rejected": sum(found["count"] for found in self._by_reason.values()),
+      "letters": dict(sorted(self._letters.items())),
+      "rejects": dict(sorted(self._by_reason.items(), key=lambda item: -item[1]["count"])),
     }
-    with files.replacing(folder / "rows.json") as file:
-      for i, row in enumerate(self.rows):
-        file.write((",\n " if i else "[\n ") + json.dumps(row, ensure_ascii=False))
-      file.write("\n]\n" if self.rows else "[]\n")
-    with files.replacing(folder / "rejects.jsonl") as file:
-      file.writelines(json.dumps(reject) + "\n" for reject in self.rejects)
-    files.write_json(folder / "report.json", report)
-    return report
+
+
+@contextlib.contextmanager
+def writing(folder: Path, report: dict[str, Any]) -> Iterator[Results]:
+  """The results of a folder to add to; once the block ends, its three files are written.
+
+  report, to which the block may add, gets the counts and is written as well.
+  """
+  with (
+    files.replacing(folder / "rows.json") as rows,
+    files.replacing(folder / "rejects.jsonl") as rejects,
+  ):
+    results = Results(rows, rejects)
+    yield results
+    rows.write("\n]\n" if results.kept else "[]\n")
+  report |= results.counts()
+  files.write_json(folder / "report.json", report)
+
+
+def summary(folder: Path, report: dict[str, Any]) -> str:
+  """The lines in which a command says what it wrote."""
+  source = next(f"{report[name]} {name}" for name in ("captions", "questions") if name in report)
+  if report.get("not_judged"):
+    source += f" and {report['not_judged']} of other kinds"
+  lines = [f"{folder / 'rows.json'}: {report['kept']} rows from {source}"]
+  if report["letters"]:
+    total = sum(report["letters"].values())
+    shares = (f"{letter} {n / total:.1%}" for letter, n in report["letters"].items())
+    lines.append(f"right answers by letter: {', '.join(shares)}")
+  for reason, found in report["rejects"].items():
+    example = f", such as: {found['examples'][0]['text'][:100]!r}" if found["count"] else ""
+    lines.append(f"{found['count']:>7} {reason}{example}")
+  if report.get("unanswered"):
+    lines.append(f"{len(report['unanswered']):>7} captions without an answer")
+  lines += [f"{name}: {value}" for name, value in report.get("spent", {}).items()]
+  return "\n".join(lines)
 
 
 def digest(captions: Iterable[Caption]) -> str:
@@ -79,7 +107,7 @@ def digest(captions: Iterable[Caption]) -> str:
   return found.hexdigest()
 
 
-def write(
+def of_replies(
   folder: Path,
   replies: Iterable[tuple[Caption, Reply]],
   *,
@@ -94,29 +122,28 @@ def write(
   """
   kind: Kind = settings["kind"]
   notes = {f"_{name}": settings[name] for name in ("type", "prompt", "model")}
-  repetition = filters.RepetitionFilter(max(LEAST_REPEATS, int(repeat_share * clips)))
+  repetition = filters.RepetitionFilter(repeat_share, clips)
   counts = collections.Counter()
-  results = Results()
-  for caption, reply in replies:
-    cut_off = reply.finish_reason == "length"
-    before = len(results.rows)
-    for item in parse(reply.completion, kind, cut_off):
-      if isinstance(item, Reject):
-        results.reject(item.reason, caption.file, caption.text, item.text)
-        continue
-      question, answer = item.fields()
-      reason = filters.reject_reason(item) or repetition.reject_reason(item, caption.file)
-      if reason:
-        results.reject(reason, caption.file, caption.text, f"{question} | {answer}")
-        continue
-      values = (caption.taskname, caption.file, "", caption.text, "", question, answer)
-      subtype = f"{caption.source}-{_SUBTYPES[kind]}.json"
-      results.rows.append({**dict(zip(FIELDS, (*values, subtype), strict=True)), **notes})
-    kept = len(results.rows) - before
-    counts["cut off"] += cut_off
-    counts[f"with {QUESTIONS} rows" if kept == QUESTIONS else "with fewer"] += 1
   report = {**settings, **report, "completions": counts}
-  return results.write(folder, report, filters.REASONS)
+  with writing(folder, report) as results:
+    for caption, reply in replies:
+      cut_off = reply.finish_reason == "length"
+      before = results.kept
+      for item in parse(reply.completion, kind, cut_off, caption.text):
+        if isinstance(item, Reject):
+          results.reject(item.reason, caption.file, caption.text, item.text)
+          continue
+        question, answer = item.fields()
+        if reason := filters.reject_reason(item) or repetition.reject_reason(item, caption.file):
+          results.reject(reason, caption.file, caption.text, f"{question} | {answer}")
+          continue
+        values = (caption.taskname, caption.file, "", caption.text, "", question, answer)
+        subtype = f"{caption.source}-{_SUBTYPES[kind]}.json"
+        results.keep({**dict(zip(FIELDS, (*values, subtype), strict=True)), **notes})
+      kept = results.kept - before
+      counts["cut off"] += cut_off
+      counts[f"with {QUESTIONS} rows" if kept == QUESTIONS else "with fewer"] += 1
+  return report
 
 
 def _read(folder: Path, kind: Kind) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -146,18 +173,19 @@ def compose(folder: Path, folders: list[Path], kind: Kind) -> dict[str, Any]:
   for path, report, _ in parts[1:]:
     if report["captions_sha256"] != first["captions_sha256"]:
       raise DataError(f"{path}: was made of other captions than {first_path}: make it again")
-  seen, results = set(), Results()
-  for row in (row for _, _, rows in parts for row in rows):
-    pair = tuple(row[field] for field in ("filepath1", "input", "answer"))
-    if pair in seen:
-      text = f"{row['input']} | {row['answer']}"
-      results.reject("also of an earlier type", row["filepath1"], row["caption1"], text)
-    else:
-      seen.add(pair)
-      results.rows.append(row)
   made = {
     str(report["type"]): {name: report[name] for name in ("model", "prompt", "kept")}
     for _, report, _ in parts
   }
   same = {name: first[name] for name in ("kind", "captions", "captions_sha256")}
-  return results.write(folder, {"type": 4, **same, "parts": made})
+  report, seen = {"type": 4, **same, "parts": made}, set()
+  with writing(folder, report) as results:
+    for row in (row for _, _, rows in parts for row in rows):
+      pair = tuple(row[field] for field in ("filepath1", "input", "answer"))
+      if pair in seen:
+        text = f"{row['input']} | {row['answer']}"
+        results.reject("also of an earlier type", row["filepath1"], row["caption1"], text)
+      else:
+        seen.add(pair)
+        results.keep(row)
+  return report
