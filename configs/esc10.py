@@ -1,14 +1,14 @@
 """Real recordings: the small model of configs/demo.py goes on with ESC-10's environmental sounds.
 
   make demo
-  python -m mellow_jax.train --config=configs/esc10.py --workdir=runs/esc10 \\
+  mellow train --config=esc10 --workdir=runs/esc10 \\
     --config.data.train=esc10/train.json --config.data.val=esc10/val.json \\
     --config.data.audio_root=esc10
-  python -m mellow_jax.evaluate predict --checkpoint=runs/esc10/model --benchmark=reasonaqa \\
+  mellow evaluate predict --checkpoint=runs/esc10/model --benchmark=reasonaqa \\
     --data=esc10/val.json --redraw_options=5 --output=runs/esc10/redrawn.jsonl
-  python -m mellow_jax.evaluate score --predictions=runs/esc10/redrawn.jsonl
+  mellow evaluate score --predictions=runs/esc10/redrawn.jsonl
 
-`--config=configs/esc10.py:scratch` starts from random weights.
+`--config=esc10:scratch` starts from random weights.
 """
 
 import dataclasses

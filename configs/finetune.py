@@ -1,6 +1,6 @@
 """Fine-tuning converted weights on one's own clips: a table of file, question and answer.
 
-  python -m mellow_jax.train --config=configs/finetune.py:lora --workdir=runs/mine \\
+  mellow train --config=finetune:lora --workdir=runs/mine \\
     --config.data.train=clips.csv --config.init_from="('weights/mellow',)"
 
 docs/finetune.md goes through it. The numbers are ours, chosen for a few thousand rows; none is from

@@ -2,9 +2,9 @@
 
 The pretrained parts come from the converter, the rows and audio from their publishers:
 
-  python -m tools.convert_weights --input=HTSAT_AudioSet_Saved_1.ckpt --output=weights/htsat
-  python -m tools.convert_weights --input=hf://HuggingFaceTB/SmolLM2-135M --output=weights/smollm2
-  python -m mellow_jax.train --config=configs/mellow.py --workdir=runs/mellow \\
+  mellow convert --input=HTSAT_AudioSet_Saved_1.ckpt --output=weights/htsat
+  mellow convert --input=hf://HuggingFaceTB/SmolLM2-135M --output=weights/smollm2
+  mellow train --config=mellow --workdir=runs/mellow \\
     --config.data.train=reasonaqa/train.json --config.data.val=reasonaqa/val.json \\
     --config.data.audio_root=reasonaqa/audio
 
@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> config.Config:
   batch_size = 4 * 8  # training: 4 a GPU; the number of GPUs is not published, 8 assumed
   return config.Config(
     model=config.ModelConfig(
-      audio=config.AudioConfig(stft="fft"),  # training: a convolution; see "on purpose" in README
+      audio=config.AudioConfig(stft="fft"),  # training: a convolution; see docs/differences.md
       encoder=config.HTSATConfig(
         batch_statistics=True,  # training: the frozen encoder is left in training mode
         spec_augment=True,  # training
@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> config.Config:
     init_from=() if arg == "random" else ("weights/htsat", "weights/smollm2"),  # paper: both
     batch_size=batch_size,
     steps=epochs * (ROWS // batch_size),
-    encoder_train_mode=False,  # training: True; see "on purpose" in README
+    encoder_train_mode=False,  # training: True; see docs/differences.md
     save_every=1000,
     eval_every=5000,
   )

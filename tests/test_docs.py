@@ -1,0 +1,182 @@
+"""README and docs: every command line runs, or is listed here with what it needs."""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import chat_server
+import docs_folder
+import pytest
+
+from mellow_jax.__main__ import main
+from mellow_jax.data import records
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# In a text, a span is a command if it has an argument: `mellow train` alone is a name.
+COMMAND = re.compile(r"(mellow|python|make|pip|sbatch|launch/\S+|\.ci/\S+|source) .*\S*[-=/]")
+
+# What is not run here, by the beginning of the command, and why.
+NOT_RUN = {
+  "make demo": "installs from the package index, trains for minutes; test_full_size.py trains it",
+  "make test": "this is the test suite",
+  "make lint": "runs ruff on the checkout, which .ci/run does beside the tests",
+  ".ci/run": "runs the test suite",
+  "source ": "changes the shell that reads it",
+  "pip install": "needs the package index; test_packaging.py installs the wheel",
+  "python -m pytest": "is itself a run of tests",
+  "python tests/kill_and_resume.py": "takes minutes; test_kill_and_resume.py has few kills",
+  "python -m benchmarks.": "a measurement, of minutes or with PyTorch or a GPU",
+  "python -m lmms_eval": "needs lmms-eval; test_harness.py calls the plug-in as it does",
+  "sbatch ": "needs SLURM; test_launch.py runs the script with a substitute",
+  "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
+  "mellow convert --input=": "needs published weights; tests/convert makes files like them",
+  "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",
+}
+# What a command gets in addition here, by its beginning, so that it is done in seconds.
+TRAIN = [
+  *docs_folder.model_flags(),
+  "--config.steps=2",
+  "--config.batch_size=4",
+  "--config.eval_batches=1",
+  "--config.sample_answers=1",
+  "--config.data.tokenizer=runs/demo/model",
+  "--config.data.max_bad_fraction=1",
+]
+FULL_SIZE = [*TRAIN, "--config.init_from=('weights/mellow',)"]
+SMALLER = {
+  "mellow train --config=mellow": FULL_SIZE,
+  "mellow train --config=esc10": [*FULL_SIZE, "--config.data.mix={}"],
+  "mellow train": TRAIN,
+  "mellow generate": ["--max_new_tokens=4"],
+  "mellow evaluate predict": ["--max_new_tokens=4", "--batch_size=4"],
+  "launch/": ["--dry_run"],
+  "python -m mellow_jax.evaluation.linear_probe": ["--batch_size=12"],
+}
+# Exit statuses other than 0: of 24 generated rows some questions are in two splits.
+STATUS = {"mellow reasonaqa check": 1}
+
+
+def commands(text):
+  """The commands of a page: lines and loops of its bash blocks, and spans that have arguments."""
+  found = []
+  for language, block in FENCE.findall(text):
+    if language == "bash":
+      lines = re.sub(r"(^|\s)#.*", "", block.replace("\\\n", " "), flags=re.MULTILINE)
+      loops = re.sub(r"^for .*?^done", lambda m: m[0].replace("\n", " "), lines, flags=re.M | re.S)
+      found += loops.splitlines()
+    elif not language:
+      assert not any(map(COMMAND.match, block.splitlines())), f"a command without bash: {block}"
+  spans = re.findall(r"`([^`]+)`", FENCE.sub("", text))
+  found += filter(COMMAND.match, (" ".join(span.split()) for span in spans))
+  return list(dict.fromkeys(" ".join(line.split()) for line in found if line.strip()))
+
+
+def pages():
+  return {page: commands((ROOT / page).read_text()) for page in PAGES}
+
+
+def found_commands():
+  return [command for page in pages().values() for command in page]
+
+
+def beginning(command, table):
+  """The longest key of the table that the command begins with, or None."""
+  return max((key for key in table if command.startswith(key)), key=len, default=None)
+
+
+def words_of(command):
+  """The words of a command, or those of each round of a loop: `for a in x y; do ...; done`."""
+  loop = re.fullmatch(r"for (\w+) in ([^;]+); do (.*) done", command)
+  if not loop:
+    return [shlex.split(command)]
+  name, values, body = loop.groups()
+  return [shlex.split(body.replace(f"${name}", value)) for value in values.split()]
+
+
+def call(words):
+  """Runs a command of the package in this process, or a launcher; its exit status."""
+  if words[0] == "mellow":
+    return main(words)
+  if words[:2] == ["python", "-m"] and words[2].startswith("mellow_jax."):
+    return importlib.import_module(words[2]).main(words[2:])
+  if words[0].startswith("launch/"):
+    return subprocess.run([ROOT / words[0], *words[1:]], check=False).returncode
+  raise AssertionError(words)
+
+
+def is_placeholder(command):
+  """DIR, FILE and ... stand for what a reader has."""
+  return bool(re.search(r"=(DIR|FILE)\b|\.\.\.", command))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_flags_and_subcommands_of_every_command_exist(page, capsys):
+  for command in pages()[page]:
+    for words in words_of(command):
+      if words[0] == "mellow" and "--help" not in words:
+        flags = [word.replace("...", "demo") for word in words if word != "--benchmark=NAME"]
+        assert main([*flags, "--help"]) == 0, (command, capsys.readouterr().err)
+
+
+def test_every_command_has_a_runner_or_a_reason():
+  for command in found_commands():
+    runs = command.startswith(("mellow ", "python -m mellow_jax.", "launch/", "for "))
+    assert runs or beginning(command, NOT_RUN), (
+      f"{command}: run it in `call`, or list it in NOT_RUN with the reason"
+    )
+
+
+def test_what_is_listed_here_stands_in_the_docs():
+  found = found_commands()
+  assert len(found) > 60
+  for key in (*NOT_RUN, *SMALLER, *STATUS):
+    assert any(beginning(command, [key]) for command in found), f"no page has {key!r}: remove it"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("docs") / "prepared"
+  docs_folder.write(folder)
+  return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path, monkeypatch, compile_cache):
+  shutil.copytree(prepared, tmp_path / "run")
+  monkeypatch.chdir(tmp_path / "run")
+  monkeypatch.setenv("MELLOW_CACHE", str(compile_cache))
+  return tmp_path / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs(page, folder, capfd):
+  with chat_server.serving("mcq", script=lambda number, attempt: "") as server:
+    for command in pages()[page]:
+      if beginning(command, NOT_RUN) or is_placeholder(command):
+        continue
+      prepare(command, folder)
+      key = beginning(command, SMALLER)
+      for words in words_of(command):
+        words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
+        status = call([*words, *SMALLER.get(key, ())])
+        said = capfd.readouterr()
+        expected = STATUS.get(beginning(command, STATUS), 0)
+        assert status == expected, f"{command}\n{said.out[-2000:]}{said.err[-2000:]}"
+
+
+def prepare(command, folder):
+  """What a command needs that the commands before it on its page do not leave."""
+  if command.startswith("mellow reasonaqa synthesize"):
+    path = folder / "reasonaqa/train.json"
+    rows = json.loads(path.read_text())
+    for i, row in enumerate(rows):
+      row["caption1"] = f"A dog barks at sound number {i}"
+    path.write_text(json.dumps(rows))
+    assert list(records.read(path))
