@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from mellow_jax import config_help
+from mellow_jax import config_help, progress
 from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
@@ -166,13 +166,15 @@ def run(
   do: Callable[..., int | None],
   *,
   example: str | None,
+  waits_for: str | None = None,
 ) -> int:
   """Parses argv into f and calls do(f); with --help it prints doc and the flags instead.
 
   Returns the exit status: that of `do`, 0 for None, or 1 after one line on stderr for a UserError,
   an OSError or wrong flags. Arguments that are no flags are an error that suggests `example`;
-  where that is None, `do` gets them after f. Raises SystemExit, after such a line, on Ctrl-C and
-  where stdout's reader is gone.
+  where that is None, `do` gets them after f. While a command is silent for long, lines say that it
+  `waits_for` something; None: it has a progress bar or lines of its own. Raises SystemExit,
+  after a line on stderr, on Ctrl-C and where stdout's reader is gone.
   """
   try:
     with ending_in_a_line():
@@ -187,7 +189,8 @@ def run(
         return 0
       if "device" in f and f.device:
         _use_device(f.device)
-      return do(f, *arguments) or 0
+      with progress.stage(waits_for) if waits_for else contextlib.nullcontext():
+        return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 1

@@ -279,7 +279,14 @@ def _cache(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _cache, example="--data=FILE --output=DIR")
+  return cli.run(
+    argv,
+    _flags(),
+    __doc__,
+    _cache,
+    example="--data=FILE --output=DIR",
+    waits_for="writing the cache",
+  )
 
 
 if __name__ == "__main__":

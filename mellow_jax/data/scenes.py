@@ -324,7 +324,9 @@ def _scenes(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _scenes, example="--output=DIR --rows=1000")
+  return cli.run(
+    argv, _flags(), __doc__, _scenes, example="--output=DIR --rows=1000", waits_for="writing clips"
+  )
 
 
 if __name__ == "__main__":

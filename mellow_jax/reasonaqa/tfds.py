@@ -72,7 +72,14 @@ def _build(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _build, example="--data=DIR --output=DIR")
+  return cli.run(
+    argv,
+    _flags(),
+    __doc__,
+    _build,
+    example="--data=DIR --output=DIR",
+    waits_for="writing the dataset",
+  )
 
 
 if __name__ == "__main__":

@@ -178,4 +178,4 @@ def _compare(f: flags.FlagValues, *paths: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _compare, example=None)
+  return cli.run(argv, _flags(), __doc__, _compare, example=None, waits_for="comparing")

@@ -87,4 +87,6 @@ def _doctor(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 for flags that are wrong and 0 whatever is missing."""
-  return cli.run(argv, _flags(), __doc__, _doctor, example="--data=DIR")
+  return cli.run(
+    argv, _flags(), __doc__, _doctor, example="--data=DIR", waits_for="trying what works"
+  )

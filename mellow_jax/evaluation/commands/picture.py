@@ -169,4 +169,4 @@ def _picture(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _picture, example="--workdir=DIR")
+  return cli.run(argv, _flags(), __doc__, _picture, example="--workdir=DIR", waits_for="drawing")

@@ -88,4 +88,4 @@ def _score(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _score, example="--predictions=FILE")
+  return cli.run(argv, _flags(), __doc__, _score, example="--predictions=FILE", waits_for="scoring")

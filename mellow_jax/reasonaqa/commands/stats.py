@@ -76,4 +76,4 @@ def _stats(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _stats, example="--data=DIR")
+  return cli.run(argv, _flags(), __doc__, _stats, example="--data=DIR", waits_for="counting")
