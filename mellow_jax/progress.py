@@ -14,16 +14,20 @@ def _print(line: str) -> None:
 
 
 @contextlib.contextmanager
-def stage(what: str, say: Callable[[str], None] = _print) -> Iterator[None]:
-  """Says what the block does while it runs; says nothing of a block that is done in FIRST_S."""
+def stage(
+  what: str, say: Callable[[str], None] = _print, *, is_said: bool = False
+) -> Iterator[None]:
+  """Says what the block does while it runs; says nothing of a block that is done in FIRST_S.
+
+  is_said: the caller has said it, and the first line comes after EVERY_S.
+  """
   start, is_done = time.monotonic(), threading.Event()
 
   def watch() -> None:
-    pause = FIRST_S
-    while not is_done.wait(pause):
-      passed = time.monotonic() - start
-      say(f"{what} ..." if pause == FIRST_S else f"{what} ... {passed:.0f} s")
-      pause = EVERY_S
+    if not is_said and not is_done.wait(FIRST_S):
+      say(f"{what} ...")
+    while not is_done.wait(EVERY_S):
+      say(f"{what} ... {time.monotonic() - start:.0f} s")
 
   thread = threading.Thread(target=watch, daemon=True, name="progress")
   thread.start()

@@ -69,9 +69,8 @@ def _convert(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(
-    argv, _flags(), __doc__, _convert, example="--input=FILE --output=DIR", "waits_for": "converting"
-  )
+  how = {"example": "--input=FILE --output=DIR", "waits_for": "converting"}
+  return cli.run(argv, _flags(), __doc__, _convert, **how)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tqdm
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
@@ -229,7 +229,8 @@ class Mellow:
     many = f"{len(devices)} x " if len(devices) > 1 else ""
     device = f"{many}{devices[0].platform} ({devices[0].device_kind})"
     logger.info("device: %s, loading %s", device, os.fspath(folder))
-    return cls(checkpoint.load_model(folder), preset, devices=devices)
+    with progress.stage("loading", logger.info, is_said=True):
+      return cls(checkpoint.load_model(folder), preset, devices=devices)
 
   # --- Questions ---------------------------------------------------------------------------------
 
@@ -428,7 +429,8 @@ class Mellow:
       yield
       return
     says = "compiling, once: %s in batches of %d"
-    with parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size)):
+    told = parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size))
+    with told, progress.stage("compiling", logger.info, is_said=True):
       yield
     self._compiled.add((program, batch_size))
 
