@@ -81,6 +81,21 @@ def test_new_words_are_those_that_others_lack(dataset):
   assert "hail" not in new["MCQ", "question"] and "sound" in new["MCQ", "question"]
 
 
+def test_frequent_words_are_those_of_content(dataset, capsys):
+  """Figure 6: what questions and answers speak of most."""
+  assert run(f"--data={dataset / 'train.json'}", f"--output={dataset / 'out'}") == 0
+  found = {}
+  for kind, side, word, times in tables(dataset / "out")["frequent_words"][1:]:
+    found.setdefault((kind, side), {})[word] = int(times)
+  assert found["MCQ", "question"] == {"rain": 3, "dog": 1, "hail": 1, "heard": 1, "heavy": 1} | {
+    "sound": 1,
+    "wind": 1,
+  }
+  assert [*found["MCQ", "answer"]] == ["rain", "heavy", "wind"]
+  assert found["Detail", "answer"] == {"loud": 1}
+  assert "MCQ answers: rain 2, heavy 1, wind 1" in capsys.readouterr().out
+
+
 def test_words_of_text():
   assert vocabulary.words("A) It's a dog-like Bark, isn't it? b) 5 kHz") == [
     *("it's", "a", "dog-like", "bark", "isn't", "it", "5", "khz")

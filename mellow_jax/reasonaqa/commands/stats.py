@@ -5,8 +5,9 @@
 
 --data is a folder with train.json, val.json and test.json, or a file; repeat it for several. Prints
 rows, shares and clips of each part (the paper's Table 1), words and vocabulary of the generated
-questions and answers (Tables 9 and 15), and with --against the most frequent words that those rows
-lack (Figure 9). --output gets the same as stats.txt, as CSV and as a picture.
+questions and answers (Tables 9 and 15), their most frequent words (Figure 6), and with --against
+those that the rows of that file lack (Figure 9). --output gets the same as stats.txt, as CSV and as
+a picture.
 
 The paper does not say how it counts words. Its means are smaller than those of its own examples
 ("What is the sound event present in the clip?" has nine words, the mean is 3.06), as they are
@@ -50,25 +51,30 @@ def _stats(f: flags.FlagValues) -> None:
   titled = {
     "rows": ("Rows and clips, beside the paper's Table 1", tables.table1(own)),
     "words": (
-      f"Words of synthetic rows, beside the paper's Tables 9 and 15, {f.type}",
+      f"Words of generated rows, beside the paper's Tables 9 and 15, {f.type}",
       tables.table9(own, f.type),
     ),
   }
+  titled["frequent_words"] = (
+    "Most frequent words of generated rows, without stop words, as in the paper's Figure 6",
+    tables.figure6(own),
+  )
   if others:
     title = f"Words that {', '.join(f.against)} has not"
     titled["new_words"] = title, tables.figure9(own, others)
   lines = []
   for title, table in titled.values():
     if len(table) > 1:
-      lines += [title, "", *tables.aligned(table), ""]
+      lines += [title, "", *tables.as_text(table), ""]
   if f.output:
     with files.replacing_folder(f.output) as folder:
       (folder / "stats.txt").write_text("\n".join(lines), encoding="utf-8")
       for name, (_, table) in titled.items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
           csv.writer(file, lineterminator="\n").writerows(table)
-      rows, words, *new = (table for _, table in titled.values())
-      picture = figure.draw(own, rows, words, new[0] if new else [])
+      rows, words, *lists = (table for _, table in titled.values())
+      titles = ("frequent words", "new words")
+      picture = figure.draw(own, rows, words, dict(zip(titles, lists, strict=False)))
       picture.savefig(folder / "stats.png", dpi=110, bbox_inches="tight")
   # Last: whoever reads only the head of it ends the command.
   print("\n".join(lines))

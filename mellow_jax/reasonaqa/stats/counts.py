@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def generated_words(
   return tables
 
 
-def new_words(own: WordCounts, others: WordCounts, most: int) -> list[tuple[str, int]]:
-  """The most frequent words that the others lack, with their counts."""
-  found = [(word, n) for word, n in own.counts.items() if word not in others.counts]
+def frequent_words(own: WordCounts, known: Container[str], most: int) -> list[tuple[str, int]]:
+  """The most frequent words that are not known, with their counts."""
+  found = [(word, n) for word, n in own.counts.items() if word not in known]
   return sorted(found, key=lambda one: (-one[1], one[0]))[:most]

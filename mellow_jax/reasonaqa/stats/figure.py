@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from mellow_jax.reasonaqa.stats.counts import SIDES, FileCounts
-from mellow_jax.reasonaqa.stats.tables import NEW_WORDS, Table
+from mellow_jax.reasonaqa.stats.tables import MOST_WORDS, Table
 
 _COLOURS = ("#4f81bd", "#d98032", "#8a8f98")
 
@@ -27,9 +27,10 @@ def _bars(axes: Axes, title: str, names: Sequence[str], series: dict[str, Sequen
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, -0.16), ncols=3, frameon=False)
 
 
-def draw(files: Sequence[FileCounts], rows: Table, words: Table, new: Table) -> Figure:
-  """Rows of each subset and split, words per text, and new words, as bars."""
-  panels = len(files) + (len(words) > 1) + (2 if len(new) > 1 else 0)
+def draw(files: Sequence[FileCounts], rows: Table, words: Table, lists: dict[str, Table]) -> Figure:
+  """Rows of each subset and split, words per text, and lists of words by their title, as bars."""
+  lists = {title: table for title, table in lists.items() if len(table) > 1}
+  panels = len(files) + (len(words) > 1) + 2 * len(lists)
   figure = Figure(figsize=(4.6 * panels, 5.6), layout="constrained")
   axes = iter(figure.subplots(1, panels, squeeze=False)[0])
   for file in files:
@@ -46,9 +47,10 @@ def draw(files: Sequence[FileCounts], rows: Table, words: Table, new: Table) -> 
       for label, first in (("all words", 4), ("without stop words", 5), ("the paper's", 6))
     }
     _bars(next(axes), "words a text", names, series)
-  for side in SIDES if len(new) > 1 else ():
-    own = [row for row in new[1:] if row[1] == side]
-    own = sorted(own, key=lambda row: -int(row[3]))[:NEW_WORDS]
-    names = [f"{row[2]} ({row[0]})" for row in own]
-    _bars(next(axes), f"new words of {side}s", names, {"times": [int(row[3]) for row in own]})
+  for title, table in lists.items():
+    for side in SIDES:
+      own = [row for row in table[1:] if row[1] == side]
+      own = sorted(own, key=lambda row: -int(row[3]))[:MOST_WORDS]
+      names = [f"{row[2]} ({row[0]})" for row in own]
+      _bars(next(axes), f"{title} of {side}s", names, {"times": [int(row[3]) for row in own]})
   return figure

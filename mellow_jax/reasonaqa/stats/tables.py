@@ -1,15 +1,18 @@
-"""Tables of a dataset's counts beside the paper's: Table 1, Tables 9 and 15, Figure 9."""
+"""Tables of a dataset's counts beside the paper's: Table 1, Tables 9 and 15, Figures 6 and 9."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Container, Sequence
 
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa import paper
 from mellow_jax.reasonaqa.splits import SPLITS
 from mellow_jax.reasonaqa.stats import counts
 from mellow_jax.reasonaqa.stats.counts import SIDES, FileCounts, WordCounts
+from mellow_jax.reasonaqa.vocabulary import STOP_WORDS
 
-NEW_WORDS = 20  # of a kind and a side
+MOST_WORDS = 20  # of a kind and a side
 Table = list[list[str]]  # a header, and rows
+_WORDS = ["kind", "side", "word", "times"]  # header of a table of words
 
 
 def _percent(part: int | None, whole: int) -> str:
@@ -73,18 +76,39 @@ def table9(files: Sequence[FileCounts], type_: str) -> Table:
   return table
 
 
+def _words(files: Sequence[FileCounts], known: Callable[[str, str], Container[str]]) -> Table:
+  """The most frequent words of the generated rows but for those known, by kind and side."""
+  table = [_WORDS]
+  for (kind, source), sides in sorted(counts.generated_words(files).items(), reverse=True):
+    for side in SIDES if source == "all" else ():
+      found = counts.frequent_words(sides[side], known(kind, side), MOST_WORDS)
+      table += [[kind, side, word, str(times)] for word, times in found]
+  return table
+
+
+def figure6(files: Sequence[FileCounts]) -> Table:
+  """The most frequent words of the generated rows, without stop words."""
+  return _words(files, lambda kind, side: STOP_WORDS)
+
+
 def figure9(files: Sequence[FileCounts], others: Sequence[FileCounts]) -> Table:
   """The most frequent words of the generated rows that others of the same kind lack."""
-  table = [["kind", "side", "word", "times"]]
   theirs = counts.generated_words(others)
   if not theirs:
     raise DataError("--against: holds no rows of a subtype ...-MCQ.json or ...-Detail.json")
-  for (kind, source), sides in sorted(counts.generated_words(files).items(), reverse=True):
-    for side in SIDES if source == "all" else ():
-      known = theirs.get((kind, "all"), {}).get(side, WordCounts())
-      new = counts.new_words(sides[side], known, NEW_WORDS)
-      table += [[kind, side, word, str(times)] for word, times in new]
-  return table
+  lacking = dict.fromkeys(SIDES, WordCounts())
+  return _words(files, lambda kind, side: theirs.get((kind, "all"), lacking)[side].counts)
+
+
+def as_text(table: Table) -> list[str]:
+  """The lines of a table in text; words in a row for each kind and side."""
+  if table[0] is not _WORDS:
+    return aligned(table)
+  lines = []
+  for kind, side in dict.fromkeys((kind, side) for kind, side, *_ in table[1:]):
+    own = (f"{word} {times}" for k, s, word, times in table[1:] if (k, s) == (kind, side))
+    lines += textwrap.wrap(f"{kind} {side}s: {', '.join(own)}", 100, subsequent_indent="  ")
+  return lines
 
 
 def aligned(table: Table) -> list[str]:
