@@ -11,6 +11,7 @@ from mellow_jax.data import records, scenes
 from mellow_jax.data.records import Record
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import catalogue, rows
+from mellow_jax.evaluation.commands import doctor
 
 VERDICTS = (
   "a) It is definitely true b) It is definitely false c) It is plausible d) I cannot determine"
@@ -344,3 +345,15 @@ def test_reading_and_prompts_need_no_jax():
     "assert 'jax' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_doctor_looks_below_the_folder_as_building_does(tmp_path):
+  folder = tmp_path / "downloads/mmar"
+  folder.mkdir(parents=True)
+  (folder / "MMAR-meta.json").write_text(json.dumps([MMAR]))
+  (tmp_path / "downloads/other").mkdir()
+  (tmp_path / "downloads/other/test.json").write_text("[1, 2]")  # another dataset's
+  found = {name: (there, said) for name, there, said in doctor.data(str(tmp_path))}
+  path = folder / "MMAR-meta.json"
+  assert found["mmar"] == (True, f"{path}, 1 items: give --data={folder}")
+  assert not any(there for name, (there, _) in found.items() if name != "mmar")

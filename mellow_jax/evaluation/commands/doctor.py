@@ -5,7 +5,9 @@
 Every metric is run on two captions, so what is said to work has worked. Needs no JAX.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -15,6 +17,7 @@ from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.evaluation.commands import score
 from mellow_jax.evaluation.metrics import captions, coco_java, java
 from mellow_jax.evaluation.metrics.coco_java import Settings
+from mellow_jax.reasonaqa.official import locations
 
 GIVEN = ("a dog barks", "rain falls on a roof")
 REFERENCES = (("a dog is barking",), ("rain falls on a tin roof", "it rains"))
@@ -54,21 +57,32 @@ def metrics(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 def data(folder: str) -> Iterator[tuple[str, bool, str]]:
   """(benchmark, whether its questions are in a folder, the file or what is missing)."""
+  below = [*locations.files_below(folder)]
   for name, benchmark in catalogue.BENCHMARKS.items():
     if not benchmark.files:  # a table of one's own has no name
       continue
+    named = [path for path in below if path.name in benchmark.files]
     try:
-      yield name, True, _found(name, folder)
+      yield name, True, _found(name, folder, named)
     except DataError as error:
       yield name, False, str(error)
 
 
-def _found(name: str, folder: str) -> str:
-  """The file of a benchmark's questions; what its source publishes is read to know."""
+def _found(name: str, folder: str, tables: Sequence[Path]) -> str:
+  """The file of a benchmark's questions; what its source publishes is read to know.
+
+  tables are those that have its name, at any depth below the folder, as the source's own may be.
+  """
   try:
     return str(catalogue.table_path(name, folder))
-  except DataError:
-    return f"{len(catalogue.read(name, folder))} items of its source's own files"
+  except DataError as error:
+    absent = error
+  for path in tables:
+    with contextlib.suppress(DataError):  # another dataset's file of that name
+      return f"{path}, {len(catalogue.read(name, path))} items: give --data={path.parent}"
+  if not catalogue.BENCHMARKS[name].subtypes:
+    raise absent
+  return f"{len(catalogue.read(name, folder))} items of its source's own files"
 
 
 def _flags() -> flags.FlagValues:

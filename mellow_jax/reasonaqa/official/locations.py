@@ -25,7 +25,7 @@ class MissingSource(DataError):
     super().__init__(f"{dataset}: no {file} below {folder}: get it from {self.place}")
 
 
-def _below(folder: str | os.PathLike) -> Iterator[Path]:
+def files_below(folder: str | os.PathLike) -> Iterator[Path]:
   """The files below a folder, those in folders that links lead to as well, each folder once."""
   seen = set()
   for place, folders, names in os.walk(folder, followlinks=True):
@@ -44,7 +44,7 @@ def find(folder: str | os.PathLike, dataset: str, names: list[str]) -> Path:
   """
   found = [
     path
-    for path in _below(folder)
+    for path in files_below(folder)
     if any(path.parts[-len(Path(name).parts) :] == Path(name).parts for name in names)
   ]
   if dataset == "AudioCaps":  # train.csv and the like are names of many datasets
