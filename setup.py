@@ -36,7 +36,7 @@ setup(
   # mellow_jax/configs is a link to configs/: both are the same files in a checkout, and a wheel
   # holds them inside the package.
   packages=[*find_packages(include=["mellow_jax", "mellow_jax.*"]), "mellow_jax.configs"],
-  package_data={"mellow_jax": ["py.typed"]},
+  package_data={"mellow_jax": ["py.typed"], "mellow_jax.serving": ["static/*"]},
   install_requires=[
     "jax>=0.10,<0.13",
     # Older than 0.12.9, Flax cannot import nnx with jax 0.11; newer ones need Python 3.12.
@@ -73,6 +73,7 @@ setup(
     "metrics": ["pycocoevalcap==1.2"],
     # importlib_resources: tensorflow-datasets needs it and does not declare it for Python > 3.8.
     "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],
+    "serve": ["starlette>=1.0", "uvicorn>=0.40", "prometheus-client>=0.22"],
     "gguf": ["gguf>=0.17"],  # language models in llama.cpp's format
     # Cross-checks against PyTorch, in tests marked `torch` and in benchmarks. Never imported by
     # mellow_jax itself.

@@ -8,6 +8,7 @@
   mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
   mellow plan        memory and step time of a run on a TPU slice
   mellow ablate      trains and evaluates every system of the paper's ablations
+  mellow serve       serves a model over HTTP, with a page
 
 `mellow COMMAND --help` shows the flags of each, `mellow --version` the version. Each is also
 `python -m mellow_jax.COMMAND`.
@@ -47,6 +48,8 @@ def _run(argv: Sequence[str] | None) -> int:
       from mellow_jax.plan import main as command
     case "ablate":
       from mellow_jax.ablate import main as command
+    case "serve":
+      from mellow_jax.serve import main as command
     case "--version":
       print(f"mellow {mellow_jax.__version__}")
       return 0
@@ -55,7 +58,7 @@ def _run(argv: Sequence[str] | None) -> int:
       return 0
     case _:
       fault = f"{name!r} is no command" if name else "a command is missing"
-      commands = "train, generate, convert, evaluate, inspect, reasonaqa, plan or ablate"
+      commands = "train, generate, convert, evaluate, inspect, reasonaqa, plan, ablate or serve"
       print(f"error: {fault}: write {commands}", file=sys.stderr)
       return 1
   return command([f"mellow {name}", *words[1:]])

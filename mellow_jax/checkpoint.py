@@ -39,6 +39,7 @@ class LoadedModel:
   config: ModelConfig
   preset: str
   tokenizer: tokenizers.Tokenizer
+  temperature: float = 1.0  # of decisions; see `save_calibration`
 
 
 def digest(flat: dict[str, Any]) -> dict[str, str]:
@@ -229,7 +230,35 @@ def load_model(folder: str | pathlib.Path) -> LoadedModel:
       f"{folder} holds a part of the model: {len(missing)} parameters are missing, first "
       f"{missing[0]}; train from it with --config.init_from"
     )
-  return LoadedModel(mellow.unflatten(flat, abstract), config, preset, load_tokenizer(folder))
+  return LoadedModel(
+    params=mellow.unflatten(flat, abstract),
+    config=config,
+    preset=preset,
+    tokenizer=load_tokenizer(folder),
+    temperature=load_calibration(folder),
+  )
+
+
+def save_calibration(folder: str | pathlib.Path, temperature: float, **more: Any) -> None:
+  """Keeps the temperature of a model's decisions in its folder, with what it was fitted on."""
+  path = pathlib.Path(folder) / "calibration.json"
+  files.write_json(path, {"temperature": temperature, **more})
+
+
+def load_calibration(folder: str | pathlib.Path) -> float:
+  """The temperature of decisions that a model folder keeps, or 1; raises CheckpointError."""
+  path = pathlib.Path(folder) / "calibration.json"
+  if not path.exists():
+    return 1.0
+  try:
+    temperature = files.read_json(path, "a model's calibration")["temperature"]
+    if not (isinstance(temperature, float | int) and 0 < temperature < float("inf")):
+      raise ValueError(f"temperature {temperature!r} is no number above 0")
+  except (DataError, KeyError, TypeError, ValueError) as error:
+    raise CheckpointError(
+      f"{path}: {first_line(error)}: remove it, or fit it anew with mellow calibrate"
+    ) from None
+  return float(temperature)
 
 
 def check_digest(where: str, flat: dict[str, Any], expected: dict[str, str]) -> None:

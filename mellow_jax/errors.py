@@ -64,6 +64,14 @@ class BusyError(UserError):
   """A queue that is full, or an engine that is closed: the request may be put again later."""
 
 
+class RequestError(UserError):
+  """A request over HTTP that is refused, with the status to answer and the field at fault."""
+
+  def __init__(self, status: int, message: str, field: str | None = None):
+    super().__init__(message)
+    self.status, self.field = status, field
+
+
 class PredictionsError(UserError):
   """A file of answers that cannot be continued or read."""
 

@@ -26,6 +26,8 @@ ROOMS = """
     | evaluation.external evaluation.linear_probe | evaluation.commands
     | reasonaqa.__main__ train generate evaluate inspect plan
     | ablate
+    | serving
+    | serve
     | __main__
 """
 

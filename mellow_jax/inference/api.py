@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,8 @@ from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import AudioError, QuestionError
-from mellow_jax.inference import decode, notes, text_stream
+from mellow_jax.inference import decide, decode, notes, text_stream
+from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, SampleState, Sampling
 from mellow_jax.inference.notes import Note
 from mellow_jax.models import mellow
@@ -165,7 +166,7 @@ class Mellow:
     self.tokenizer, self._compiled = loaded.tokenizer, set()
     self.warns = True  # of the first question that is cut; commands count them instead
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
-    self.graphdef = graphdef
+    self.graphdef, self.temperature = graphdef, loaded.temperature
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
     self.params = jax.device_put(params, parallel.replicated(mesh))
     self._place = functools.partial(jax.device_put, device=parallel.batch_sharding(mesh))
@@ -416,6 +417,44 @@ class Mellow:
         ids[r, o, :length], lengths[r, o] = tokens[:length], length
     return ids, lengths
 
+  def decide(
+    self,
+    clip: Source | Clip,
+    questions: Mapping[str, Question],
+    *,
+    audio2: Source | Clip | None = None,
+    state: str = "",
+    window: audio.Window = "first",
+  ) -> dict[str, Decision]:
+    """Typed questions about one clip or two, each answered by its options' probabilities.
+
+    Each is asked alone, with the text of state before it. See `mellow_jax.inference.decide`.
+    Raises as `answer` does.
+    """
+    first = self.clip(clip, window)
+    second = first if audio2 is None else self.clip(audio2, window)
+    found = {}
+    for name, question in questions.items():
+      text, answers = self.phrase(question, state)
+      scores = self.score([(first, second, text)], [answers], batch_size=1)[0]
+      log_likelihoods = [log_likelihood for log_likelihood, _ in scores]
+      found[name] = decide.decision(question, log_likelihoods, self.temperature)
+    return found
+
+  def phrase(self, question: Question, state: str = "") -> tuple[str, list[str]]:
+    """A typed question as this model is asked it, and the answers that it chooses from."""
+
+    def fits(text: str) -> bool:
+      asked = prompts.question(f"{state} {text}".strip(), self.preset)
+      if len(asked) > prompts.MAX_CHARACTERS:
+        return False
+      end, room = self.preset.question_end, self.cfg.text_tokens
+      return not prompts.unread(self.tokenizer, asked, end, room).over
+
+    text, answers = decide.phrase(question, fits)
+    answers = [prompts.question(answer, self.preset) for answer in answers]
+    return f"{state} {text}".strip(), answers
+
   def encode(self, wav: Float[np.ndarray, "B S"]) -> Float[Array, "B A D"]:
     """Audio tokens of clips that are preprocessed, as `Clip.wav` is."""
     return self._encode(self.params, self._place(wav))
@@ -434,22 +473,29 @@ class Mellow:
       yield
     self._compiled.add((program, batch_size))
 
-  def _clip(self, source: Source | Clip | AudioError, window: audio.Window) -> Clip:
+  def clip(
+    self,
+    source: Source | Clip | AudioError,
+    window: audio.Window = "first",
+    *,
+    name: str | None = None,
+  ) -> Clip:
+    """A source as the model gets it; name is what messages call it. Raises AudioError."""
     if isinstance(source, Clip):
       return source
     if isinstance(source, AudioError):
       raise source
-    clip = audio.load(source, self.cfg.audio, self.preset, window=window)
+    clip = audio.load(source, self.cfg.audio, self.preset, window=window, name=name)
     if clip.seconds_used < clip.total_seconds:
-      name = os.fspath(source) if isinstance(source, str | os.PathLike) else "clip"
+      name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "clip")
       logger.info("%s: heard %s", name, describe(clip))
     return clip
 
   def prompt(self, row: Row, window: audio.Window = "first") -> Prompt:
     """A row as the model gets it; raises AudioError or QuestionError."""
     first, second, text = row
-    clip1 = self._clip(first, window)
-    clip2 = clip1 if second is None or second is first else self._clip(second, window)
+    clip1 = self.clip(first, window)
+    clip2 = clip1 if second is None or second is first else self.clip(second, window)
     if not text.strip():
       raise QuestionError("the question is empty: ask something")
     cfg = self.cfg

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from mellow_jax import parallel
 from mellow_jax.data.audio import Clip
 from mellow_jax.errors import BusyError, QuestionError
-from mellow_jax.inference import decode
+from mellow_jax.inference import decide, decode
 from mellow_jax.inference.api import Mellow, Prompt
+from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState
 from mellow_jax.models.decoder import Cache
 
 BURST = 4  # steps between two looks at the queue: a host's wait for each step would cost more
+OPTIONS = (4, 16)  # that are scored at a time
 TOP = 20  # tokens beside the chosen one, where a request asks for their log-probabilities
 FinishReason = Literal["stop", "length", "cancelled"]
 logger = logging.getLogger("mellow_jax")
@@ -68,13 +70,11 @@ class Request:
 
 
 @dataclass(eq=False)
-class ScoreRequest:
-  """Log-likelihoods that are wanted, of options after one prompt."""
+class Job:
+  """Anything else that needs the device, run between two bursts in the engine's thread."""
 
-  prompt: Prompt
-  options: Int[np.ndarray, "O R"]
-  lengths: Int[np.ndarray, "O"]
-  on_end: Callable[[np.ndarray | Exception], None]
+  call: Callable[[], Any]
+  on_end: Callable[[Any], None]  # what call returns, or the exception that it raises
   cancelled: bool = False
 
 
@@ -149,7 +149,7 @@ class Engine:
     self.max_queue = max_queue
     self.clips = _ByContent(cache_bytes // 4)  # the encoder's output
     self.pairs = _ByContent(cache_bytes - cache_bytes // 4)  # the decoder's caches
-    self._queue: queue.SimpleQueue[Request | ScoreRequest | None] = queue.SimpleQueue()
+    self._queue: queue.SimpleQueue[Request | Job | None] = queue.SimpleQueue()
     self._waiting = threading.Semaphore(max_queue)
     self._rows: list[Request | None] = [None] * slots
     self._is_closed, self._lock = False, threading.Lock()
@@ -163,7 +163,7 @@ class Engine:
 
   # --- Requests: from any thread -----------------------------------------------------------------
 
-  def submit(self, request: Request | ScoreRequest) -> None:
+  def submit(self, request: Request | Job) -> None:
     """Puts a request into the queue. Raises BusyError where it is full or the engine is closed."""
     if isinstance(request, Request) and not 1 <= request.max_new_tokens <= self.max_new_tokens:
       raise QuestionError(
@@ -189,15 +189,34 @@ class Engine:
     if isinstance(event, Exception):
       raise event
 
+  def call(self, f: Callable[[], Any]) -> Any:
+    """What f returns or raises, in the engine's thread: it may use the device meanwhile."""
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    self.submit(Job(f, ended.put))
+    if isinstance(found := ended.get(), Exception):
+      raise found
+    return found
+
   def score(
     self, prompt: Prompt, options: Int[np.ndarray, "O R"], lengths: Int[np.ndarray, "O"]
   ) -> Float[np.ndarray, "O"]:
     """Natural log-likelihoods of options, tokens padded to one length; see `decode.score`."""
-    events: queue.SimpleQueue[np.ndarray | Exception] = queue.SimpleQueue()
-    self.submit(ScoreRequest(prompt, options, lengths, events.put))
-    if isinstance(found := events.get(), Exception):
-      raise found
-    return found
+    found = []
+    size = next((n for n in OPTIONS if n >= len(options)), OPTIONS[-1])
+    for first in range(0, len(options), size):  # few sizes, so that few programs are compiled
+      ids, counts = options[first : first + size], lengths[first : first + size]
+      room = size - len(ids)
+      ids, counts = np.pad(ids, ((0, room), (0, 0))), np.pad(counts, (0, room))
+      part = self.call(functools.partial(self._options, prompt, ids, counts))
+      found.append(part[: size - room])
+    return np.concatenate(found)
+
+  def decide(self, clips: tuple[Clip, Clip], question: Question, state: str = "") -> Decision:
+    """The decision on a typed question about clips; state is text before it. See `decide`."""
+    text, answers = self.model.phrase(question, state)
+    ids, lengths = self.model.encode_options([answers])
+    found = self.score(self.model.prompt((*clips, text)), ids[0], lengths[0])
+    return decide.decision(question, found, self.model.temperature)
 
   @property
   def running(self) -> int:
@@ -345,17 +364,16 @@ class Engine:
       if self.running:
         self._continue()
 
-  def _start(self, request: Request | ScoreRequest) -> None:
+  def _start(self, request: Request | Job) -> None:
     if request.cancelled:
-      request.on_end("cancelled")
+      _tell(request, request.on_end, "cancelled")
       return
     try:
-      if isinstance(request, ScoreRequest):
-        request.on_end(self._options(request))
-      else:
-        self._insert(request)
+      found = request.call() if isinstance(request, Job) else self._insert(request)
     except Exception as error:  # one request's fault, such as memory, ends no other
-      request.on_end(error)
+      found = error
+    if isinstance(request, Job) or found is not None:
+      _tell(request, request.on_end, found)
 
   def _audio(self, prompt: Prompt) -> Cache:
     """The decoder's cache of a prompt's clips."""
@@ -369,16 +387,12 @@ class Engine:
       tuple(names), lambda: self._read_audio(self.model.params, encode(0), encode(1))
     )
 
-  def _options(self, request: ScoreRequest) -> Float[np.ndarray, "O"]:
-    prompt = request.prompt
-    found = self._score(
-      self.model.params,
-      self._audio(prompt),
-      prompt.ids[None],
-      np.array([prompt.length], np.int32),
-      request.options[None],
-      request.lengths[None],
-    )
+  def _options(
+    self, prompt: Prompt, options: Int[np.ndarray, "O R"], lengths: Int[np.ndarray, "O"]
+  ) -> Float[np.ndarray, "O"]:
+    length = np.array([prompt.length], np.int32)
+    audio, ids = self._audio(prompt), prompt.ids[None]
+    found = self._score(self.model.params, audio, ids, length, options[None], lengths[None])
     return np.asarray(found)[0]
 
   def _insert(self, request: Request) -> None:
@@ -410,7 +424,7 @@ class Engine:
       rows, self._rows = self._rows, [None] * self.slots
       self._table = self._empty()
       for request in filter(None, rows):
-        request.on_end(error)
+        _tell(request, request.on_end, error)
       return
     for row in range(self.slots):
       for i in range(BURST):
@@ -429,15 +443,23 @@ class Engine:
     else:
       request.tokens += 1
       top = zip(steps.top_ids[column], steps.top_log_probs[column], strict=True)
-      request.on_token(
-        Token(
-          id=int(steps.token[column]),
-          log_prob=float(steps.log_prob[column]),
-          top=tuple((int(i), float(p)) for i, p in list(top)[: request.top]),
-        )
+      token = Token(
+        id=int(steps.token[column]),
+        log_prob=float(steps.log_prob[column]),
+        top=tuple((int(i), float(p)) for i, p in list(top)[: request.top]),
       )
+      _tell(request, request.on_token, token)
       if request.tokens == request.max_new_tokens:
         reason = "length"
     if reason:
       self._rows[row] = None
-      request.on_end(reason)
+      _tell(request, request.on_end, reason)
+
+
+def _tell(request: Request | Job, callback: Callable[[Any], None], event: Any) -> None:
+  """Calls a callback; one that fails ends its own request, and not the engine's thread."""
+  try:
+    callback(event)
+  except Exception:
+    request.cancelled = True
+    logger.exception("a request's callback failed")

@@ -1,0 +1,148 @@
+"""Decisions: typed questions about clips, answered by the probabilities of their options.
+
+An answer's probability is exp(log-likelihood / temperature), over the sum of all options'. The
+temperature is that of the model folder, which `mellow calibrate` fits, or 1. Each question is asked
+alone: neither its name nor the other questions change its answer.
+
+Confidence is 0 where all options are equally probable and 1 where one has all the probability; of a
+rating, whose levels have an order, it is 1 less the mean distance from the most probable level, in
+units of that of equally probable levels. Source of both: SPEC 4.5 of jevcompat 0.1.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mellow_jax.data import choices
+from mellow_jax.errors import QuestionError
+
+MOST_OPTIONS, MOST_LEVELS = 255, 10
+
+
+@dataclass(frozen=True)
+class YesNo:
+  """A question whose answer is yes or no; criteria say what each would mean, if need be."""
+
+  question: str
+  yes: str = ""
+  no: str = ""
+
+  @property
+  def options(self) -> tuple[str, ...]:
+    """The answers to choose from."""
+    return ("yes", "no")
+
+
+@dataclass(frozen=True)
+class Choice:
+  """A question with 1 to 255 distinct options; descriptions explain some of them.
+
+  Raises QuestionError for other numbers, and for options that are empty or given twice.
+  """
+
+  question: str
+  options: tuple[str, ...]
+  descriptions: Mapping[str, str] = field(default_factory=dict)
+
+  def __post_init__(self):
+    _check(self.options, MOST_OPTIONS, "options")
+
+
+@dataclass(frozen=True)
+class Rating:
+  """A question about a degree: 1 to 10 levels in ascending order. Raises as `Choice` does."""
+
+  question: str
+  levels: tuple[str, ...]
+
+  def __post_init__(self):
+    _check(self.levels, MOST_LEVELS, "levels")
+
+  @property
+  def options(self) -> tuple[str, ...]:
+    """The answers to choose from."""
+    return self.levels
+
+
+Question = YesNo | Choice | Rating
+
+
+def _check(texts: Sequence[str], most: int, name: str) -> None:
+  if not 1 <= len(texts) <= most:
+    raise QuestionError(f"{len(texts)} {name}: give 1 to {most}")
+  if any(not text.strip() for text in texts):
+    raise QuestionError(f"one of the {name} is empty: give each a text")
+  if len(set(texts)) < len(texts) and name == "options":
+    raise QuestionError("an option is given twice: each must be another")
+
+
+@dataclass(frozen=True)
+class Decision:
+  """The answer to a typed question."""
+
+  options: tuple[str, ...]  # of yes and no, in this order; of a rating, its levels
+  probabilities: tuple[float, ...]
+  confidence: float  # 0 to 1
+
+  @property
+  def best(self) -> str:
+    """The most probable option."""
+    return self.options[int(np.argmax(self.probabilities))]
+
+  @property
+  def expected(self) -> float:
+    """The mean place of the options, from 0: the degree that a rating gives."""
+    return float(np.dot(self.probabilities, np.arange(len(self.options))))
+
+  def __str__(self) -> str:
+    return self.best
+
+
+def phrase(question: Question, fits: Callable[[str], bool]) -> tuple[str, list[str]]:
+  """A question in words, and the answers whose log-likelihoods decide it.
+
+  Options are listed in the question, as in the multiple choice that models are trained on, where
+  the whole text fits the model's question; otherwise they are answers to the question alone.
+  """
+  if isinstance(question, YesNo):
+    meanings = [f"{o}: {text}" for o, text in (("yes", question.yes), ("no", question.no)) if text]
+    text = ". ".join([question.question, *meanings]).strip(". ") or "is it so?"
+    return text, list(question.options)
+  described = getattr(question, "descriptions", {})
+  full = [f"{o} ({described[o]})" if described.get(o) else o for o in question.options]
+  if len(full) <= len(choices.LETTERS):
+    for shown in (full, list(question.options)):
+      text = " ".join([question.question, *choices.lettered(shown)]).strip()
+      if fits(text):
+        return text, choices.lettered(question.options)
+  return question.question or "what is heard?", list(question.options)
+
+
+def decision(
+  question: Question, log_likelihoods: Sequence[float], temperature: float = 1.0
+) -> Decision:
+  """The decision of options' natural log-likelihoods."""
+  scaled = np.asarray(log_likelihoods, np.float64) / temperature
+  weights = np.exp(scaled - scaled.max())
+  probabilities = weights / weights.sum()
+  is_rating = isinstance(question, Rating)
+  return Decision(
+    options=question.options,
+    probabilities=tuple(probabilities.tolist()),
+    confidence=_rating_confidence(probabilities) if is_rating else _confidence(probabilities),
+  )
+
+
+def _confidence(probabilities: np.ndarray) -> float:
+  n = len(probabilities)
+  return float((probabilities.max() - 1 / n) / (1 - 1 / n)) if n > 1 else 1.0
+
+
+def _rating_confidence(probabilities: np.ndarray) -> float:
+  n = len(probabilities)
+  if n == 1:
+    return 1.0
+  places = np.arange(n)
+  spread = float(np.dot(probabilities, np.abs(places - probabilities.argmax())))
+  return max(0.0, 1 - spread / float(np.abs(places - (n - 1) / 2).mean()))

@@ -1,0 +1,94 @@
+"""Serves a model over HTTP: OpenAI's chat completions, typed decisions, and a page.
+
+  mellow serve --checkpoint=runs/demo/model
+
+Then open http://127.0.0.1:8000, or send requests as docs/serving.md shows. The server answers
+/health with 503 until the model is loaded and compiled. SIGTERM and Ctrl-C let it finish the
+requests that it has. It needs the extra `serve`: pip install mellow_jax[serve].
+"""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from mellow_jax import cli
+from mellow_jax.errors import FlagsError
+
+DRAIN_SECONDS = 60
+
+
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  number = functools.partial(flags.DEFINE_integer, flag_values=f, lower_bound=1)
+  text("checkpoint", None, "Model folder.")
+  text("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every one of the machine.")
+  number("port", 8000, "Port to listen at.")
+  number("slots", 4, "Requests that are decoded at once.")
+  number("max_new_tokens", 300, "Most tokens of an answer.")
+  number("max_queue", 64, "Requests that may wait; more are refused with status 429.")
+  number("cache_mib", 512, "Memory for clips that have been read.")
+  text("name", None, "Name of the model for clients; by default mellow.")
+  text("api_key", None, "Key that clients must send; by default $MELLOW_API_KEY, or none.")
+  text("preset", None, "Preprocessing; by default the model's own.")
+  cli.define_device(f)
+  return f
+
+
+def _serve(f: flags.FlagValues) -> None:
+  if not f.checkpoint:
+    raise FlagsError("--checkpoint is missing: name a model folder")
+  if not (Path(f.checkpoint) / "config.json").is_file():
+    raise FlagsError(f"--checkpoint={f.checkpoint}: is no model folder")
+  lacking = [n for n in ("starlette", "uvicorn", "prometheus_client") if not _has(n)]
+  if lacking:
+    raise FlagsError(f"{lacking[0]} is not installed: pip install mellow_jax[serve]")
+  import uvicorn  # here, so that --help needs none of it
+
+  from mellow_jax.inference.api import Mellow
+  from mellow_jax.inference.engine import Engine
+  from mellow_jax.serving import app
+
+  def load() -> Engine:
+    model = Mellow.load(f.checkpoint, f.preset)
+    found = Engine(
+      model,
+      slots=f.slots,
+      max_new_tokens=f.max_new_tokens,
+      max_queue=f.max_queue,
+      cache_bytes=f.cache_mib * 2**20,
+    )
+    print(f"ready: http://{f.host}:{f.port}", flush=True)
+    return found
+
+  settings = app.Settings(
+    names=tuple(dict.fromkeys([f.name or "mellow", "mellow"])),
+    api_key=f.api_key or os.environ.get("MELLOW_API_KEY", ""),
+  )
+  uvicorn.run(
+    app.create_app(load, settings),
+    host=f.host,
+    port=f.port,
+    log_level="warning",
+    server_header=False,
+    timeout_graceful_shutdown=DRAIN_SECONDS,
+    h11_max_incomplete_event_size=32_768,
+  )
+
+
+def _has(name: str) -> bool:
+  return importlib.util.find_spec(name) is not None
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status."""
+  return cli.run(argv, _flags(), __doc__, _serve, example="--checkpoint=DIR")
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,442 @@
+"""The HTTP application: routes, order of checks, and what becomes of errors.
+
+A request passes, in this order: the key, the model's being ready, the size of its body while it is
+read, its form, its audio, the queue. Threads decode audio; the engine's thread owns the device; the
+event loop only passes on.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import mellow_jax
+from mellow_jax.data.audio import Clip
+from mellow_jax.errors import AudioError, BusyError, QuestionError, RequestError, UserError
+from mellow_jax.inference import api
+from mellow_jax.inference.api import Prompt
+from mellow_jax.inference.engine import Engine, Request, Token
+from mellow_jax.inference.text_stream import StopTexts, TextStream
+from mellow_jax.serving import chat, limits, systemone
+from mellow_jax.serving.chat import ChatRequest
+from mellow_jax.serving.limits import Limits
+from mellow_jax.serving.metrics import Clock, Metrics
+
+PAGE = Path(__file__).parent / "static"
+DECODERS = 2  # threads that decode audio; more would hold more clips in memory
+RETRY_SECONDS = 1
+logger = logging.getLogger("mellow_jax")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How the model is served."""
+
+  names: tuple[str, ...] = ("mellow",)  # that requests may call the model by; the first is its own
+  api_key: str = ""  # "": anyone may ask
+  limits: Limits = field(default_factory=Limits)
+
+
+class Service:
+  """One model behind the routes; load gives its engine, in a thread of its own."""
+
+  def __init__(self, load: Callable[[], Engine], settings: Settings):
+    self.settings, self.metrics = settings, Metrics()
+    self._load, self._engine = load, None
+    self.failure: Exception | None = None
+    self._bodies = limits.Bodies(settings.limits)
+
+  # --- Life --------------------------------------------------------------------------------------
+
+  @contextlib.asynccontextmanager
+  async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    """Loads while the server already tells that it is not ready; finishes requests at the end."""
+    self._decoders = anyio.CapacityLimiter(DECODERS)
+    self._waiters = anyio.CapacityLimiter(256)  # threads that wait for the engine
+    thread = threading.Thread(target=self._start, name="load", daemon=True)
+    thread.start()
+    yield
+    if self._engine:
+      await anyio.to_thread.run_sync(self._engine.close)
+
+  def _start(self) -> None:
+    try:
+      engine = self._load()
+    except Exception as error:
+      self.failure = error
+      logger.error("the model could not be loaded: %s", error)
+      return
+    self.metrics.watch(engine)
+    self._engine = engine
+
+  def engine(self) -> Engine:
+    """Raises RequestError until the model is loaded and compiled."""
+    if self._engine is None:
+      raise RequestError(503, "the model is not ready: it is loaded and compiled, try again soon")
+    return self._engine
+
+  # --- Steps of a request ------------------------------------------------------------------------
+
+  def admit(self, request: HttpRequest) -> None:
+    """Raises RequestError without the key, where one is set, and until the model is ready."""
+    if key := self.settings.api_key:
+      kind, _, given = request.headers.get("authorization", "").partition(" ")
+      if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+        raise RequestError(401, "the key is missing or wrong: send Authorization: Bearer KEY")
+    self.engine()
+
+  def check_name(self, name: str, aliases: Sequence[str] = ()) -> None:
+    """Raises RequestError for a model that is not served."""
+    known = (*self.settings.names, *aliases)
+    if name not in known:
+      raise RequestError(404, f"model {name!r} is not served here: use {known[0]}", "model")
+
+  async def read(self, request: HttpRequest, parse: Callable[[bytes], T]) -> T:
+    """What parse makes of the body, in a thread that may take its time."""
+    async with self._bodies.read(request) as body:
+      return await anyio.to_thread.run_sync(parse, body, limiter=self._decoders)
+
+  def clips(self, audio: Sequence[bytes], window: str = "first") -> tuple[Clip, Clip]:
+    """The one or two clips of a request. Raises RequestError."""
+    model, found = self.engine().model, []
+    for number, data in enumerate(audio, 1):
+      name = f"audio {number}"
+      limits.check_audio(data, name, self.settings.limits)
+      try:
+        found.append(model.clip(data, window, name=name))
+      except AudioError as error:
+        raise RequestError(400, str(error), name) from None
+    if not found:
+      samples = np.zeros(model.cfg.audio.clip_samples, np.float32)
+      found = [Clip(samples, 0.0, 0.0, 0.0)]
+    self.metrics.audio_seconds.inc(sum(clip.seconds_used for clip in found))
+    return found[0], found[-1]
+
+  async def tokens(self, request: Request) -> AsyncIterator[Token | str]:
+    """Tokens of the engine's answer, then why it ended; cancels it where nobody waits any more."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue()
+
+    def put(event: Any) -> None:
+      loop.call_soon_threadsafe(events.put_nowait, event)
+
+    request.on_token = request.on_end = put
+    self.engine().submit(request)
+    try:
+      while isinstance(event := await events.get(), Token):
+        yield event
+    finally:
+      request.cancelled = True
+    if isinstance(event, Exception):
+      raise event
+    yield event
+
+  async def pieces(
+    self, wanted: ChatRequest, prompt: Prompt, sample: int
+  ) -> AsyncIterator[tuple[str, list[Token], str | None]]:
+    """Pieces of one answer: text, the tokens that it came of, and at the end the reason."""
+    engine = self.engine()
+    stream, stops = TextStream(engine.model.tokenizer), StopTexts(wanted.stop)
+    clock, since = Clock(self.metrics), []
+    request = Request(
+      prompt,
+      wanted.max_tokens,
+      temperature=wanted.temperature,
+      top_p=wanted.top_p,
+      seed=wanted.seed,
+      sample=sample,
+      top=max(wanted.top, 0),
+    )
+    self.metrics.prompt_tokens.inc(engine.model.cfg.prefix_tokens)
+    reason = "stop"
+    async with contextlib.aclosing(self.tokens(request)) as events:
+      async for event in events:
+        if isinstance(event, str):
+          reason = event
+          break
+        clock.token()
+        since.append(event)
+        text = stops.add(stream.add(event.id))
+        if stops.found:
+          break
+        if text:
+          yield text, since, None
+          since = []
+    clock.end(reason)
+    text = text if stops.found else stops.add(stream.end()) + stops.end()
+    yield text, since, reason
+
+  async def answer(
+    self, wanted: ChatRequest, prompt: Prompt, sample: int
+  ) -> tuple[str, list[Token], str]:
+    """One whole answer: text, tokens, and why it ended."""
+    texts, tokens, reason = [], [], "stop"
+    async for text, some, ended in self.pieces(wanted, prompt, sample):
+      texts.append(text)
+      tokens += some
+      reason = ended or reason
+    return "".join(texts), tokens, reason
+
+  async def merged(
+    self, wanted: ChatRequest, prompt: Prompt
+  ) -> AsyncIterator[tuple[int, str, list[Token], str | None]]:
+    """Pieces of all answers as they come, each after its answer's number.
+
+    Raises what ends one of them, and TimeoutError after the time for a request.
+    """
+    found: asyncio.Queue[tuple | Exception] = asyncio.Queue()
+
+    async def run(index: int) -> None:
+      try:
+        async for piece in self.pieces(wanted, prompt, index):
+          found.put_nowait((index, *piece))
+      except Exception as error:
+        found.put_nowait(error)
+
+    clock = asyncio.get_running_loop().time
+    end, left = clock() + self.settings.limits.request_seconds, wanted.n
+    tasks = [asyncio.create_task(run(i)) for i in range(wanted.n)]
+    try:
+      while left:
+        piece = await asyncio.wait_for(found.get(), max(end - clock(), 0))
+        if isinstance(piece, Exception):
+          raise piece
+        left -= piece[-1] is not None
+        yield piece
+    finally:
+      for task in tasks:
+        task.cancel()
+      await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- Routes --------------------------------------------------------------------------------------
+
+
+def create_app(load: Callable[[], Engine], settings: Settings | None = None) -> Starlette:
+  """The application; load is called once, in a thread, when the server starts."""
+  service = Service(load, settings or Settings())
+  name = service.settings.names[0]
+
+  async def completions(request: HttpRequest) -> Response:
+    service.admit(request)
+    wanted, prompt, notes = await service.read(request, lambda body: _read_chat(service, body))
+    writer = chat.Writer(
+      wanted, service.engine().model.tokenizer, service.engine().model.cfg.prefix_tokens
+    )
+    # Greedy answers to one question are all the same.
+    samples = range(wanted.n if wanted.temperature else 1)
+    if wanted.stream:
+      # What can be refused is refused before the first byte: a full queue is known by then.
+      return await _streamed(service, wanted, prompt, writer, notes)
+    answering = asyncio.gather(*(service.answer(wanted, prompt, i) for i in samples))
+    answers = await _while_connected(request, answering, service.settings.limits)
+    answers *= wanted.n // len(answers)
+    return JSONResponse(writer.whole(answers, *notes))
+
+  async def decisions(request: HttpRequest) -> Response:
+    service.admit(request)
+    wanted, clips, fit = await service.read(request, lambda body: _read_decisions(service, body))
+    engine, answers = service.engine(), {}
+
+    async def decide() -> None:
+      for key, question in wanted.questions.items():
+        found = await anyio.to_thread.run_sync(
+          engine.decide, clips, question, wanted.state, limiter=service._waiters
+        )
+        answers[key] = systemone.answer(question, found)
+
+    await _while_connected(request, asyncio.ensure_future(decide()), service.settings.limits)
+    positions = engine.model.cfg.prefix_tokens * len(answers)
+    service.metrics.prompt_tokens.inc(positions)
+    service.metrics.success.labels("stop").inc()
+    body = {
+      "model": name,
+      "answers": answers,
+      "usage": {"input_tokens": positions, "output_tokens": 0},
+      "x_clips": [api.describe(clip) for clip in clips[: max(len(wanted.audio), 1)]],
+      "x_warnings": fit,
+    }
+    return JSONResponse(body)
+
+  async def models(request: HttpRequest) -> Response:
+    del request
+    described = {
+      "name": name,
+      "description": "Mellow, a small audio-language model",
+      "release_date": "2025-03-11",
+    }
+    openai = {"id": name, "object": "model", "created": 0, "owned_by": "mellow_jax"}
+    return JSONResponse({"object": "list", "data": [openai], "models": [described]})
+
+  async def health(request: HttpRequest) -> Response:
+    del request
+    if service.failure:
+      return JSONResponse({"status": "failed", "reason": str(service.failure)}, 503)
+    service.engine()
+    return JSONResponse({"status": "ready"})
+
+  async def metrics(request: HttpRequest) -> Response:
+    del request
+    return PlainTextResponse(service.metrics.text())
+
+  async def version(request: HttpRequest) -> Response:
+    del request
+    return JSONResponse({"version": mellow_jax.__version__})
+
+  async def refused(request: HttpRequest, error: Exception) -> Response:
+    return _refusal(service, request, error)
+
+  return Starlette(
+    routes=[
+      Route("/v1/chat/completions", completions, methods=["POST"]),
+      Route("/v1/systemone", decisions, methods=["POST"]),
+      Route("/v1/models", models),
+      Route("/health", health),
+      Route("/metrics", metrics),
+      Route("/version", version),
+      Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ],
+    exception_handlers={UserError: refused, TimeoutError: refused, Exception: refused},
+    lifespan=service.lifespan,
+  )
+
+
+def _read_chat(
+  service: Service, body: bytes
+) -> tuple[ChatRequest, Prompt, tuple[list[str], list[str]]]:
+  """A chat request, its prompt, and what to tell: which part of clips was used, and warnings."""
+  limit, engine = service.settings.limits, service.engine()
+  wanted = chat.parse(limits.read_json(body, limit), limit, engine.max_new_tokens)
+  service.check_name(wanted.model)
+  clips = service.clips(wanted.audio, wanted.window)
+  prompt = engine.model.prompt((*clips, wanted.text))
+  described = [api.describe(clip) for clip in clips[: len(wanted.audio)]]
+  return wanted, prompt, (described, _warnings(service, clips, wanted.text))
+
+
+def _read_decisions(
+  service: Service, body: bytes
+) -> tuple[systemone.DecisionRequest, tuple[Clip, Clip], list[str]]:
+  """A request for decisions, its clips, and warnings."""
+  limit, model = service.settings.limits, service.engine().model
+  try:
+    value = limits.read_json(body, limit)
+  except RequestError as error:
+    raise systemone.ValidationError((), str(error), "json_invalid") from None
+  wanted = systemone.parse(value, limit)
+  service.check_name(wanted.model, systemone.ALIASES)
+  clips = service.clips(wanted.audio)
+  warnings = _warnings(service, clips, "") if wanted.audio else ["no clip: silence is judged"]
+  for question in wanted.questions.values():
+    warnings += _warnings(service, (), model.phrase(question, wanted.state)[0])
+  return wanted, clips, list(dict.fromkeys(warnings))
+
+
+def _warnings(service: Service, clips: Sequence[Clip], text: str) -> list[str]:
+  """What a reader of the answer should know about its question."""
+  found = []
+  for number, clip in enumerate(dict.fromkeys(map(id, clips)), 1):
+    wav = next(c.wav for c in clips if id(c) == clip)
+    if not np.abs(wav).max(initial=0.0) > 1e-4:
+      found.append(f"audio {number} is silent")
+  if service.engine().model.is_cut(text):
+    found.append("the question is longer than the model reads: its end was left out")
+  return found
+
+
+async def _while_connected(request: HttpRequest, answering: Awaitable[T], limit: Limits) -> T:
+  """The answer, unless the client goes away or the time is over first."""
+
+  async def gone() -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+      pass
+
+  watch, answer = asyncio.ensure_future(gone()), asyncio.ensure_future(answering)
+  try:
+    async with asyncio.timeout(limit.request_seconds):
+      await asyncio.wait({watch, answer}, return_when=asyncio.FIRST_COMPLETED)
+    if not answer.done():
+      raise RequestError(499, "the client is gone")
+    return answer.result()
+  finally:
+    for task in (watch, answer):
+      task.cancel()
+      with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+async def _streamed(
+  service: Service,
+  wanted: ChatRequest,
+  prompt: Prompt,
+  writer: chat.Writer,
+  notes: tuple[list[str], list[str]],
+) -> Response:
+  """Server-sent events of all answers, each piece as it comes."""
+  pieces = service.merged(wanted, prompt)
+  try:
+    first = await anext(pieces)  # what is refused is refused before the first byte
+  except BaseException:
+    await pieces.aclose()
+    raise
+
+  async def events() -> AsyncIterator[str]:
+    async with contextlib.aclosing(pieces):
+      try:
+        yield writer.events(*first, mellow={"clips": notes[0], "warnings": notes[1]})
+        async for piece in pieces:
+          yield writer.events(*piece)
+        yield writer.last()
+      except Exception as error:  # too late for a status
+        logger.warning("a stream ended: %s", error)
+        yield chat.event({"error": _openai_error(str(error) or "the time is over", 503, None)})
+
+  return StreamingResponse(
+    events(), media_type="text/event-stream", headers={"cache-control": "no-store"}
+  )
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+
+def _openai_error(message: str, status: int, field: str | None) -> dict[str, Any]:
+  kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+  kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+  return {"message": message, "type": kind, "param": field, "code": status}
+
+
+def _refusal(service: Service, request: HttpRequest, error: Exception) -> Response:
+  """An error in the form of the interface that was called."""
+  match error:
+    case RequestError():
+      status = error.status
+    case BusyError():
+      status = 429
+    case QuestionError() | UserError():
+      status = 400
+    case TimeoutError():
+      status, error = 503, RequestError(503, "the time for an answer is over: try again later")
+    case _:
+      logger.error("a request failed", exc_info=error)
+      status, error = 500, RequestError(500, "an error of the server, which its log describes")
+  service.metrics.refused.labels(str(status)).inc()
+  if request.url.path == "/v1/systemone":
+    body = systemone.error_json(error, status)
+  else:
+    body = {"error": _openai_error(str(error), status, getattr(error, "field", None))}
+  headers = {"retry-after": str(RETRY_SECONDS)} if status in (429, 503) else None
+  return JSONResponse(body, status, headers=headers)
