@@ -66,7 +66,7 @@ def _serve(f: flags.FlagValues) -> None:
     print(f"ready: http://{f.host}:{f.port}", flush=True)
     return found
 
-  settings = app.Settings(
+  settings = app.ServerSettings(
     names=tuple(dict.fromkeys([f.name or "mellow", "mellow"])),
     api_key=f.api_key or os.environ.get("MELLOW_API_KEY", ""),
   )

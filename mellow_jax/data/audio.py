@@ -331,6 +331,15 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
     return [_clip(signal, cfg, preset, start, total) for start in starts]
 
 
+def header(source: Source, name: str | None = None) -> tuple[int, int, int]:
+  """Sample rate in Hz, channels and frames of a source, of which nothing is decoded.
+
+  Raises AudioError as `check` does.
+  """
+  with _open(source, name) as signal:
+    return signal.rate, signal.channels, signal.frames
+
+
 def check(source: Source) -> None:
   """Raises AudioError where a source cannot be opened or its header is beyond the limits."""
   with _open(source):

@@ -34,7 +34,7 @@ from mellow_jax.inference.text_stream import StopTexts, TextStream
 from mellow_jax.serving import chat, limits, systemone
 from mellow_jax.serving.chat import ChatRequest
 from mellow_jax.serving.limits import Limits
-from mellow_jax.serving.metrics import Clock, Metrics
+from mellow_jax.serving.metrics import Clock, ServerMetrics
 
 PAGE = Path(__file__).parent / "static"
 DECODERS = 2  # threads that decode audio; more would hold more clips in memory
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServerSettings:
   """How the model is served."""
 
   names: tuple[str, ...] = ("mellow",)  # that requests may call the model by; the first is its own
@@ -55,8 +55,8 @@ class Settings:
 class Service:
   """One model behind the routes; load gives its engine, in a thread of its own."""
 
-  def __init__(self, load: Callable[[], Engine], settings: Settings):
-    self.settings, self.metrics = settings, Metrics()
+  def __init__(self, load: Callable[[], Engine], settings: ServerSettings):
+    self.settings, self.metrics = settings, ServerMetrics()
     self._load, self._engine = load, None
     self.failure: Exception | None = None
     self._bodies = limits.Bodies(settings.limits)
@@ -226,9 +226,9 @@ class Service:
 # --- Routes --------------------------------------------------------------------------------------
 
 
-def create_app(load: Callable[[], Engine], settings: Settings | None = None) -> Starlette:
+def create_app(load: Callable[[], Engine], settings: ServerSettings | None = None) -> Starlette:
   """The application; load is called once, in a thread, when the server starts."""
-  service = Service(load, settings or Settings())
+  service = Service(load, settings or ServerSettings())
   name = service.settings.names[0]
 
   async def completions(request: HttpRequest) -> Response:

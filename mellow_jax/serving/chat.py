@@ -111,13 +111,14 @@ def _flag(body: dict, name: str) -> bool:
 def _number(
   body: dict,
   name: str,
-  default: float,
-  least: float,
-  most: float,
+  default: float | int,
+  least: float | int,
+  most: float | int,
   *,
   whole: bool = False,
   above: bool = False,
 ) -> Any:
+  """A number of the body within bounds, or the default. Raises RequestError."""
   value = body.get(name)
   if value is None:
     return default

@@ -4,16 +4,15 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import io
 import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import soundfile
 from starlette.requests import Request as HttpRequest
 
+from mellow_jax.data import audio
 from mellow_jax.errors import AudioError, RequestError
 
 CONVERT = "convert it first: ffmpeg -i clip.m4a clip.wav"
@@ -122,12 +121,9 @@ def check_audio(data: bytes, name: str, limits: Limits) -> None:
   if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3":
     raise RequestError(400, f"{name}: m4a, mp4 and webm are not read: {CONVERT}", name)
   try:
-    with soundfile.SoundFile(io.BytesIO(data)) as sound:
-      rate, channels, frames = sound.samplerate, sound.channels, sound.frames
-  except (soundfile.SoundFileError, TypeError, ValueError) as error:
-    raise RequestError(
-      400, f"{name}: cannot be decoded ({error}): give wav, flac, ogg or mp3", name
-    ) from None
+    rate, channels, frames = audio.header(data, name)
+  except AudioError as error:
+    raise RequestError(400, str(error), name) from None
   least, most = limits.rates
   if not least <= rate <= most:
     raise RequestError(400, f"{name}: {rate} Hz is outside {least} to {most}: resample it", name)
@@ -137,8 +133,3 @@ def check_audio(data: bytes, name: str, limits: Limits) -> None:
     raise RequestError(
       400, f"{name}: {frames / rate:.0f} s are more than {limits.audio_seconds:g}: cut it", name
     )
-
-
-def audio_fault(error: AudioError, name: str) -> RequestError:
-  """The refusal of a clip that cannot be decoded."""
-  return RequestError(400, str(error), name)

@@ -11,7 +11,7 @@ from mellow_jax.inference.engine import Engine
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Metrics:
+class ServerMetrics:
   """What has been asked and answered since the start."""
 
   def __init__(self):
@@ -66,7 +66,7 @@ class _EngineCollector:
 class Clock:
   """Times of one request; time is a clock of seconds."""
 
-  def __init__(self, metrics: Metrics, now: Callable[[], float] = time.monotonic):
+  def __init__(self, metrics: ServerMetrics, now: Callable[[], float] = time.monotonic):
     self._metrics, self._now = metrics, now
     self._start, self._last = now(), None
 
