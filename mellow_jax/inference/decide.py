@@ -120,7 +120,7 @@ def phrase(question: Question, fits: Callable[[str], bool]) -> tuple[str, list[s
 
 
 def decision(
-  question: Question, log_likelihoods: Sequence[float], temperature: float = 1.0
+  question: Question, log_likelihoods: Sequence[float] | np.ndarray, temperature: float = 1.0
 ) -> Decision:
   """The decision of options' natural log-likelihoods."""
   scaled = np.asarray(log_likelihoods, np.float64) / temperature
