@@ -56,6 +56,7 @@ def _serve(f: flags.FlagValues) -> None:
 
   def load() -> Engine:
     model = Mellow.load(f.checkpoint, f.preset)
+    model.warns = False  # responses do
     found = Engine(
       model,
       slots=f.slots,

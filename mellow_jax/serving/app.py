@@ -325,7 +325,7 @@ def _read_chat(
   clips = service.clips(wanted.audio, wanted.window)
   prompt = engine.model.prompt((*clips, wanted.text))
   described = [api.describe(clip) for clip in clips[: len(wanted.audio)]]
-  return wanted, prompt, (described, _warnings(service, clips, wanted.text))
+  return wanted, prompt, (described, _warnings(prompt))
 
 
 def _read_decisions(
@@ -340,22 +340,15 @@ def _read_decisions(
   wanted = systemone.parse(value, limit)
   service.check_name(wanted.model, systemone.ALIASES)
   clips = service.clips(wanted.audio)
-  warnings = _warnings(service, clips, "") if wanted.audio else ["no clip: silence is judged"]
+  warnings = [] if wanted.audio else ["no clip: silence is judged"]
   for question in wanted.questions.values():
-    warnings += _warnings(service, (), model.phrase(question, wanted.state)[0])
+    warnings += _warnings(model.prompt((*clips, model.phrase(question, wanted.state)[0])))
   return wanted, clips, list(dict.fromkeys(warnings))
 
 
-def _warnings(service: Service, clips: Sequence[Clip], text: str) -> list[str]:
+def _warnings(prompt: Prompt) -> list[str]:
   """What a reader of the answer should know about its question."""
-  found = []
-  for number, clip in enumerate(dict.fromkeys(map(id, clips)), 1):
-    wav = next(c.wav for c in clips if id(c) == clip)
-    if not np.abs(wav).max(initial=0.0) > 1e-4:
-      found.append(f"audio {number} is silent")
-  if service.engine().model.is_cut(text):
-    found.append("the question is longer than the model reads: its end was left out")
-  return found
+  return [f"{kind}: {detail}" if detail else kind for kind, detail in prompt.notes]
 
 
 async def _while_connected(request: HttpRequest, answering: Awaitable[T], limit: Limits) -> T:
