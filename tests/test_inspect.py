@@ -11,9 +11,9 @@ import soundfile
 import tiny
 
 from mellow_jax import checkpoint, inspect
-from mellow_jax.data import audioset
+from mellow_jax.data import audio, audioset
 from mellow_jax.data.audio import Clip
-from mellow_jax.evaluation.inspection import events, hallucination
+from mellow_jax.evaluation.inspection import events, hallucination, inspecting
 from mellow_jax.inference.api import Answer, Mellow
 from mellow_jax.models import logmel
 
@@ -84,13 +84,13 @@ def test_words_are_checked_against_the_window_they_are_about():
   dog, heard = audioset.CLASSES.index("Dog"), timeline(2)
   heard.probabilities[10, dog] = 0.7  # 1.25 s: in the second window
   answer = Answer(texts=("a dog barks",), log_probs=(-1.0,), tokens=(3,), heard=("", ""))
-  first, second = (inspect.report_answer(answer, i, [heard], 0.1) for i in range(2))
+  first, second = (inspecting.report_answer(answer, i, [heard], 0.1) for i in range(2))
   assert first["check"]["unsupported"] == ["dog", "barks"]
   assert second["check"]["unsupported"] == ["barks"]
-  (found,) = inspect.report_clip(heard, 1, 0.1)["detected"]
+  (found,) = inspecting.report_clip(heard, 1, 0.1)["detected"]
   assert (found["name"], found["at_seconds"]) == ("Dog", 1.25)
   # Of two clips either may support a word.
-  both = inspect.report_answer(answer, 1, [timeline(2), heard], 0.1)
+  both = inspecting.report_answer(answer, 1, [timeline(2), heard], 0.1)
   assert both["check"] == second["check"]
 
 
@@ -116,7 +116,7 @@ def test_two_clips_and_classes_without_names(clips, tiny_model_folder, tmp_path,
 
 def test_the_spectrogram_has_the_time_axis_of_the_clip(clips, tiny_config, tiny_model_folder):
   model = Mellow.load(tiny_model_folder)
-  windows = inspect.audio.load_windows(clips / "long.wav", tiny_config.audio, model.preset)
+  windows = audio.load_windows(clips / "long.wav", tiny_config.audio, model.preset)
   detect = events.make_detector(tiny_config)
   timeline = events.detect_events("long", windows, tiny_config, detect, model.params["encoder"])
   assert timeline.db.shape == (2 * 50, 16)  # two windows of 1 s, a frame every 20 ms
@@ -126,11 +126,11 @@ def test_the_spectrogram_has_the_time_axis_of_the_clip(clips, tiny_config, tiny_
 
 def test_many_windows_make_several_pictures():
   heard = timeline(14)
-  assert inspect.pictures([heard]) == [range(6), range(6, 12), range(12, 14)]
+  assert inspecting.pictures([heard]) == [range(6), range(6, 12), range(12, 14)]
   assert heard.steps(6, 12) == slice(48, 96)
   # Each shows its own top events, and the JSON has all of them.
   heard.probabilities[0, 5] = heard.probabilities[60, 7] = heard.probabilities[110, 9] = 0.4
-  shown = inspect.report_clip(heard, 1, 0.5)
+  shown = inspecting.report_clip(heard, 1, 0.5)
   assert [event["index"] for event in shown["events"]] == [5, 7, 9]
   assert not shown["detected"]
 

@@ -20,12 +20,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tensorflow_datasets
 from absl import flags
 
 from mellow_jax import cli
+from mellow_jax.config import DataConfig
 from mellow_jax.errors import FlagsError, PipelineError
-from mellow_jax.reasonaqa import reasonaqa_dataset_builder
 
 
 def _flags() -> flags.FlagValues:
@@ -36,9 +35,8 @@ def _flags() -> flags.FlagValues:
   cli.define_old_name(f, "manual_dir", "data")
   cli.define_old_name(f, "data_dir", "output")
   text("beam_pipeline_options", default="", help="NAME=VALUE,... of Apache Beam.")
-  share = reasonaqa_dataset_builder.Builder.max_bad_fraction
   allowed = "Share of a split's rows whose audio may be missing."
-  flags.DEFINE_float("max_bad_fraction", share, allowed, flag_values=f)
+  flags.DEFINE_float("max_bad_fraction", DataConfig().max_bad_fraction, allowed, flag_values=f)
   return f
 
 
@@ -46,6 +44,12 @@ def _build(f: flags.FlagValues) -> None:
   for name in ("data", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: {f[name].help}")
+  if not importlib.util.find_spec("tensorflow_datasets"):
+    raise FlagsError("TensorFlow Datasets is not installed: pip install 'mellow_jax[tfds]'")
+  import tensorflow_datasets
+
+  from mellow_jax.reasonaqa import reasonaqa_dataset_builder
+
   manual_dir = Path(f.data).absolute()
   config = tensorflow_datasets.download.DownloadConfig(manual_dir=manual_dir)
   if f.beam_pipeline_options:

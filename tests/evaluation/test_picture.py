@@ -13,9 +13,8 @@ from mellow_jax.data import scenes
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import catalogue, option_sets, rows
 from mellow_jax.evaluation.benchmarks.items import Prediction
-from mellow_jax.evaluation.commands import picture
 from mellow_jax.evaluation.metrics import rules
-from mellow_jax.evaluation.report import sections, summary
+from mellow_jax.evaluation.report import run_picture, sections, summary
 
 TASKS = {
   "caption": ("caption", None),
@@ -53,7 +52,7 @@ def test_word_for_word_is_the_whole_answer():
   records = scenes.Scenes("val", 0, 40, {"presence": 1.0, "caption": 1.0, "entailment": 1.0})
 
   def accuracy(write):
-    found = picture.accuracies(answered(records, write))
+    found = run_picture.accuracies(answered(records, write))
     return {name: float(values.values.mean()) for name, values in found.items()}
 
   assert set(accuracy(lambda row: f" {row.answer.upper()}  ").values()) == {100.0}
@@ -69,7 +68,7 @@ def test_of_yes_and_no_the_first_word_counts():
   row = dataclasses.replace(scenes.Scenes("val", 0, 1, {"binary": 1.0})[0], answer="no")
   said = {"No and siren": 100, "yes no": 0, "noise": 0, "": 0}
   for text, value in said.items():
-    (found,) = picture.accuracies(answered([row], lambda _, text=text: text)).values()
+    (found,) = run_picture.accuracies(answered([row], lambda _, text=text: text)).values()
     assert found.values.mean() == value
 
 

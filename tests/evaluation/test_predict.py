@@ -18,7 +18,7 @@ import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
 from mellow_jax.data import records
-from mellow_jax.evaluation.benchmarks import probes, runner
+from mellow_jax.evaluation.benchmarks import catalogue, probes, runner
 from mellow_jax.evaluation.commands import predict
 from mellow_jax.inference import api
 from mellow_jax.inference.decode import Sampling
@@ -434,7 +434,7 @@ def test_clips_are_read_ahead_but_not_all_at_once(model, data, monkeypatch):
   read = []
   monkeypatch.setattr(runner, "READ_AHEAD", 3)
   monkeypatch.setattr(runner, "_read", lambda path, model, asking: read.append(path) or path)
-  item = predict.catalogue.read("table", data / "table.jsonl")[0]
+  item = catalogue.read("table", data / "table.jsonl")[0]
   items = [dataclasses.replace(item, id=str(i), audio1=f"{i}.wav") for i in range(20)]
   asking = runner.Asking(
     benchmark="table",

@@ -8,34 +8,15 @@ processes share the work, started as those of training are: by SLURM, Open MPI o
 finds the others, elsewhere each is given --coordinator=HOST:PORT --processes=N --process_id=I.
 """
 
-import dataclasses
 import functools
-import hashlib
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import jax
-import tqdm
 from absl import flags
 
-from mellow_jax import checkpoint, cli, parallel
-from mellow_jax.data import presets, prompts, scenes, selection
-from mellow_jax.errors import (
-  FlagsError,
-  QuestionError,
-)
-from mellow_jax.evaluation.benchmarks import catalogue, probes, prompt_styles, runner
-from mellow_jax.evaluation.benchmarks.items import Item
-from mellow_jax.evaluation.benchmarks.prompt_styles import Style
-from mellow_jax.evaluation.benchmarks.runner import Asking, Question
-from mellow_jax.inference.api import GREEDY, Mellow
-from mellow_jax.inference.predictions import SharedPredictions
+from mellow_jax import cli
+from mellow_jax.evaluation.benchmarks import catalogue, prompt_styles
 
 SHOWN = 5  # prompts that --show_prompts prints unless --limit says otherwise
-NAMED = 5  # missing files that are named
 
 
 def _flags() -> flags.FlagValues:
@@ -65,8 +46,7 @@ def _flags() -> flags.FlagValues:
   number("redraw_options", 0, "Option sets drawn anew for multiple choices alone.", lower_bound=0)
   choice("window", "first", ["first", "center"], "Part of a long clip that is heard.")
   number("seed", 0, "What the probes draw depends on it.", lower_bound=0)
-  most = GREEDY.max_new_tokens
-  number("max_new_tokens", most, "Tokens after which an answer is cut off.", lower_bound=1)
+  number("max_new_tokens", 300, "Tokens after which an answer is cut off.", lower_bound=1)
   number("batch_size", 8, "Items answered together, on each device.", lower_bound=1)
   text("coordinator", help="HOST:PORT of process 0; none: this process is alone.")
   number("processes", None, "Processes of this run.")
@@ -74,171 +54,10 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-# --- What is asked -------------------------------------------------------------------------------
-
-
-def _read_items(f: flags.FlagValues) -> list[Item]:
-  for name in ("benchmark", "data"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
-  left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
-  how = {"quarantined": left_out, "option_sets": f.redraw_options, "say": _say}
-  return catalogue.read(f.benchmark, f.data, **how)
-
-
-def _style(f: flags.FlagValues, preset: str) -> Style:
-  return prompt_styles.STYLES[f.prompt_style] if f.prompt_style else prompt_styles.style_for(preset)
-
-
-def _questions(
-  f: flags.FlagValues, items: Sequence[Item], style: Style, preset: str
-) -> list[Question]:
-  """Each item in each of its orders, one after the other."""
-  known, found = presets.PRESETS[preset], []
-  for item in items:
-    for order in probes.orders(item, f.permute_options, f.seed):
-      shown = prompt_styles.options(style, item, order)
-      answers = [prompts.answer(text, known, task="other", training=False) for text in shown]
-      asked = prompts.question(prompt_styles.prompt(style, f.benchmark, item, order), known)
-      own = tuple(answers[order.index(i)] for i in range(len(order)))
-      found.append(Question(item, order, asked, own))
-  return found
-
-
-def _show_prompts(f: flags.FlagValues) -> None:
-  """Prints the first prompts, word for word."""
-  items = _read_items(f)[: f.limit or SHOWN]
-  preset = f.preset or (checkpoint.load_model(f.checkpoint).preset if f.checkpoint else "release")
-  if preset not in presets.PRESETS:
-    raise FlagsError(f"--preset={preset} is unknown: one of {', '.join(presets.PRESETS)}")
-  style, end = _style(f, preset), presets.PRESETS[preset].question_end
-  follows = {"none": "nothing", "string": "a space and the end token", "token": "the end token"}
-  print(f"benchmark {f.benchmark}, prompt style {style}, preset {preset}")
-  print(f"after each prompt follows {follows[end]}")
-  for question in _questions(f, items, style, preset):
-    print(f"\n{question.item.id}\n{question.prompt}")
-
-
-def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
-  """How many prompts have more tokens than the model reads.
-
-  Raises QuestionError, naming the item, for text that cannot be used.
-  """
-  cfg, found = model.cfg, 0
-  for question in questions:
-    try:
-      _, length = prompts.encode(
-        *(model.tokenizer, question.prompt, model.preset.question_end),
-        *(cfg.text_tokens + 1, cfg.pad_id, cfg.end_id),
-      )
-    except ValueError as error:
-      raise QuestionError(f"item {question.item.id}: {error}") from None
-    found += length > cfg.text_tokens
-  return found
-
-
-# --- What is heard -------------------------------------------------------------------------------
-
-
-def _root(f: flags.FlagValues) -> Path:
-  return Path(f.audio_root) if f.audio_root else catalogue.audio_root(f.data)
-
-
-def _present(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
-  """The items whose audio is there, and the paths that are not.
-
-  Raises FlagsError listing the latter, unless --allow_missing leaves their items out.
-  """
-  if f.benchmark == "scenes" or f.audio in ("noise", "silence"):
-    return items, []
-  root, paths = _root(f), {path for item in items for path in (item.audio1, item.audio2) if path}
-  missing = sorted(path for path in paths if not (root / path).is_file())
-  if not missing:
-    return items, []
-  absent, sources = set(missing), catalogue.BENCHMARKS[f.benchmark].sources
-  heard = [item for item in items if absent.isdisjoint((item.audio1, item.audio2))]
-  more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-  found = f"{len(missing)} of {len(paths)} clips are not below {root}: "
-  found += f"{', '.join(missing[:NAMED])}{more}"
-  without = f"{len(items) - len(heard)} of {len(items)} items"
-  if not f.allow_missing:
-    where = f" ({'; '.join(sources)})" if sources else ""
-    raise FlagsError(
-      f"{found}: get them{where}, name their folder with --audio_root, or leave {without} out with "
-      "--allow_missing"
-    )
-  if not heard:
-    raise FlagsError(f"{found}: no item is left: check --audio_root")
-  _say(f"{found}: {without} are left out")
-  return heard, missing
-
-
-# --- The command ---------------------------------------------------------------------------------
-
-
-def _sha256(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()
-
-
-def _predict(f: flags.FlagValues) -> None:
-  for name in ("checkpoint", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
-  parallel.initialize(f.coordinator or "", f.processes, f.process_id)
-  parallel.require_device(f.device)
-  everything = _read_items(f)
-  items, missing = _present(f, everything[: f.limit or None])
-  try:
-    slots = probes.Slots(items, f.audio, f.audio2, f.seed)
-  except ValueError as error:
-    raise FlagsError(f"--audio={f.audio} --audio2={f.audio2}: {error}") from None
-  devices = jax.local_devices()
-  model = Mellow.load(f.checkpoint, f.preset, devices=devices)
-  if f.benchmark == "scenes":
-    try:
-      scenes.SceneClips(model.cfg.audio.sample_rate, model.cfg.audio.clip_samples)
-    except ValueError as error:
-      raise FlagsError(f"{f.checkpoint}: hears too little for scenes: {error}") from None
-  style = _style(f, model.preset.name)
-  questions = _questions(f, items, style, model.preset.name)
-  if cut := _count_cut(model, questions):
-    _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
-  settings: dict[str, Any] = {
-    "benchmark": f.benchmark,
-    "data_sha256": _sha256(json.dumps([dataclasses.asdict(item) for item in everything]).encode()),
-    "items": len(items),
-    "missing_audio": missing,
-    "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
-    # It holds the digests of all parameters.
-    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
-    "preset": model.preset.name,
-    "prompt_style": str(style),
-    "prompts_cut": cut,
-  }
-  asked = ("limit", "audio", "audio2", "permute_options", "options_loglik", "window", "seed")
-  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
-  asking = Asking(
-    benchmark=f.benchmark,
-    audio_root=_root(f),
-    slots=slots,
-    window=f.window,
-    max_new_tokens=f.max_new_tokens,
-    options_loglik=f.options_loglik,
-  )
-  with SharedPredictions(f.output, len(questions), jax.process_index()) as output:
-    done = runner.begin(output, settings)
-    runner.answer(model, asking, questions, output, done, f.batch_size * len(devices))
-  _say(f"{f.output}: {len(questions)} answers to {len(items)} items of {f.benchmark}")
-
-
-def _say(line: str) -> None:
-  """A line for the person who watches, from the first process alone."""
-  if parallel.is_first():
-    tqdm.tqdm.write(line, file=sys.stderr)
-
-
 def _command(f: flags.FlagValues) -> None:
-  (_show_prompts if f.show_prompts else _predict)(f)
+  from mellow_jax.evaluation.benchmarks import predicting  # not before it is asked: JAX
+
+  predicting.predict(f, SHOWN)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import content, page
+from mellow_jax.evaluation.report import content
 
 
 def define_data(f: flags.FlagValues) -> None:
@@ -76,6 +76,8 @@ def _score(f: flags.FlagValues) -> None:
   if not f.output:
     print(content.markdown(report))
     return
+  from mellow_jax.evaluation.report import page  # Matplotlib, which --help need not wait for
+
   output = Path(f.output)
   files.write_json(output / "report.json", content.to_json(report))
   files.write_text(output / "report.md", content.markdown(report))

@@ -26,7 +26,7 @@ import tqdm
 from absl import flags
 
 from mellow_jax import cli, files
-from mellow_jax.data import cache, records
+from mellow_jax.data import records
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import FlagsError
 from mellow_jax.reasonaqa import paper
@@ -192,6 +192,8 @@ def _write(
   output: str, rows: dict[str, list[Record]], report: dict[str, Any], audio_root: str | None
 ) -> None:
   """Writes the whole folder or nothing; with audio_root also ArrayRecord files."""
+  from mellow_jax.data import cache  # Grain, which --help need not wait for
+
   with files.replacing_folder(output) as folder:
     for split, part in rows.items():
       _write_rows(folder / f"{split}.json", part)

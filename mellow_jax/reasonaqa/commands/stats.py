@@ -25,7 +25,7 @@ from mellow_jax import cli, files
 from mellow_jax.errors import FlagsError
 from mellow_jax.reasonaqa import paper
 from mellow_jax.reasonaqa.splits import row_files
-from mellow_jax.reasonaqa.stats import counts, figure, tables
+from mellow_jax.reasonaqa.stats import counts, tables
 
 
 def _flags() -> flags.FlagValues:
@@ -74,6 +74,8 @@ def _stats(f: flags.FlagValues) -> None:
           csv.writer(file, lineterminator="\n").writerows(table)
       rows, words, *lists = (table for _, table in titled.values())
       titles = ("frequent words", "new words")
+      from mellow_jax.reasonaqa.stats import figure  # Matplotlib, which --help need not wait for
+
       picture = figure.draw(own, rows, words, dict(zip(titles, lists, strict=False)))
       picture.savefig(folder / "stats.png", dpi=110, bbox_inches="tight")
   # Last: whoever reads only the head of it ends the command.
