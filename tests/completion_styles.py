@@ -462,6 +462,41 @@ HOSTILE_MCQ = {
   "caption in an option": each('Question: {q}\n{options} ("{caption}")\nAnswer: {letter}'),
   "caption above": each("Caption: {caption}\n" + _Q),
   "caption below": each(_Q + "\nCaption: {caption}"),
+  "section": each("Question: Section {i} {q}\n{options}\nAnswer: {letter}"),
+  "aspect in brackets": each("Question: (Sound event) {q}\n{options}\nAnswer: {letter}"),
+  "decimal": each("Question: 1.{i} {q}\n{options}\nAnswer: {letter}"),
+  "circled": each("Question: \u2460 {q}\n{options}\nAnswer: {letter}"),
+  "lettered question": each("Question: {LETTER}. {q}\n{options}\nAnswer: {letter}"),
+  "ordinal": each("Question: The first question: {q}\n{options}\nAnswer: {letter}"),
+  "left to go": each("Question: {q} ({left} left)\n{options}\nAnswer: {letter}"),
+  "answer in the question": each("Question: {q} (Answer: {letter})\n{options}\nAnswer: {letter}"),
+  "ok": marking("OK"),
+  "x": marking("x"),
+  "smile": marking(":)"),
+  "thumb": marking("\U0001f44d"),
+  "comma right": marking(", right"),
+  "capital right": marking("RIGHT", "WRONG"),
+  "slash": marking("/ correct"),
+  "percent": marking("(100%)", "(0%)"),
+  "likely": marking("(the answer)"),
+  "full stop": marking("."),
+  "HTML": marking("<b>"),
+  "answer mark": marking("Answer"),
+  "bullet mark": blocks(
+    lambda i, q, o, r: asked(q, o, r, "abcd"[r]).replace(
+      lettered(o)[r] + "\n", "\n", 1
+    ).replace("\n\n", f"\n* {lettered(o)[r]}\n", 1)
+  ),
+  "letters alone": each("Question: {q}\na) A\nb) B\nc) C\nd) D\nAnswer: {letter}) {LETTER}"),
+  "asked again": lambda q: (
+    MCQ_STYLES["as asked"]([(t, o, wrong(r)) for t, o, r in q])
+    + "\n\n```\n" + MCQ_STYLES["as asked"](q) + "\n```"
+  ),
+  "mend in brackets": each("Question: {q}\n{options}\nAnswer: {olet} (was {letter})"),
+  "two letters": each("Question: {q}\n{options}\nAnswer: {olet} and {letter}"),
+  "two lines": each("Question: {q}\n{options}\nAnswer: {olet}\n{letter}"),
+  "final answer": each("Question: {q}\n{options}\nAnswer: {olet}\nFinal answer: {letter}"),
+  "evidence": each("Question: {q}\n{options}\nAnswer: {letter}\nEvidence: {caption}"),
   "table": each("| {i} | {q} | {a} | {b} | {c} | {d} | {letter} |"),
   "tags": each("<question>{q}</question>\n{options}\n<answer>{letter}</answer>"),
   "all in a line": lambda q: MCQ_STYLES["as asked"](q).replace("\n", " "),
@@ -545,6 +580,23 @@ HOSTILE_DETAIL = {
   "corrected below": each_detail("Question: {q}\nAnswer: It is silent.\nCorrection: {a}"),
   "revised": each_detail("Question: {q}\nAnswer: It is silent.\nRevised answer: {a}"),
   "scratch that": each_detail("Question: {q}\nAnswer: It is silent. Scratch that. {a}"),
+  "no wait": each_detail("Question: {q}\nAnswer: It is silent. No wait. {a}"),
+  "taken back": each_detail("Question: {q}\nAnswer: It is silent. I take that back. {a}"),
+  "that was wrong": each_detail("Question: {q}\nAnswer: It is silent. That is wrong. {a}"),
+  "evidence": each_detail("Question: {q}\nAnswer: {a} Evidence: {caption}."),
+  "evidence in brackets": each_detail("Question: {q}\nAnswer: {a} ({part})"),
+  "heading in the answer": each_detail("Question: {q}\nAnswer: Loudness: {a}"),
+  "closing in the answer": each_detail("Question: {q}\nAnswer: {a} Let me know if you need more."),
+  "told to describe": lambda q: "Question: What is heard?\nAnswer: " + " ".join(
+    f"Describe part {i}. {answer}" for i, (_, answer) in enumerate(q, 1)
+  ),
+  "dashes between": lambda q: "Question: What is heard?\nAnswer: " + " -- ".join(
+    answer for _, answer in q
+  ),
+  "no marks at all": lambda q: "Question: What is heard?\nAnswer: " + " ".join(
+    f"{question.strip('?.')}. {answer}" for question, answer in q
+  ),
+  "a letter": each_detail("Question: {q}\nAnswer: B."),
   "rated": each_detail("Question: {q}\nAnswer: {a} ✅"),
   "explained": each_detail("Question: {q}\nAnswer: {a} Explanation: it is heard."),
   "difficulty": each_detail("Question: {q}\nAnswer: {a} [Difficulty: easy]"),

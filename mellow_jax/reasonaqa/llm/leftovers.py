@@ -6,9 +6,10 @@ rules would rather reject a sound pair than keep one with such a rest: what they
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from mellow_jax.data import choices
-from mellow_jax.data.text import fold
+from mellow_jax.data.text import fold, words
 from mellow_jax.reasonaqa.llm import filters
 from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 
@@ -38,22 +39,28 @@ _COUNTER = re.compile(
   r"|(?:[ivx]{1,4}|[a-z])\s*(?:[.)\]:–—]|-\s)"
   r"|(?:first|second|third|fourth|fifth|one|two|three|four|five|next|final|last)(?:ly)?\s*[,:.)–—-]"
   r"|(?:\S+\s+){0,3}\S+:\s"  # a heading
-  r"|(?:\S+\s+){1,3}[–—-]\s",
+  r"|(?:\S+\s+){1,3}[–—-]\s"
+  r"|\w+ #?\d{1,2}\W?\s+(?-i:[A-Z])",  # "Section 2 What"
   re.IGNORECASE,
 )
 _ANY_COUNTER = re.compile(
   r"[(]\s*#?[+-]?\d{1,3}\s*(?:%|pts?|points?|(?:/|of|out of)\s*\d{1,2})?\s*[)]"
-  r"|\d\s*(?:/|of|out of)\s*(?:5|five)(?!\w)",
+  r"|\d\s*(?:/|of|out of)\s*(?:5|five)(?!\w)"
+  r"|(?:first|second|third|fourth|fifth|next|last|final) question"
+  r"|question (?:one|two|three|four|five)",
   re.IGNORECASE,
 )
-_BEGIN = re.compile(r"[\"“'‘¿]?[^\W\d_]")
+# A label that nobody thought of: "Evidence: ..." behind a sentence, or in brackets.
+_HEADING = re.compile(r"(?:[.!…)\"”]\s+|[(])(?-i:[A-Z])\w*(?: \w+)?:\s")
 _QUOTED = re.compile(r"[\"“'‘«].*[\"”'’»]")
 _SIGNS = re.compile(
-  r"[{}\[\]|\\`^_*=]|[<>~](?!\s?\d)|(?<!(?-i:[A-G]))#|^[+–—-](?!\s?\d)|\(\W*\)|\(\s*\w\s*\)"
+  r"[{}\[\]|\\`^_*=]|[<>~](?!\s?\d)|(?<!(?-i:[A-G]))#|^[+–—-](?!\s?\d)|\(\W*\)|\(\s*\w\s*\)|--|[:;]\)"
 )
 _ARROWS_AND_BULLETS = frozenset("√←→↔⇐⇒⟵⟶•‣†‡※")
 _MARK_WORDS = _any(
-  r"(?:in)?correct(?!\w)|wrong(?!\w)|distractors?(?!\w)|(?:right|best|true|false) (?:answer|option)"
+  r"(?:in)?correct(?!\w)|wrong(?!\w)|distractors?(?!\w)",
+  r"(?:right|best|true|false) (?:answer|option)",
+  r"(?:answer|ans|key|solution)\W*(?:(?:is )?\W?[a-h]\W?)?$|(?:ok|x|v)$",
 )
 _VERDICT = (
   r"(?:right|true|false|yes|no|not|best|chosen|selected|key|this|heard|plausible|said|answer)(?!\w)"
@@ -63,27 +70,36 @@ _ASIDE = re.compile(
   r"|,\s*(?:right|true|false)$|(?:right|true|false):|(?-i:RIGHT|TRUE|FALSE|YES|NO)$",
   re.IGNORECASE,
 )
+_INSET = re.compile(r"[\"“'‘«(]([^\"“”«»()]+?)[\"”'’»)]")
 _JOINED = re.compile(r"(?:[:;,/&–—-]|\s(?:and|or))$", re.IGNORECASE)
 _CORRECTION = _any(
   r"(?:wait|actually|hmm|oops|sorry)\s*[,.:!–—-]",
-  r"no, (?:wait|it|that|the (?:right|answer))",
+  r"no,? wait|(?<=[.!…] )no, (?:it|that|the (?:right|answer))",
   r"(?:scratch|strike) that",
   r"i mean(?:t)?(?!\w)",
   r"on second thou?ght",
-  r"let me (?:correct|re|fix|change)",
+  r"let me (?:correct|re|fix|change)|i take (?:that|it) back|or rather|ignore (?:that|the)",
+  r"that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)",
+  r"(?:updated|amended|better|second|final|alternative) answer",
   r"correction|corrected|revised|my mistake|rather:|not [a-h][,.;]",
 )
 _SAID_AROUND = _any(
-  r"let me know|i hope (?:this|these|that)|feel free|would you like|as an ai|next question",
+  r"let me know|i hope (?:this|these|that)|feel free|would you like|as an ai(?!\w)|next question",
   r"these (?:five )?questions|here (?:are|is) (?:the|five|your|another)",
   r"the (?:correct |right )?answer is(?!\w)",
 )
-_LISTED = re.compile(r"(?:^|\s)\(?\d{1,2}[.)]\s")
+_LISTED = re.compile(r"(?:^|\s)\(?(?:\d{1,2}|[ivx]{1,4})[.)]\s")
+# What asks stands in no answer, with a question mark or without.
+_ASKS = re.compile(
+  r"\?|(?:^|[.!…]\s+)(?:describe|explain|identify|list|name|what|which|how|why|who)\s",
+  re.IGNORECASE,
+)
+_LONGEST = 150  # words of an answer of one to three sentences
 
 
 def _text_fault(text: str) -> str:
   """The fault of any text: a label, a sign that no sentence has, or a correction."""
-  if _LABEL.search(text) or choices.has_label(text):
+  if _LABEL.search(text) or _HEADING.search(text) or choices.has_label(f"{text} "):
     return LABEL
   if _SIGNS.search(text) or any(map(_is_mark, text)):
     return MARK
@@ -98,7 +114,8 @@ def _is_mark(sign: str) -> bool:
 
 
 def _question_fault(text: str) -> str:
-  if not _BEGIN.match(text) or _COUNTER.match(text) or _ANY_COUNTER.search(text):
+  begins = text.lstrip("\"“'‘¿")[:1].isalpha()
+  if not begins or _COUNTER.match(text) or _ANY_COUNTER.search(text):
     return COUNTER
   if text.count("?") > 1:
     return SEVERAL
@@ -117,20 +134,30 @@ def _option_fault(text: str) -> str:
 
 
 def _answer_fault(text: str) -> str:
-  if "?" in text:
+  if _ASKS.search(text) or len(text.split()) > _LONGEST:
     return SEVERAL
-  if _SAID_AROUND.search(text):
+  if _SAID_AROUND.search(text) or re.match(r"\w+(?: \w+)?:\s", text):
     return REST
   return "the answer is a list" if _LISTED.search(text) else ""
 
 
 def _quotes(text: str, caption: str) -> bool:
-  """Whether a text holds the caption, or part of it between quotation marks."""
-  whole, text_ = fold(caption), fold(text)
-  if len(whole.split()) >= 4 and whole in text_:
+  """Whether a text holds the caption, or part of it between quotation marks or brackets."""
+  whole = " ".join(words(caption))
+  if len(whole.split()) >= 4 and whole in " ".join(words(text)):
     return True
-  parts = re.findall(r"[\"“'‘«]([^\"“”«»]+?)[\"”'’»]", text)
-  return any(len(part.split()) >= 2 and fold(part) in whole for part in parts)
+  parts = [" ".join(words(part)) for part in _INSET.findall(text)]
+  return any(" " in part and part in whole for part in parts)
+
+
+def _one_stands_out(options: Sequence[str]) -> bool:
+  """Whether one option alone is in capitals, or ends as a sentence does; or all are but letters."""
+  capitals = [option.isupper() and len(option) > 4 for option in options]
+  ends = [option.endswith((".", "!")) for option in options]
+  letters = [option.strip(" .)(").lower() for option in options] == [
+    *choices.LETTERS[: len(options)]
+  ]
+  return bool(options) and (1 in (sum(capitals), sum(ends)) or letters)
 
 
 def fault(pair: QAPair, caption: str = "") -> str:
@@ -138,8 +165,7 @@ def fault(pair: QAPair, caption: str = "") -> str:
   texts = [pair.question, *(pair.options or [pair.answer])]
   found = [*map(_text_fault, texts), _question_fault(pair.question)]
   found += map(_option_fault, pair.options) if pair.options else [_answer_fault(pair.answer)]
-  shouted = [option.isupper() and len(option) > 4 for option in pair.options]
-  if sum(shouted) == 1:
+  if _one_stands_out(pair.options):
     found.append(MARK)
   # An option may be what the caption says; a question or an answer that repeats it was copied.
   heard = [text for text in texts if text not in pair.options or fold(text) != fold(caption)]

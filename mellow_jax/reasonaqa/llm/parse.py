@@ -5,6 +5,7 @@ becomes a Reject with its reason. Nothing is made up: each question, option and 
 completion word for word, but for white space and markup.
 """
 
+import collections
 import re
 
 from mellow_jax.data import choices, prompts
@@ -114,11 +115,17 @@ def _right(options: tuple[str, ...], answer: str) -> int:
 
 def _limited(items: list[QAPair | Reject]) -> list[QAPair | Reject]:
   """Rejects questions that repeat, and those beyond the number asked for."""
-  seen, limited = set(), []
+  answers, limited = collections.defaultdict(set), []
+  for item in items:
+    if isinstance(item, QAPair):
+      answers[fold(item.question)].add(fold(item.answer))
+  seen = set()
   for item in items:
     if isinstance(item, QAPair):
       question, reason = fold(item.question), ""
-      if question in seen:
+      if len(answers[question]) > 1:
+        reason = "has two answers"
+      elif question in seen:
         reason = "is asked twice of one caption"
       elif len(seen) >= QUESTIONS:
         reason = "is one too many"

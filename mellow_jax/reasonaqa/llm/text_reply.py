@@ -45,6 +45,7 @@ def drafts(text: str, kind: Kind) -> list[Draft]:
   reader = _Reader(kind)
   for raw in text.splitlines():
     if not _PASSED_OVER.fullmatch(raw):
+      reader.bullet = _LEAD.match(raw)[0].strip()
       for line in filter(None, _INNER_ANSWER.split(_without_markup(raw))):
         reader.add(line)
   for draft in reader.drafts:
@@ -70,6 +71,8 @@ class _Reader:
     self.mcq = kind == "mcq"
     self.drafts: list[Draft] = []
     self.part = "greeting"  # then "question", "answer" and in the end "closing"
+    self.bullet = ""  # before the line, such as "-"
+    self.bullets = set[str]()  # before the options of a question
 
   def add(self, line: str) -> None:
     """Adds a line; raises Rejected where it is none of the layout."""
@@ -87,9 +90,12 @@ class _Reader:
     elif question:
       self.drafts.append(Draft(question[3].strip("* ")))
       self._check_number(question[1] or question[2])
-      self.part = "question"
+      self.part, self.bullets = "question", set()
     elif self.part == "question" and (option or not last.question):
       last.question = f"{last.question} {line if option else line.strip('* ')}".strip()
+      self.bullets |= {self.bullet} if option else set()
+      if len(self.bullets) > 1:
+        last.fault = "a mark is left in it"
     elif self.part == "answer" and not last.answer:
       last.answer = line.strip("* ")
     elif self.part == "answer" and _CLOSING.fullmatch(line):
