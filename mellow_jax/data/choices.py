@@ -3,16 +3,18 @@
 Three kinds of texts hold options, and each has its own reader:
 
   a dataset's question         "what? a) dog b) cat"       split_options, choose
-  a model's answer             "**B.**", "it is (b) cat"   letters_in, split_letter
+  a model's answer             "**B.**", "it is (b) cat"   picked, said_yes_or_no
   a language model's question  "A: dog", "(a) dog"         split_label, split_styled, has_label
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from mellow_jax.data.text import plain
+from mellow_jax.data.text import bare, digits, plain, straight
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -29,8 +31,6 @@ _CLASSES = {plain(text): name for text, name in VERDICTS.items()}
 
 _OPTION = re.compile(r"(?<!\S)([A-Za-z])\)\s*")  # within a question
 _LEAD = re.compile(r"\s*\(?([a-z])\)\s*", re.IGNORECASE)  # before an answer
-_MARK = re.compile(r"(?<!\w)([a-z])\)")  # "b)" and "(b)", also within a sentence
-_ALONE = re.compile(r"\W*([a-z])(?:\s*[.:](?!\w)|\W*$)")  # "b", "b.", "**b**"
 _LINE = re.compile(r"\s*\(?([A-Z])[.):]\s+(\S.*)")  # "A. dog", a line of its own
 
 # A label of an option as language models write it: "A) ", "(a) ", "[B] ", "C. ", "D: ".
@@ -130,24 +130,362 @@ def split_lines(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 # --- A model's answers ---------------------------------------------------------------------------
+#
+# Models answer in many styles: "B", "**(B) cat**", "Answer: B", "<answer>B</answer>", a chain of
+# thought that ends in "\boxed{B}". What is not plain is not guessed:
+#
+#   1. thoughts and markup are taken out, and options that are repeated in full
+#   2. each option's text becomes one sign, so that its words are not read as an answer's
+#   3. the part that decides is found: what follows the last "the answer is", or else sentences that
+#      are nothing but an option, or else all sentences
+#   4. letters and signs there count, unless denied ("not B") or doubted ("maybe B")
 
 
-def letters_in(answer: str, *, marked: bool = False) -> set[str]:
-  """The letters that an answer gives: "b) dog", "(B) dog", "the answer is b) dog".
+def _any_case(pattern: str) -> re.Pattern[str]:
+  return re.compile(pattern, re.IGNORECASE)
 
-  Without marked also one that the answer begins with and no ")" follows: "b. dog", "b", "**b**".
+
+_THOUGHT = _any_case(
+  r"[<◁\[](think\w*|reason\w*|thoughts?|scratchpad|analysis)[>▷\]](?s:.*?)(?:[<◁\[]/\1[>▷\]]|\Z)"
+)
+# All before these is thought as well: some templates open it within the prompt.
+_THOUGHT_ENDS = _any_case(
+  r"(?s:.*)(?:[<◁\[]/(?:think\w*|reason\w*|thoughts?)[>▷\]]|<\|channel\|>\s*final\s*<\|message\|>)"
+)
+_TAG = r"(?:final[ _]?)?(?:answer|choice|option|response|output)|final"
+_REWRITTEN = (
+  (_any_case(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}"), r"\1"),
+  (_any_case(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}"), r"\nAnswer: \1\n"),
+  (_any_case(rf"[<\[](?:{_TAG})[>\]]"), r"\nAnswer: "),
+  (_any_case(rf"[<\[]/(?:{_TAG})[>\]]"), r"\n"),
+  (_any_case(r"(?m:^)\s*####\s"), "\nAnswer: "),
+  (_any_case(r"<\|[^|<>]*\|>|</?s>|\\[()\[\]]"), " "),
+  (_any_case(r"\\([\"'])"), r"\1"),
+  (_any_case(r"<(\w+)>([^<>]*)</\1>"), r"\2"),
+  # The A of "Q: .. A: cat" and of "A: B" is no option.
+  (_any_case(r"\bQ(?:uestion)?\s*:((?s:.*?))\bA\s*:"), r"\1\nAnswer:"),
+  (_any_case(r"^\s*A\s*:\s*(?=\(?(?:[A-Z]|yes|no)\b\W*$)"), "Answer: "),
+)
+_MARKUP = re.compile(r"\*\*|__|~~|[`$]|(?<!\w)[*_]+|[*_]+(?!\w)|^\s*(?:#+|>|[-•])\s", re.MULTILINE)
+
+_SIGN = "[\ue000-\uf8ff]"  # stands for an option's text: the first of these and its place
+_FIRST_SIGN = ord("\ue000")
+_SENTENCE_ENDS = re.compile(
+  rf"\n+|;\s+|(?<=[^\W_][^\W_][.!?])\s+|(?:(?<=[\ue000-\uf8ff)\]\"'][.!?])|(?<=\W[A-Za-z]\.))\s+"
+  rf"(?!{_SIGN}\W*(?:\n|$|because\b|since\b|as\b))"
+)
+_ANSWER_IS = _any_case(
+  r"\b(?:answer|ans|choice|option|selection|response|prediction|conclusion)\b[.\"']*"
+  r"(?:\s+(?:to|for|from)\s[^.:\n]{0,60}?)?\s*"
+  r"(?:(?:is|was|be|should be|would be|must be|will be|has to be)\b\s*:?|[:=]+|-+>?|→)"
+)
+_NO_ANSWER_IS = _any_case(
+  r"(?:\b(?:wrong|incorrect|or|nor|not|never|cannot|doubt|if|whether|sure|guess|maybe|perhaps"
+  r"|possibly|probably|might)|n't)(?:\s+\w+){0,4}\s*$"
+)
+_ONLY_OPTION = _any_case(
+  rf"\W*?(?:(?:option|choice|letter)\s+)?(?:([A-Z])\b([^\w?\ue000-\uf8ff]*))?(?:({_SIGN})[^\w?]*)?"
+)
+_NAME = re.compile(
+  rf"{_SIGN}|(?<![\w'#.-])([(\[<{{\"']\s*)?([A-Za-z])(\s*[)\]>}}\"'])?(?![\w'#♯♭])"
+)
+_NAMED = _any_case(r"\b(?:option|choice|letter|alternative)\s*(?:is|:)?\s*[(\"']*$")
+_CHOSEN = _any_case(
+  r"\b(?:answer|choose|chose|choosing|select(?:ed|ing)?|pick(?:ed|ing)?|go with|going with"
+  r"|went with|opt for|settle on)[\s:(\"']*$"
+)
+_IS = _any_case(
+  r"(?:\b(?:is|be|was|it's|that's|say|think|believe|so|therefore|thus|hence)|[:=>→]),?\s*"
+  r"(?:definitely |clearly |certainly )?[(\"']*$"
+)
+_LABELS = re.compile(rf"[.:)\]]*\s*(?:-\s*)?{_SIGN}")
+_ANOTHER = _any_case(
+  r"[)\]\"']*(?:\s*(?:[/&+,]|,?\s*\b(?:and/or|or|and|nor)\b))+\s*(?:option\s+)?[(\"']*"
+)
+_NO_ARTICLE = _any_case(
+  r"\s*(?:$|[^\w\s\ue000-\uf8ff]|(?:because|since|as|is|was|or|and|seems|fits|matches|best)\b)"
+)
+_NO_LETTER = _any_case(r"\s*(?:major|minor|flat|sharp|maj|min|dim|chord|note)\b|[-/.]\w")
+_CHORD_CHOSEN = _any_case(
+  r"\W*$|[.,:;)-]|\s*(?:because|since)\b"
+  r"|\s*(?:is|would be|seems)\b.{0,20}\b(?:correct|right|best|answer)"
+)
+_CHORD = re.compile(r"[A-G](?:[#♯♭b]|m\b|maj|min|dim|sus|\d|[:/]|\s*(?:[Mm]ajor|[Mm]inor)|$)")
+
+_DENIAL = (
+  r"(?:\b(?:not|no|never|neither|nor|none|cannot|without|except|excluding|instead of|rather than"
+  r"|other than|anything but|wrong|incorrect|exclud\w+|eliminat\w+|rul(?:e|es|ed|ing) out|reject\w*"
+  r"|unlikely|doubt\w*|absent|lacks?)\b|n't\b)"
+)
+_DENIED = _any_case(_DENIAL)
+_DENIED_AFTER = _any_case(
+  r"\W*(?:\w+n't\b|(?:wrong|incorrect|unlikely|out)\b|(?:is|was|are|were|be|do|does|did|can|will|would"
+  rf"|has|have|seems?|looks?|sounds?)\b.*?{_DENIAL})"
+)
+_CLAUSE = _any_case(
+  r"(?<!anything )\bbut\b|\brather\b(?! than)|\binstead\b(?! of)|\bhowever\b"
+  r"|[,-]\s*(?:so|therefore|thus|hence|it is|it's|this is)\b"
+)
+_REASON = _any_case(
+  r",\s*(?:not|rather|unlike|instead)\b|\b(?:and|but|because|since|as|while|whereas|which)\b|[.:;]\s"
+)
+_DOUBTED_BEFORE = _any_case(
+  r"\b(?:might|may|maybe|perhaps|possibl[ey]|possibility|probabl[ey]|could (?:\w+ )?be|potentially"
+  r"|presumably|(?<!most )(?<!more )likely|if|whether|either|suspect\w*)\b"
+)
+_DOUBTED_AFTER = _any_case(
+  r"[\s,.()\"']*(?:(?:is|seems)\s+)?(?:\?|(?:might|may|maybe|perhaps|possibl[ey]|probabl[ey]|could"
+  r"|potentially|likely)\b)"
+)
+_DOUBT = _any_case(
+  r"(?:\bnot|\bnever|n't)\s+(?:\w+\s+){0,2}(?:sure|certain|confident|clear)\b|\bunsure\b|\buncertain"
+  r"|(?:\bnot|n't|\bcannot)\s+(?:\w+\s+)?(?:know|tell|say|determine|decide)\b|\bno idea\b"
+  r"|\bguess\w*|\b(?:hard|difficult|impossible) to\b|\bunclear\b|\bambiguous\b"
+  r"|\b(?:could|might|may) also\b"
+)
+_CORRECTION = _any_case(
+  r"(?s:.*)(?:\bwait\b|\bscratch that\b|\bon second thought\b|\bcorrection\b|\bi mean\b"
+  r"|[.!\n]\s*(?:no,|actually\b|sorry\b))"
+)
+# A verdict as answers word it, by its class.
+_WORDED = {
+  "entailment": r"definitely true|true|entail(?:s|ed|ment)",
+  "contradiction": r"definitely false|false|contradict(?:s|ed|ion)",
+  "neutral": r"plausible|neutral",
+  "undetermined": r"(?:i )?(?:cannot|can't|can not)(?: be)? determined?|undetermined",
+}
+_YES_NO = _any_case(r"\b(?:(yes|yeah|yep)|no|nope)\b")
+_BOTH = _any_case(r"\W*(?:and|or|/)\W*(?:yes|no)\b|\s+(?:idea|answer)\b")
+_CONNECTED = _any_case(r"\s*(?:$|[^\w\s]|(?:because|since|as|there|it)\b)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mentioned:
+  """Places of the options that the deciding part of an answer names, by letter and by text."""
+
+  letters: frozenset[int] = frozenset()  # also of options that are not offered
+  texts: frozenset[int] = frozenset()
+  leads: bool = False  # whether a letter stands before all texts
+  denied: bool = False  # whether an option is denied or doubted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mention:
+  """A place where an answer names an option."""
+
+  place: int
+  is_text: bool  # not its letter
+  denied: bool
+  doubted: bool
+
+
+def _only(places: frozenset[int], count: int) -> int | None:
+  place = next(iter(places)) if len(places) == 1 else None
+  return place if place is not None and place < count else None
+
+
+def picked_letter(answer: str, options: Sequence[str]) -> int | None:
+  """The place of the one option whose letter a model's answer gives; None for none or several.
+
+  The letter of an option that was not offered is None.
   """
-  answer = answer.lower()
-  found = set(_MARK.findall(answer))
-  if not found and not marked and (alone := _ALONE.match(answer)):
-    return {alone[1]}
+  return _only(mentioned(answer, tuple(options)).letters, len(options))
+
+
+def picked_text(answer: str, options: Sequence[str]) -> int | None:
+  """The place of the one option whose text a model's answer names; None for none or several.
+
+  Of options with the same text it is the first. "dog" within the option "dog barking" is not named;
+  an option of one letter, such as a chord, counts only as the whole answer.
+  """
+  return _only(mentioned(answer, tuple(options)).texts, len(options))
+
+
+def picked(answer: str, options: Sequence[str]) -> int | None:
+  """The place of the option that a model's answer picks: whose text it names, or else whose letter.
+
+  None where it names none or several, denies or doubts the one it names, or gives a letter that may
+  as well be the text of another option.
+  """
+  found = mentioned(answer, tuple(options))
+  letter, named = (_only(places, len(options)) for places in (found.letters, found.texts))
+  if named is not None and len(found.letters) < 2:
+    is_letter = len(bare(options[named])) == 1 and not bare(options[named]).isdigit()
+    return None if is_letter and letter not in (None, named) and not found.leads else named
+  return letter if found.leads or not found.texts else None
+
+
+def said_yes_or_no(answer: str) -> str | None:
+  """ "yes" or "no" where a model's answer comes to one of them, else None.
+
+  It is the first word, or follows "the answer is" or the like, or stands alone at the end of a
+  sentence. "no" before a noun, as in "it is no dog", is neither.
+  """
+  answer = _decisive(_plainly_written(answer))
+  if _DOUBT.search(answer):
+    return None
+  said = []
+  for sentence in _SENTENCE_ENDS.split(answer):
+    for match in _YES_NO.finditer(sentence):
+      before, after = sentence[: match.start()], sentence[match.end() :]
+      if _BOTH.match(after) or _DOUBTED_BEFORE.search(before) or _DOUBTED_AFTER.match(after):
+        return None
+      is_first = not said and not re.search(r"\w", before)
+      is_chosen = _CHOSEN.search(before) or _IS.search(before) or before.rstrip()[-1:] in (",", "a")
+      if is_first or (is_chosen and _CONNECTED.match(after) and not _DENIED.search(before)):
+        said.append("yes" if match[1] else "no")
+        break
+  return said[0] if len(set(said)) == 1 else None
+
+
+def _plainly_written(answer: str) -> str:
+  """An answer without thoughts, tags and markup; what they mark as the answer follows "Answer:"."""
+  answer = _THOUGHT_ENDS.sub("", _THOUGHT.sub("\n", straight(answer)))
+  for pattern, by in _REWRITTEN:
+    answer = pattern.sub(by, answer)
+  return _MARKUP.sub("", answer)
+
+
+def _decisive(answer: str) -> str:
+  """What follows the last "the answer is" of an answer, and any correction; else all of it."""
+  if found := _CORRECTION.match(answer):
+    answer = answer[found.end() :]
+  found = [m for m in _ANSWER_IS.finditer(answer) if re.search(r"\w|" + _SIGN, answer[m.end() :])]
+  if not found:
+    return answer
+  last = found[-1]
+  return "" if _NO_ANSWER_IS.search(answer[: last.start()]) else answer[last.end() :]
+
+
+@functools.lru_cache(4096)  # several rules ask about each answer
+def mentioned(answer: str, options: tuple[str, ...]) -> Mentioned:
+  """The options that a model's answer comes to."""
+  answer = _plainly_written(answer)
+  offered = [bare(_MARKUP.sub("", straight(option))) for option in options]
+  whole = bare(split_letter(answer)[1])
+  if whole in offered and not (answer.rstrip().endswith("?") and "?" not in "".join(options)):
+    letter = split_letter(answer)[0]
+    letter = letter or (whole if len(whole) == 1 and whole.isalpha() else "")
+    letters = frozenset([LETTERS.index(letter)] if letter else [])
+    return Mentioned(letters, frozenset([offered.index(whole)]), leads=letter != whole)
+  found = _read(answer, offered, options)
+  if found.letters or found.texts or found.denied:
+    return found
+  counted = [digits(option) for option in offered]
+  if counted == offered and digits(answer) == answer:
+    return found
+  return _read(digits(answer), counted, options)
+
+
+def _read(answer: str, offered: list[str], options: tuple[str, ...]) -> Mentioned:
+  """What an answer names among options, given bare and as they are."""
+  if said := _said_as_option(answer, offered):
+    return said
+  answer = _with_signs(answer, offered, options)
+  tail = _decisive(answer)
+  sentences = [s.strip() for s in _SENTENCE_ENDS.split(tail) if re.search(r"\w|" + _SIGN, s)]
+  only = [s for s in sentences if _ONLY_OPTION.fullmatch(s)]
+  if len(tail) < len(answer) and sentences:
+    chosen = sentences[:1] if _mentions(sentences[0], offered) else only or sentences
+  else:
+    chosen = only or sentences
+  found = [one for sentence in chosen for one in _mentions(sentence, offered)]
+  doubted = _DOUBT.search(tail[tail.index(chosen[0]) :]) if chosen else None
+  doubted = doubted or any(one.doubted for one in found)
+  kept = [] if doubted else [one for one in found if not one.denied]
+  return Mentioned(
+    letters=frozenset(one.place for one in kept if not one.is_text),
+    texts=frozenset(one.place for one in kept if one.is_text),
+    leads=bool(kept) and not kept[0].is_text,
+    denied=bool(found) and not kept,
+  )
+
+
+def _said_as_option(answer: str, offered: list[str]) -> Mentioned | None:
+  """An answer to a question whose options are yes and no."""
+  if not {"yes", "no"} <= set(offered) or not (said := said_yes_or_no(answer)):
+    return None
+  return Mentioned(texts=frozenset([offered.index(said)]))
+
+
+def _with_signs(answer: str, offered: list[str], options: tuple[str, ...]) -> str:
+  """An answer with a sign in place of each option's text, and without the list of all of them."""
+  texts = [re.escape(option).replace(r"\ ", r"\s+") for option in offered]
+  label, between = r"\W*(?:(?:option\s+)?\(?[a-z1-9][).:\]]\)?\s*)?", r"\W*(?:\b(?:and|or)\b)?"
+  listed = between.join(label + text for text in texts)
+  answer = re.sub(rf"(?<!\w){listed}(?!\w)[^\w\n(\[<\"']*", "\n", answer, flags=re.IGNORECASE)
+  spans: dict[tuple[int, int], int] = {}
+  for option, text, original in zip(offered, texts, options, strict=True):
+    if option in ("yes", "no", "none", "maybe"):
+      continue  # words of any sentence
+    if (name := verdict(original)) is not None:
+      text = f"(?:{text}|{_WORDED[name]})"
+    if original.rstrip()[-1:] in ".!?":
+      text += "[.!?]?"
+    begins, ends = r"(?<!\w)", r"(?!\w)"
+    if option.isdigit():
+      begins, ends = r"(?<![\w.,:/-])", r"(?![\w%]|[.,:/-]\w)"
+    elif len(option) == 1:  # a letter, of which only a label tells that it is a text
+      begins, ends = r"(?:(?<=\b[A-Za-z][.):]\s)|(?<=\b[A-Za-z]\s-\s))", r"(?![\w#♯♭'])"
+    for match in re.finditer(begins + text + ends, answer, re.IGNORECASE):
+      spans.setdefault(match.span(), offered.index(option))
+  within = {(a, b) for a, b in spans for c, d in spans if (a, b) != (c, d) and c <= a and b <= d}
+  for a, b in sorted(spans.keys() - within, reverse=True):
+    answer = answer[:a] + chr(_FIRST_SIGN + spans[a, b]) + answer[b:]
+  return answer
+
+
+def _mentions(sentence: str, offered: list[str]) -> list[_Mention]:
+  """The options that a sentence names, in its order."""
+  found, end = [], None
+  for match in _NAME.finditer(sentence):
+    opened, letter, closed = match.groups()
+    before, after = sentence[: match.start()], sentence[match.end() :]
+    how = _is_denied(before, after), _is_doubted(before, after)
+    if not letter:
+      found.append(_Mention(ord(match[0]) - _FIRST_SIGN, True, *how))
+      end = None
+      continue
+    closed, opened = (closed or "").strip(), (opened or "").strip()
+    marked = closed == ")" or (opened + closed in ("[]", "<>", "{}")) or _NAMED.search(before)
+    follows = end is not None and _ANOTHER.fullmatch(sentence[end : match.start()])
+    if not (marked or follows or _is_letter(letter, before, after, offered)):
+      continue
+    letter, end = letter.lower(), match.end()
+    if letter in offered and not marked and not _LABELS.match(after):
+      found.append(_Mention(offered.index(letter), True, *how))  # which of the two is not said
+    found.append(_Mention(LETTERS.index(letter), False, *how))
   return found
 
 
-def first_yes_or_no(answer: str) -> str | None:
-  """ "yes" or "no" where a model's answer begins with it as a word, else None."""
-  word = re.match(r"\W*(\w+)", answer.lower())
-  return word[1] if word and word[1] in ("yes", "no") else None
+def _is_letter(letter: str, before: str, after: str, offered: list[str]) -> bool:
+  """Whether a single letter without brackets names an option, as no word and no chord does."""
+  if _NO_LETTER.match(after) or LETTERS.index(letter.lower()) >= max(len(offered), 8):
+    return False
+  if letter in "aA" and not _NO_ARTICLE.match(after) and not re.match(rf"[.:)-]\s*{_SIGN}", after):
+    return False
+  if not re.search(r"\w", before):
+    may_be_chord = any(_CHORD.match(one.capitalize()) for one in offered)
+    follows = _CHORD_CHOSEN if may_be_chord else _NO_ARTICLE
+    return bool(follows.match(after) or _LABELS.match(after))
+  if _CHOSEN.search(before):
+    return True
+  may_be_chord = any(
+    _CHORD.match(one.capitalize()) and one.startswith(letter.lower()) for one in offered
+  )
+  return bool(_IS.search(before)) and (letter.lower() in offered or not may_be_chord)
+
+
+def _is_denied(before: str, after: str) -> bool:
+  """Whether what stands around an option in its sentence denies it."""
+  after = _REASON.split(after)[0]
+  return bool(_DENIED.search(_CLAUSE.split(before)[-1]) or _DENIED_AFTER.match(after))
+
+
+def _is_doubted(before: str, after: str) -> bool:
+  """Whether what stands around an option in its sentence doubts it, or asks about it."""
+  asked = after.rstrip().endswith("?")
+  return asked or bool(_DOUBTED_BEFORE.search(before) or _DOUBTED_AFTER.match(after))
 
 
 # --- What a language model wrote -----------------------------------------------------------------

@@ -153,10 +153,10 @@ def test_contradicting_annotators_are_scored_by_majority_and_where_they_agree():
   ]
   (section,) = sections.split(predictions)
   lines = {one.name: one for one in summary.summarise(section, Settings(), seed=0).lines}
-  assert lines["first_word"].value == pytest.approx(100 / 3) and lines["first_word"].unread == 50
+  assert lines["yes_or_no"].value == pytest.approx(100 / 3) and lines["yes_or_no"].unread == 50
   assert lines["contains"].value == pytest.approx(500 / 6)  # "no" is in "another"
-  assert (lines["first_word [majority]"].value, lines["first_word [majority]"].n) == (50, 2)
-  assert (lines["first_word [unanimous]"].value, lines["first_word [unanimous]"].n) == (0, 1)
+  assert (lines["yes_or_no [majority]"].value, lines["yes_or_no [majority]"].n) == (50, 2)
+  assert (lines["yes_or_no [unanimous]"].value, lines["yes_or_no [unanimous]"].n) == (0, 1)
 
 
 def test_entailment_by_text_and_by_the_references_labels():
@@ -232,7 +232,7 @@ def test_two_models_are_compared_on_the_same_items(files, tmp_path, capsys):
   shown = capsys.readouterr().out
   assert "multiple choice: A is better" in shown and "McNemar, exact" in shown
   found = {(d["section"], d["figure"]): d for d in json.loads(out.read_text())["differences"]}
-  d = found["yes or no", "first_word"]
+  d = found["yes or no", "yes_or_no"]
   assert d["only_first"] - d["only_second"] == pytest.approx(
     (d["first"] - d["second"]) * d["n"] / 100
   )

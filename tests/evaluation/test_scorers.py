@@ -85,18 +85,15 @@ OFFERED = ["cat", "dog", "dog barking", "rain"]
 )
 def test_the_option_an_answer_picks(text, reference, strict, named, reason):
   assert multiple_choice.letter_reference(text) == reference
-  assert multiple_choice.letter_strict(text, len(OFFERED)) == strict
-  assert multiple_choice.option_text(text, OFFERED) == named
+  assert choices.picked_letter(text, OFFERED) == strict
+  assert choices.picked_text(text, OFFERED) == named
   assert multiple_choice.failure(text, OFFERED) == reason
 
 
 def test_options_of_symbols_and_of_one_character():
   chords = ["A", "C#", "D", "C"]
-  assert (
-    multiple_choice.option_text("b) C#", chords) == 1
-    and multiple_choice.option_text("C", chords) == 3
-  )
-  assert multiple_choice.option_text("a loud chord", chords) is None  # the article is no chord
+  assert choices.picked_text("b) C#", chords) == 1 and choices.picked_text("C", chords) == 3
+  assert choices.picked_text("a loud chord", chords) is None  # the article is no chord
   assert multiple_choice.failure("guitar", ["light_switch", "door_bell"]) == "unusual symbols"
 
 
@@ -113,9 +110,9 @@ def test_log_likelihood_of_options_in_sum_and_per_token():
 
 
 def test_no_is_in_another_but_is_not_its_first_word():
-  assert yes_no.contains("another one", "no") and choices.first_yes_or_no("another one") is None
-  assert yes_no.contains("I do not know", "no") and choices.first_yes_or_no("No, it is.") == "no"
-  assert choices.first_yes_or_no("") is None and choices.first_yes_or_no("**Yes**") == "yes"
+  assert yes_no.contains("another one", "no") and choices.said_yes_or_no("another one") is None
+  assert yes_no.contains("I do not know", "no") and choices.said_yes_or_no("No, it is.") == "no"
+  assert choices.said_yes_or_no("") is None and choices.said_yes_or_no("**Yes**") == "yes"
 
 
 def test_annotators_of_a_question_are_found_together():

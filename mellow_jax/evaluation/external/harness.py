@@ -7,9 +7,9 @@ parser for MMAU does not read: it then takes a letter at random.
 
 from collections.abc import Sequence
 
+from mellow_jax.data.choices import picked_letter, picked_text
 from mellow_jax.evaluation.benchmarks import prompt_styles
 from mellow_jax.evaluation.benchmarks.items import Item
-from mellow_jax.evaluation.metrics import multiple_choice
 
 
 def prompt(question: str, choices: Sequence[str], preset: str) -> str:
@@ -22,5 +22,5 @@ def prompt(question: str, choices: Sequence[str], preset: str) -> str:
 
 def place_of(answer: str, choices: Sequence[str]) -> int | None:
   """The place of the option that an answer picks by its letter, or else by its text."""
-  place = multiple_choice.letter_strict(answer, len(choices))
-  return multiple_choice.option_text(answer, choices) if place is None else place
+  place = picked_letter(answer, choices)
+  return picked_text(answer, choices) if place is None else place

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from mellow_jax.data import choices
-from mellow_jax.evaluation.metrics import multiple_choice
 
 JUDGED = ("entailment", "neutral", "contradiction")
 # The reference numbers letters and calls the second neutral and the third contradiction, where the
@@ -20,7 +19,7 @@ SWAPPED = {"a": "entailment", "b": "neutral", "c": "contradiction", "d": "undete
 
 def classify(text: str, shown: Sequence[str]) -> str | None:
   """The class an answer picks: of the option it names, or else whose letter it gives."""
-  place = multiple_choice.pick(text, shown)
+  place = choices.picked(text, shown)
   return None if place is None else choices.verdict(shown[place])
 
 

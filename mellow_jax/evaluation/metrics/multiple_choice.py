@@ -7,7 +7,7 @@ cannot read is None, except where the public code of Mellow has a habit of its o
 import re
 from collections.abc import Sequence
 
-from mellow_jax.data.choices import LETTERS, letters_in, split_letter
+from mellow_jax.data import choices
 from mellow_jax.data.text import bare
 
 
@@ -33,47 +33,6 @@ def letter_whole(text: str) -> str:
   return text.split(")")[0].lower()
 
 
-def letter_strict(text: str, options: int) -> int | None:
-  """The place of the one option whose letter the answer gives; None if it gives none or several.
-
-  Reads "b) dog", "(B) dog", "b. dog", "b", "the answer is b) dog". The letter of an option that was
-  not offered is None.
-  """
-  found = letters_in(text)
-  if len(found) != 1:
-    return None
-  place = LETTERS.index(found.pop())
-  return place if place < options else None
-
-
-def option_text(text: str, options: Sequence[str]) -> int | None:
-  """The place of the one option whose text the answer names; None if it names none or several.
-
-  Case, a leading letter, white space and punctuation at the ends do not count. First the whole
-  answer is compared; then an option within a longer answer counts if no other is named beside it,
-  where "dog" within the option "dog barking" is not named. An option of one character, such as a
-  chord, counts only as the whole answer.
-  """
-  answer, offered = bare(split_letter(text)[1]), [bare(option) for option in options]
-  if answer and answer in offered:
-    return offered.index(answer)
-  spans = {
-    match.span(): option
-    for option in offered
-    if len(option) > 1
-    for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", answer)
-  }
-  within = {(a, b) for a, b in spans for c, d in spans if (a, b) != (c, d) and c <= a and b <= d}
-  named = {option for span, option in spans.items() if span not in within}
-  return offered.index(named.pop()) if len(named) == 1 else None
-
-
-def pick(text: str, options: Sequence[str]) -> int | None:
-  """The place of the option that an answer picks: whose text it names, or else whose letter."""
-  place = option_text(text, options)
-  return letter_strict(text, len(options)) if place is None else place
-
-
 def option_loglik(log_probs: Sequence[tuple[float, int]], *, per_token: bool) -> int:
   """The place of the most probable option, from (log-likelihood, tokens) of each.
 
@@ -90,11 +49,12 @@ REASONS = {
   "(H: string parsing errors)",
   "empty": "no words at all",
   "several options": "more than one option",
+  "denied or doubted": 'an option that is denied or doubted, as in "not B" and "maybe B"',
   "letter not offered": "the letter of an option that was not offered",
   "yes or no": "only yes or no (H: might only reply with a yes or no)",
   "unusual symbols": "no option, where options hold symbols beyond letters, digits and "
   "punctuation (H: out-of-distribution symbols)",
-  "no option named": "other text (H: lack of task-specific knowledge, unrelated answer)",
+  "no option named": "other words: an option in words of its own, or none (H: unrelated answer)",
 }
 # Answers for these reasons are unparsed; those for the first two are read by some rule here.
 UNPARSED = tuple(REASONS)[2:]
@@ -107,19 +67,23 @@ def failure(text: str, options: Sequence[str]) -> str | None:
 
   Plain is an offered letter before the first ")", or an option's text as it is.
   """
-  lettered, named = letter_strict(text, len(options)), option_text(text, options)
+  lettered = choices.picked_letter(text, options)
+  named = choices.picked_text(text, options)
   if None not in (lettered, named) and options[lettered] != options[named]:
     return "letter and text differ"
-  if lettered is not None or named is not None:
+  if choices.picked(text, options) is not None:
     texts = (option.strip().lower() for option in options)
-    plain = letter_whole(text) in LETTERS[: len(options)] or text.strip().lower() in texts
+    plain = letter_whole(text) in choices.LETTERS[: len(options)] or text.strip().lower() in texts
     return None if text and plain else "extra characters"
   if not re.search(r"\w", text):
     return "empty"
-  letters, answer = letters_in(text, marked=True), bare(text)
-  if len(letters) > 1 or sum(bare(option) in answer for option in set(options)) > 1:
+  found, answer = choices.mentioned(text, tuple(options)), bare(text)
+  if found.denied:
+    return "denied or doubted"
+  several = sum(bare(option) in answer for option in set(options)) > 1
+  if several or max(len(found.letters), len(found.texts)) > 1:
     return "several options"
-  if letters:
+  if found.letters:
     return "letter not offered"
   if answer in ("yes", "no"):
     return "yes or no"

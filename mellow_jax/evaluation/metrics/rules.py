@@ -34,7 +34,7 @@ def gold_letter(prediction: Prediction) -> str:
 
 def picked(prediction: Prediction) -> int | None:
   """The place among the options shown that an answer picks: by text, or else by letter."""
-  return multiple_choice.pick(prediction.prediction, shown(prediction))
+  return choices.picked(prediction.prediction, shown(prediction))
 
 
 def _at(prediction: Prediction, place: int | None) -> bool | None:
@@ -43,15 +43,19 @@ def _at(prediction: Prediction, place: int | None) -> bool | None:
 
 
 def _letter_strict(p: Prediction) -> bool | None:
-  return _at(p, multiple_choice.letter_strict(p.prediction, len(p.item.choices)))
+  return _at(p, choices.picked_letter(p.prediction, shown(p)))
 
 
 def _word_for_word(prediction: Prediction) -> bool:
   """Whether the whole answer is the right option's letter and text; case and spaces are free."""
-  offered, given = shown(prediction), text.one_line(prediction.prediction.lower())
+  offered, given = shown(prediction), _same_words(prediction.prediction)
   lines = zip(choices.lettered(offered), offered, strict=True)
   right = prediction.item.answer
-  return any(given == text.one_line(line.lower()) for line, option in lines if option == right)
+  return any(given == _same_words(line) for line, option in lines if option == right)
+
+
+def _same_words(said: str) -> str:
+  return text.one_line(text.composed(said).lower())
 
 
 def _loglik(prediction: Prediction, *, per_token: bool) -> bool:
@@ -63,8 +67,8 @@ def _mmau(answer: str, prediction: Prediction) -> bool:
   return mmau.is_right(answer, prediction.item.answer, prediction.item.choices)
 
 
-def _first_word(prediction: Prediction) -> bool | None:
-  word = choices.first_yes_or_no(prediction.prediction)
+def _yes_or_no(prediction: Prediction) -> bool | None:
+  word = choices.said_yes_or_no(prediction.prediction)
   return None if word is None else word == prediction.item.answer.lower()
 
 
@@ -99,7 +103,7 @@ OPTION_TEXT = ScoringRule(
   name="option-text accuracy",
   can_fail=True,
   says="the one option whose text is named; a letter alone is wrong",
-  judge=lambda p: _at(p, multiple_choice.option_text(p.prediction, shown(p))),
+  judge=lambda p: _at(p, choices.picked_text(p.prediction, shown(p))),
 )
 WORD_FOR_WORD = ScoringRule(
   name="word-for-word accuracy",
@@ -120,8 +124,11 @@ _LOGLIK = tuple(
   )
   for per_token in (False, True)
 )
-FIRST_WORD = ScoringRule(
-  name="first_word", can_fail=True, says="the first word is yes or no", judge=_first_word
+YES_OR_NO = ScoringRule(
+  name="yes_or_no",
+  can_fail=True,
+  says='the first word is yes or no, or follows "the answer is" or the like',
+  judge=_yes_or_no,
 )
 CONTAINS = ScoringRule(
   name="contains",
@@ -140,7 +147,7 @@ def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[ScoringRule]:
   if kind == "text":
     return []
   if kind == "binary":
-    return [FIRST_WORD, CONTAINS]
+    return [YES_OR_NO, CONTAINS]
   loglik = _LOGLIK if all(p.option_log_probs for p in predictions) else ()
   if predictions[0].benchmark in OFFICIAL_BENCHMARKS:
     return [OFFICIAL, _OFFICIAL_AS_WRITTEN, REFERENCE_WHOLE, PICKED, *_CHOICE, *loglik]

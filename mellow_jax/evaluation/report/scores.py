@@ -98,13 +98,13 @@ def of_votes(predictions: Sequence[Prediction], seed: int) -> list[Score]:
     answers = [predictions[i].item.answer for i in places]
     if (label := yes_no.majority(answers)) is None:
       continue
-    hits = [choices.first_yes_or_no(predictions[i].prediction) == label for i in places]
+    hits = [choices.said_yes_or_no(predictions[i].prediction) == label for i in places]
     right["majority"].append(float(np.mean(hits)))
     if len(set(answers)) == 1:
       right["unanimous"].append(right["majority"][-1])
   says = {
-    "majority": "first_word against what most annotators said, once a question; ties are left out",
-    "unanimous": "first_word on questions whose annotators agree",
+    "majority": "yes_or_no against what most annotators said, once a question; ties are left out",
+    "unanimous": "yes_or_no on questions whose annotators agree",
   }
   found = []
   for name, values in right.items():
@@ -112,5 +112,5 @@ def of_votes(predictions: Sequence[Prediction], seed: int) -> list[Score]:
       shares = 100 * np.array(values)
       low, high = intervals.percent_interval(shares, seed)
       fields = {"n": len(shares), "value": float(shares.mean()), "says": says[name]}
-      found.append(Score(name=f"first_word [{name}]", **fields, low=low, high=high))
+      found.append(Score(name=f"yes_or_no [{name}]", **fields, low=low, high=high))
   return found
