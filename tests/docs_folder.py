@@ -4,13 +4,15 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import soundfile
 import tiny
 
-from mellow_jax import checkpoint, config_help
+from mellow_jax import checkpoint, config, config_help
 from mellow_jax.data import scenes
 from mellow_jax.data.scene_audio import SceneClips
+from mellow_jax.models import lora, mellow
 
 ENTAILMENT = "Dataset,Audio file,Caption,Entailment,Neutral,Contradiction\n"
 SOUNDS = ("dog", "rain", "bell", "wind")
@@ -35,18 +37,22 @@ def write_csv(path, header, *rows):
     csv.writer(file).writerows([header, *rows])
 
 
-def write_model(folder):
-  cfg = tiny.run().model
-  checkpoint.save_model(folder, tiny.params(cfg), cfg, "clean", scenes.build_tokenizer())
+def write_models(folder):
+  """A whole model under the names of the pages, and LoRA weights for it."""
+  cfg, tokenizer = tiny.run().model, scenes.build_tokenizer()
+  flat = mellow.flatten(tiny.params(cfg))
+  where = config.LoRAConfig(kernels=("decoder/.*/attn/[qv]/kernel",), rank=4)
+  factors = lora.init(flat, where, jax.random.key(0))
+  for name in ("weights/mellow", "weights/base", "runs/demo/model"):
+    checkpoint.save_model(folder / name, flat, cfg, "clean", tokenizer)
+  checkpoint.save_model(folder / "weights/adapter", factors, cfg, "clean", tokenizer)
 
 
 def write(folder):
   """All that README and docs take for granted: a model, clips, tables, the files of publishers."""
   cfg = tiny.run().model.audio
   clips = SceneClips(cfg.sample_rate, cfg.clip_samples)
-  write_model(folder / "weights/mellow")
-  for other in ("runs/demo/model", "runs/mine/best"):
-    shutil.copytree(folder / "weights/mellow", folder / other)
+  write_models(folder)
   write_rows(folder, clips, val=3)
   (folder / "val.json").rename(folder / "rows.json")
   write_rows(folder / "reasonaqa/audio", clips, train=24, val=8)

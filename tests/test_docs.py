@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # In a text, a span is a command if it has an argument: `mellow train` alone is a name.
-COMMAND = re.compile(r"(mellow|python|make|pip|sbatch|launch/\S+|\.ci/\S+|source) .*\S*[-=/]")
+COMMAND = re.compile(r"mellow .*=|make \S+ \S+=|(python|pip|sbatch|launch/\S+) \S|source ")
 
 # What is not run here, by the beginning of the command, and why.
 NOT_RUN = {
@@ -173,6 +173,8 @@ def test_every_command_of_a_page_runs(page, folder, capfd):
 
 def prepare(command, folder):
   """What a command needs that the commands before it on its page do not leave."""
+  if found := re.match(r"mellow train .*--workdir=(\S+)", command):
+    shutil.rmtree(folder / found[1], ignore_errors=True)  # a page may train there with two configs
   if command.startswith("mellow reasonaqa synthesize"):
     path = folder / "reasonaqa/train.json"
     rows = json.loads(path.read_text())
