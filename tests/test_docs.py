@@ -171,6 +171,19 @@ def test_every_command_of_a_page_runs(page, folder, capfd):
         assert status == expected, f"{command}\n{said.out[-2000:]}{said.err[-2000:]}"
 
 
+def python_of(page):
+  return "\n".join(
+    block for language, block in FENCE.findall((ROOT / page).read_text()) if language == "python"
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", filter(python_of, PAGES))
+def test_the_python_of_a_page_runs(page, folder):
+  code = re.sub(r"^config.steps = .*", "config.steps = 2", python_of(page), flags=re.MULTILINE)
+  exec(compile(code, page, "exec"), {})
+
+
 def prepare(command, folder):
   """What a command needs that the commands before it on its page do not leave."""
   if found := re.match(r"mellow train .*--workdir=(\S+)", command):
