@@ -53,8 +53,8 @@ def write(folder):
   cfg = tiny.run().model.audio
   clips = SceneClips(cfg.sample_rate, cfg.clip_samples)
   write_models(folder)
-  write_rows(folder, clips, val=3)
-  (folder / "val.json").rename(folder / "rows.json")
+  write_rows(folder / "runs/demo/ask", clips, val=2)
+  (folder / "runs/demo/ask/val.json").rename(folder / "runs/demo/ask/rows.json")
   write_rows(folder / "reasonaqa/audio", clips, train=24, val=8)
   write_rows(folder / "esc10", clips, train=16, val=8)
   write_rows(folder / "audio", clips, {"entailment": 1.0}, train=24, test=12)
@@ -64,9 +64,10 @@ def write(folder):
     shutil.move(folder / "reasonaqa/audio" / table, folder / "reasonaqa" / table)
 
   first, second = (np.asarray(clips.load(f"scenes/val/0/{i}.wav")) for i in (1, 2))
-  soundfile.write(folder / "a.wav", first, cfg.sample_rate)
-  soundfile.write(folder / "b.flac", second, cfg.sample_rate)
-  soundfile.write(folder / "b.wav", second, cfg.sample_rate)
+  for name in ("a.wav", "runs/demo/ask/1.wav"):
+    soundfile.write(folder / name, first, cfg.sample_rate)
+  for name in ("b.wav", "runs/demo/ask/2.wav"):
+    soundfile.write(folder / name, second, cfg.sample_rate)
   soundfile.write(folder / "long.wav", np.concatenate([first, second, first]), cfg.sample_rate)
   (folder / "clips").mkdir()
   captions, questions = [], []
