@@ -139,6 +139,37 @@ def test_what_is_listed_here_stands_in_the_docs():
     assert any(beginning(command, [key]) for command in found), f"no page has {key!r}: remove it"
 
 
+def test_the_readme_is_short():
+  assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page_lead_somewhere(page):
+  links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text())
+  for link in links:
+    assert "://" in link or ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+
+
+HELP = (
+  *("train", "generate", "convert", "inspect", "plan", "ablate", "serve"),
+  *(f"evaluate {name}" for name in ("predict", "score", "compare", "doctor", "picture", "export")),
+  *(f"reasonaqa {name}" for name in ("build", "synthesize", "stats", "check", "tfds")),
+)
+OTHERS = {"version", "help", "xla_gpu_deterministic_ops"}  # flags of something else, or of all
+
+
+def test_every_flag_in_a_text_exists(capsys):
+  for name in HELP:
+    assert main(["mellow", *name.split(), "--help"]) == 0
+  texts = [capsys.readouterr().out, *(p.read_text() for p in ROOT.glob("launch/*.sh"))]
+  known = {*re.findall(r"--(\w+)", "".join(texts)), *OTHERS}
+  for page in PAGES:
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", (ROOT / page).read_text()))
+    ours = [span for span in spans if not re.match(r"python |pip |tfds ", span)]
+    found = {name for span in ours for name in re.findall(r"(?<![\w-])--([a-z]\w+)", span)}
+    assert found <= known | {"config"}, f"{page}: {sorted(found - known)}"
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
   folder = tmp_path_factory.mktemp("docs") / "prepared"
@@ -178,7 +209,7 @@ def python_of(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", filter(python_of, PAGES))
+@pytest.mark.parametrize("page", [*filter(python_of, PAGES)])
 def test_the_python_of_a_page_runs(page, folder):
   code = re.sub(r"^config.steps = .*", "config.steps = 2", python_of(page), flags=re.MULTILINE)
   exec(compile(code, page, "exec"), {})
