@@ -6,7 +6,7 @@ import pytest
 
 from mellow_jax.data import records
 from mellow_jax.reasonaqa import __main__ as command
-from mellow_jax.reasonaqa.llm import filters
+from mellow_jax.reasonaqa.llm import filters, leftovers
 
 
 def run(*flags):
@@ -43,7 +43,7 @@ def test_of_reasonaqa_the_generated_rows_are_judged(tmp_path, capsys):
     "the answer names no option": row("-MCQ", f"what barks in the clip? {options}", "e) a seal"),
     filters.REFUSED: row("-Detail", "How old is the dog?", "The age of the dog is unknown."),
     filters.KNOWLEDGE: row("-Detail", "Why do dogs bark?", "Dogs bark to warn others of danger."),
-    filters.CAPTION: row("-Detail", "What is said of the dog?", "The caption says that it barks."),
+    leftovers.CAPTION: row("-Detail", "What is said of it?", "The caption says that it barks."),
     filters.VAGUE: row("-MCQ", "Which sound is it? a) a dog b) other", "b) other"),
     "a label is left in it": row("-MCQ", f"What barks? Options: {options}", "a) a dog"),
   }

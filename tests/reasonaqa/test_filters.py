@@ -2,7 +2,7 @@
 
 import pytest
 
-from mellow_jax.reasonaqa.llm import filters
+from mellow_jax.reasonaqa.llm import filters, leftovers
 from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 
 KEPT = [
@@ -43,11 +43,11 @@ FAULTY = {
     ("And then?", "The dog barks once more and runs off."),
     ("What is heard in the clip?", "A dog."),
   ],
-  filters.CAPTION: [
-    ("What does the caption say about the dog?", "It says that the dog barks twice."),
-    ("What is heard in the clip?", "A dog barks, as described in the audio description."),
-  ],
 }
+OF_THE_CAPTION = [
+  ("What does the caption say about the dog?", "It says that the dog barks twice."),
+  ("What is heard in the clip?", "A dog barks, as described in the audio description."),
+]
 OPTIONS = ("A dog", "A cat", "A fox", "A seal")
 
 
@@ -80,6 +80,16 @@ def test_an_option_that_says_nothing_is_no_answer(answer, reason):
     filters.reject_reason(QAPair("Who barks in the clip?", (*OPTIONS[1:], answer), answer))
     == reason
   )
+
+
+@pytest.mark.parametrize(("text", "answer"), OF_THE_CAPTION)
+def test_what_speaks_of_the_caption_is_found(text, answer):
+  assert leftovers.fault(QAPair(text, (), answer)) == leftovers.CAPTION
+
+
+@pytest.mark.parametrize(("text", "answer"), KEPT)
+def test_nothing_is_left_over_in_what_is_kept(text, answer):
+  assert leftovers.fault(QAPair(text, (), answer)) == ""
 
 
 def test_the_same_answer_is_kept_for_the_first_clips_only():

@@ -1,9 +1,8 @@
 """Rejects questions that are not worth keeping, by explicit rules.
 
-Four reasons are those for which the paper rejects an older dataset: answerable by general
+The reasons are the four for which the paper rejects an older dataset: answerable by general
 knowledge, an answer that refuses, the same answer for clip after clip, a vague question or answer.
-The fifth is a question about the caption, which nobody hears. The rules look for words alone: what
-they reject is listed, to be looked at.
+The rules look for words alone: what they reject is listed, to be looked at.
 
 Source: paper, appendix D. The rules are our own.
 """
@@ -17,10 +16,9 @@ from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 KNOWLEDGE = "answerable without the audio"
 REFUSED = "refuses to answer"
 VAGUE = "vague"
-CAPTION = "speaks of the caption"
 REPEATED = "repeated across clips"
 LEAST_REPEATS = 5  # clips that may share a question and its answer, however few clips there are
-REASONS = (KNOWLEDGE, REFUSED, REPEATED, VAGUE, CAPTION)
+REASONS = (KNOWLEDGE, REFUSED, REPEATED, VAGUE)
 
 
 def _any(*patterns: str) -> re.Pattern:
@@ -28,12 +26,6 @@ def _any(*patterns: str) -> re.Pattern:
   return re.compile(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)", re.IGNORECASE)
 
 
-_CAPTION = _any(
-  r"captions?",
-  r"(?:audio|the|this|that|given|provided|above) (?:textual )?(?:description|text|sentence)",
-  r"(?:is|are|as|was|were) (?:described|mentioned|stated) (?:in|as|by)",
-  r"description (?:says|states|mentions|does)",
-)
 _REFUSAL = _any(
   r"(?:is|are|was|were|remains?) (?:unknown|unclear|uncertain|unspecified|undetermined)",
   r"(?:it is|it's|is|are) (?:impossible|difficult|hard|not possible) to (?:determine|tell|say|know|"
@@ -101,16 +93,9 @@ _SMALL = frozenset(
 )
 
 
-def speaks_of_caption(text: str) -> bool:
-  """Whether a text names the caption or a description."""
-  return bool(_CAPTION.search(text))
-
-
 def reject_reason(pair: QAPair) -> str:
   """Why a pair is not kept, judged by itself; "" if it is."""
   question, answer = pair.question, pair.answer
-  if speaks_of_caption(question) or speaks_of_caption(answer):
-    return CAPTION
   if _REFUSAL.search(answer) or (pair.options and _NO_ANSWER.fullmatch(fold(answer))):
     return REFUSED
   if _IF.search(question) or _DEPENDS.search(answer) or _is_vague(pair):

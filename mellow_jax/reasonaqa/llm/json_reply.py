@@ -48,10 +48,9 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _draft(item: Any, kind: Kind) -> Draft:
   names = {"question", "answer"} | ({"options"} if kind == "mcq" else set())
-  options = item.get("options", []) if isinstance(item, dict) else None
-  if not isinstance(options, list) or set(item) != names:
-    return Draft(str(item), fault="a question is JSON of another schema")
-  if not all(isinstance(text, str) for text in (item["question"], *options, item["answer"])):
+  options = item.get("options", []) if isinstance(item, dict) else ()
+  texts = [item.get("question"), *options, item.get("answer")] if isinstance(options, list) else [0]
+  if not all(isinstance(text, str) for text in texts) or set(item) != names:
     return Draft(str(item), fault="a question is JSON of another schema")
   labels = [choices.split_label(text) for text in options]
   if options and all(labels):  # ["a) dog", "b) cat", ...]

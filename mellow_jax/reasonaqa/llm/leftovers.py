@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from mellow_jax.data import choices
 from mellow_jax.data.text import fold, words
-from mellow_jax.reasonaqa.llm import filters
 from mellow_jax.reasonaqa.llm.qa_pairs import QAPair
 
 LABEL = "a label is left in it"
@@ -19,6 +18,7 @@ MARK = "a mark is left in it"
 CORRECTED = "is corrected by the model"
 SEVERAL = "holds more than one question"
 REST = "text is left around it"
+CAPTION = "speaks of the caption"
 
 
 def _any(*patterns: str) -> re.Pattern:
@@ -69,6 +69,12 @@ _ASIDE = re.compile(
   rf"[(](?:[^)]*\W)?{_VERDICT}[^)]*[)]$|\s[–—-]\s*(?:[\w']+ ){{0,2}}{_VERDICT}"
   r"|,\s*(?:right|true|false)$|(?:right|true|false):|(?-i:RIGHT|TRUE|FALSE|YES|NO)$",
   re.IGNORECASE,
+)
+_CAPTION = _any(
+  r"captions?",
+  r"(?:audio|the|this|that|given|provided|above) (?:textual )?(?:description|text|sentence)",
+  r"(?:is|are|as|was|were) (?:described|mentioned|stated) (?:in|as|by)",
+  r"description (?:says|states|mentions|does)",
 )
 _INSET = re.compile(r"[\"“'‘«(]([^\"“”«»()]+?)[\"”'’»)]")
 _JOINED = re.compile(r"(?:[:;,/&–—-]|\s(?:and|or))$", re.IGNORECASE)
@@ -169,6 +175,6 @@ def fault(pair: QAPair, caption: str = "") -> str:
     found.append(MARK)
   # An option may be what the caption says; a question or an answer that repeats it was copied.
   heard = [text for text in texts if text not in pair.options or fold(text) != fold(caption)]
-  if any(map(filters.speaks_of_caption, texts)) or any(_quotes(t, caption) for t in heard):
-    found.append(filters.CAPTION)
+  if any(map(_CAPTION.search, texts)) or any(_quotes(text, caption) for text in heard):
+    found.append(CAPTION)
   return next(filter(None, found), "")

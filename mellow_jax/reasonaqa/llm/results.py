@@ -16,7 +16,7 @@ from typing import IO, Any
 from mellow_jax import files
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import DataError
-from mellow_jax.reasonaqa.llm import filters
+from mellow_jax.reasonaqa.llm import filters, leftovers
 from mellow_jax.reasonaqa.llm.caption_files import Caption
 from mellow_jax.reasonaqa.llm.endpoint import Reply
 from mellow_jax.reasonaqa.llm.parse import parse
@@ -25,6 +25,7 @@ from mellow_jax.reasonaqa.llm.qa_pairs import Reject
 
 EXAMPLES = 5  # of each reason, in the report
 PARTS = (1, 2, 3)  # the types that type 4 is composed of
+_REASONS = (*filters.REASONS, leftovers.CAPTION)  # reported even where nothing is rejected for them
 _SUBTYPES = {"mcq": "MCQ", "detail": "Detail"}
 
 
@@ -35,7 +36,7 @@ class Results:
     self._rows, self._rejects = rows, rejects
     self.kept = 0
     self._letters = collections.Counter()
-    self._by_reason = {reason: {"count": 0, "examples": []} for reason in filters.REASONS}
+    self._by_reason = {reason: {"count": 0, "examples": []} for reason in _REASONS}
 
   def keep(self, row: dict[str, Any]) -> None:
     """Adds a row."""

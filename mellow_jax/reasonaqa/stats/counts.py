@@ -26,19 +26,15 @@ class WordCounts:
     self.texts += 1
     self.counts.update(words(text))
 
-  def mean_length(self, content: bool = False) -> float:
-    """Words per text; with content, without stop words."""
-    return sum(n for word, n in self.counts.items() if self._counted(word, content)) / max(
-      self.texts, 1
-    )
+  def of_content(self) -> "WordCounts":
+    """The same without stop words."""
+    kept = {word: n for word, n in self.counts.items() if word not in STOP_WORDS}
+    return WordCounts(self.texts, collections.Counter(kept))
 
-  def vocabulary(self, content: bool = False) -> int:
-    """Number of different words; with content, without stop words."""
-    return sum(self._counted(word, content) for word in self.counts)
-
-  @staticmethod
-  def _counted(word: str, content: bool) -> bool:
-    return not (content and word in STOP_WORDS)
+  @property
+  def mean_length(self) -> float:
+    """Words per text."""
+    return self.counts.total() / max(self.texts, 1)
 
   def __add__(self, other: "WordCounts") -> "WordCounts":
     return WordCounts(self.texts + other.texts, self.counts + other.counts)

@@ -69,8 +69,9 @@ def table9(files: Sequence[FileCounts], type_: str) -> Table:
     cells = [kind, source, str(sides["question"].texts), _cell(published[0])]
     for i, side in enumerate(SIDES):
       own, (length, vocabulary) = sides[side], published[1 + 2 * i : 3 + 2 * i]
-      means = [f"{own.mean_length(content):.2f}" for content in (False, True)]
-      sizes = [str(own.vocabulary(content)) for content in (False, True)]
+      both = own, own.of_content()
+      means = [f"{counted.mean_length:.2f}" for counted in both]
+      sizes = [str(len(counted.counts)) for counted in both]
       cells += [*means, _cell(length), *sizes, _cell(vocabulary)]
     table.append(cells)
   return table
