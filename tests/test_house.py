@@ -143,9 +143,9 @@ def test_no_two_classes_share_a_name():
 
 
 def test_threads_open_no_sound_file_before_one_is_open():
-  """audio.py opens one as it is imported; who reads audio reads it there. scenes.py writes it."""
+  """sound_files.py opens one as it is imported; who reads audio reads it there."""
   users = {name_of(path) for path in SOURCES if "soundfile" in imports(path)}
-  assert users == {"mellow_jax/data/audio.py", "mellow_jax/data/scenes.py"}
+  assert users == {"mellow_jax/data/sound_files.py", "mellow_jax/data/scenes.py"}
 
 
 def config_fields():

@@ -7,40 +7,31 @@ file and cutting the window from it.
 
 import contextlib
 import hashlib
-import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import soundfile
 from jaxtyping import Float32
 
 from mellow_jax.config import AudioConfig
-from mellow_jax.data import resampling
+from mellow_jax.data import audio_forms, resampling, sound_files
+from mellow_jax.data.audio_forms import Samples, Source
 from mellow_jax.data.presets import Preset
+from mellow_jax.data.sound_files import Encoded, Signal
 from mellow_jax.errors import AudioError
 
-# Limits on what a header may claim. Without them a rate of 1 Hz asks for gigabytes of output, and
-# a damaged flac or mp3 for terabytes.
-MAX_CHANNELS = 16
-MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
-MAX_SECONDS = 4 * 3600.0
-# Full scale is 1. Floating-point files may go beyond it, and real ones near 100 exist; at this size
-# the samples are integers that somebody forgot to scale.
-MAX_AMPLITUDE = 1e4
+# Full scale is 1. Lossy files go a little beyond it, floating-point files at times to some tens.
+# What is larger, or consists of whole numbers, are integers that somebody forgot to scale.
+LOUD_AMPLITUDE, MAX_AMPLITUDE = 2.0, 100.0
 # The shortest remainder that counts as a window of its own.
 MIN_WINDOW_SECONDS = 1.0
 # Half the range of samples up to which a clip counts as silent: the smallest step of 16 bits.
 SILENT_SWING = 2.0**-15
-# A RIFF size from here up means "unknown": what programs write when they stream.
-_STREAMED_RIFF = 0x7FFF_0000
-_BLOCK_FRAMES = 2**20  # decoded at a time, where all of a source is
 
-Source = str | os.PathLike | bytes | tuple[np.ndarray, int]
 Window = Literal["first", "center", "random"]
 Reason = Literal[
   "missing",
@@ -56,6 +47,7 @@ Reason = Literal[
   "cut_short",
   "damaged",
   "not_finite",
+  "scale",  # integers that were not scaled to [-1, 1]
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 # Those of the whole file, whatever part is decoded, that trying again does not mend.
@@ -78,173 +70,86 @@ class Clip:
   total_seconds: float  # of the signal
 
 
-@dataclass(frozen=True)
-class _Signal:
-  """An opened source, its header checked."""
-
-  name: str
-  rate: int  # Hz
-  channels: int
-  frames: int
-  read: Callable[[int, int], Float32[np.ndarray, "frames channels"]]  # (start, stop), in frames
-
-
 # --- Opening -------------------------------------------------------------------------------------
 
 
-def _open_first() -> None:
-  """Opens, reads and closes one file in memory and fails to open another, while importing.
-
-  cffi builds the types of libsndfile's functions when each is first called. cffi 2.1.1 now and then
-  aborts the process (an assertion in realize_c_type) where several threads are first at once: here
-  no other thread can be.
-  """
-  file = io.BytesIO()
-  soundfile.write(file, np.zeros(2, np.float32), MIN_RATE, format="WAV")
-  file.seek(0)
-  with soundfile.SoundFile(file) as sound:
-    sound.seek(1)
-    sound.read(1, dtype="float32", always_2d=True)
-  with contextlib.suppress(soundfile.SoundFileError):
-    soundfile.SoundFile(os.devnull)
-
-
-_open_first()
-
-
-def _check_header(name: str, rate: int, channels: int, frames: int) -> None:
-  if not MIN_RATE <= rate <= MAX_RATE:
+def _status(path: str) -> os.stat_result:
+  """Raises AudioError for what is no file that can be opened."""
+  name = sound_files.printable(path)
+  try:
+    status = Path(path).stat()
+    if stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+      Path(path).open("rb").close()
+  except FileNotFoundError:
     raise AudioError(
-      f"{name}: sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE}: convert it to 32000 Hz",
-      "rate",
-    )
-  if not 1 <= channels <= MAX_CHANNELS:
+      f"{name}: there is no such file: check the path and the root", "missing"
+    ) from None
+  except (OSError, ValueError) as error:
     raise AudioError(
-      f"{name}: {channels} channels, where 1 to {MAX_CHANNELS} are read: mix it down to mono",
-      "channels",
-    )
-  if frames < 1:
-    raise AudioError(f"{name}: holds no samples: replace it or drop its record", "no_samples")
-  if frames > MAX_SECONDS * rate:
-    raise AudioError(
-      f"{name}: claims {frames / rate:.0f} s, more than {MAX_SECONDS:.0f}: split it, or get it "
-      "again if it is shorter",
-      "too_long",
-    )
-
-
-def _open_array(wav: np.ndarray, rate: int) -> _Signal:
-  name = f"array {wav.dtype}{list(wav.shape)}"
-  if not np.issubdtype(wav.dtype, np.floating) or wav.ndim not in (1, 2):
-    raise AudioError(
-      f"{name}: give floating-point samples in [-1, 1], shaped [samples] or [samples, channels]",
-      "undecodable",
-    )
-  wav = wav[:, None] if wav.ndim == 1 else wav
-  _check_header(name, rate, wav.shape[1], wav.shape[0])
-  return _Signal(name, rate, wav.shape[1], wav.shape[0], lambda a, b: wav[a:b].astype(np.float32))
-
-
-def _check_riff(name: str, head: bytes, size: int) -> None:
-  """A wav cut short still opens, as a shorter file; only its header tells."""
-  promised = 8 + int.from_bytes(head[4:8], "little")
-  # One byte less is no loss: some programs count the last padding byte and do not write it.
-  if head[:4] == b"RIFF" and size + 1 < promised < _STREAMED_RIFF:
-    raise AudioError(
-      f"{name}: cut short, {size} of {promised} bytes are there: get it again", "cut_short"
-    )
-
-
-def _head(path: str) -> bytes:
-  with Path(path).open("rb") as file:
-    return file.read(12)
+      f"{path!r}: cannot be opened ({error}): check the path", "unreadable"
+    ) from None
+  if not stat.S_ISREG(status.st_mode):
+    raise AudioError(f"{name}: is not a file: check the path", "not_a_file")
+  return status
 
 
 @contextlib.contextmanager
-def _open(source: Source, called: str | None = None) -> Iterator[_Signal]:
+def _open(source: Source, called: str | None = None) -> Iterator[Signal]:
   """Raises AudioError for what cannot be opened and for headers beyond the limits."""
-  if isinstance(source, tuple):
-    yield _open_array(*source)
+  given = audio_forms.normalize(source)
+  if isinstance(given, Samples):
+    frames, channels = given.wav.shape
+    sound_files.check_header(given.name, given.rate, channels, frames)
+    yield Signal(given.name, given.rate, channels, frames, given.read)
     return
-  if isinstance(source, bytes):
-    name = called or f"{len(source)} bytes"
-    size, head, file = len(source), source[:12], io.BytesIO(source)
+  if isinstance(given, bytes):
+    file = Encoded(called or f"{len(given)} bytes", given, len(given))
   else:
-    name = file = os.fspath(source)
-    try:
-      status = Path(name).stat()
-      is_file = stat.S_ISREG(status.st_mode)  # opening a pipe would wait for ever
-      head = _head(name) if is_file else b""
-    except FileNotFoundError:
-      raise AudioError(
-        f"{name}: there is no such file: check the path and the root", "missing"
-      ) from None
-    except (OSError, ValueError) as error:
-      raise AudioError(
-        f"{name!r}: cannot be opened ({error}): check the path", "unreadable"
-      ) from None
-    if not is_file:
-      raise AudioError(f"{name}: is not a file: check the path", "not_a_file")
-    size = status.st_size
-  if not size:
-    raise AudioError(f"{name}: is empty: get it again or drop its record", "empty")
-  _check_riff(name, head, size)
-  try:
-    # TypeError: soundfile wants to be told how to read a file called ".raw".
-    sound = soundfile.SoundFile(file)
-  except (soundfile.SoundFileError, TypeError) as error:
-    raise AudioError(
-      f"{name}: cannot be decoded ({error}): give wav, flac, ogg or mp3, or get it again",
-      "undecodable",
-    ) from None
-
-  def read(start: int, stop: int) -> Float32[np.ndarray, "frames channels"]:
-    try:
-      if sound.tell() != start:
-        sound.seek(start)
-      wav = sound.read(stop - start, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-      raise AudioError(f"{name}: is damaged ({error}): get it again", "damaged") from None
-    if len(wav) < stop - start:
-      raise AudioError(
-        f"{name}: ends at frame {start + len(wav)} of the {sound.frames} its header claims: get it "
-        "again, or convert it to wav",
-        "damaged",
-      )
-    return wav
-
-  with sound:
-    _check_header(name, sound.samplerate, sound.channels, sound.frames)
-    yield _Signal(name, sound.samplerate, sound.channels, sound.frames, read)
+    status = _status(given)
+    file = Encoded(sound_files.printable(given), given, status.st_size, status.st_mtime_ns)
+  if not file.size:
+    raise AudioError(f"{file.name}: is empty: get it again or drop its record", "empty")
+  with sound_files.open_signal(file) as signal:
+    yield signal
 
 
 # --- Clips ---------------------------------------------------------------------------------------
 
 
-def _check_finite(name: str, frames: Float32[np.ndarray, "frames channels"]) -> None:
-  if not np.abs(frames).max(initial=0.0) <= MAX_AMPLITUDE:  # true of NaN as well
+def _check_scale(name: str, frames: Float32[np.ndarray, "frames channels"]) -> None:
+  """Raises AudioError for samples that are no sound in [-1, 1], and warns where they hardly are."""
+  peak = np.abs(frames).max(initial=0.0)
+  if not np.isfinite(peak):
     raise AudioError(
-      f"{name}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}: export it again "
-      "with samples in [-1, 1], or drop its record",
+      f"{name}: holds samples that are NaN or infinite: export it again, or drop its record",
       "not_finite",
     )
+  # Twice: the mean of two channels of whole numbers may be a half.
+  if peak > MAX_AMPLITUDE or (peak >= 2 and not np.any(np.rint(2 * frames) != 2 * frames)):
+    raise AudioError(
+      f"{name}: holds integers as floats, samples up to {peak:g} where full scale is 1: divide them"
+      " by their full scale, 32768 for 16 bits",
+      "scale",
+    )
+  if peak > LOUD_AMPLITUDE:
+    sound_files.warn(name, f"samples reach {peak:.3g}, and full scale is 1: scale them to [-1, 1]")
 
 
 def _mono(
-  signal: _Signal, columns: slice, rate: int, start: int, stop: int
+  signal: Signal, columns: slice, rate: int, start: int, stop: int
 ) -> Float32[np.ndarray, "_"]:
   """Output samples [start, stop) of the mean of some channels."""
 
   def read(begin: int, end: int) -> Float32[np.ndarray, "_"]:
     frames = signal.read(begin, end)[:, columns]
-    _check_finite(signal.name, frames)
+    _check_scale(signal.name, frames)
     return frames.mean(axis=1)
 
   return resampling.resample_window(read, signal.frames, signal.rate, rate, start, stop)
 
 
 def _cut(
-  signal: _Signal, rate: int, preset: Preset, start: int, stop: int
+  signal: Signal, rate: int, preset: Preset, start: int, stop: int
 ) -> Float32[np.ndarray, "_"]:
   """Output samples [start, stop) of the mono signal."""
   if preset.mono != "concatenate":
@@ -260,13 +165,13 @@ def _cut(
   return np.concatenate(pieces)
 
 
-def _total(signal: _Signal, rate: int, preset: Preset) -> int:
+def _total(signal: Signal, rate: int, preset: Preset) -> int:
   """Output samples of the mono signal."""
   samples = resampling.length(signal.frames, signal.rate, rate)
   return samples * signal.channels if preset.mono == "concatenate" else samples
 
 
-def _clip(signal: _Signal, cfg: AudioConfig, preset: Preset, start: int, total: int) -> Clip:
+def _clip(signal: Signal, cfg: AudioConfig, preset: Preset, start: int, total: int) -> Clip:
   rate, samples = cfg.sample_rate, cfg.clip_samples
   used = min(samples, total - start)
   wav = _cut(signal, rate, preset, start, start + used)
@@ -291,10 +196,9 @@ def load(
 ) -> Clip:
   """A clip of the model's input length: one window of a longer source, the whole of a shorter one.
 
-  The source is the path or the bytes of a wav, flac, ogg or mp3 file, or (samples, sample rate);
-  name is what messages call bytes. window None leaves the choice to the preset: a random one if it
-  says so and rng is given, else the first. An mp3 of varying bit rate whose header tells no length
-  may be refused as cut short.
+  The source is a wav, flac, ogg or mp3 file, by its path, open or as bytes, or samples with their
+  rate, in each form of `audio_forms`; name is what messages call bytes. window None leaves the
+  choice to the preset: a random one if it says so and rng is given, else the first.
 
   Raises AudioError for a source that is absent, empty, unreadable, damaged or beyond the limits of
   this module, and for samples that are not finite; ValueError for an unknown window
@@ -332,9 +236,9 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
 
 
 def header(source: Source, name: str | None = None) -> tuple[int, int, int]:
-  """Sample rate in Hz, channels and frames of a source, of which nothing is decoded.
+  """Sample rate in Hz, channels and frames of a source.
 
-  Raises AudioError as `check` does.
+  Nothing is decoded, unless no header tells the length. Raises AudioError as `check` does.
   """
   with _open(source, name) as signal:
     return signal.rate, signal.channels, signal.frames
@@ -361,9 +265,9 @@ def survey(source: Source) -> Survey:
   least, most, digest = np.inf, -np.inf, hashlib.blake2b(digest_size=16)
   with _open(source) as signal:
     digest.update(f"{signal.rate} {signal.channels}".encode())
-    for start in range(0, signal.frames, _BLOCK_FRAMES):
-      frames = signal.read(start, min(start + _BLOCK_FRAMES, signal.frames))
-      _check_finite(signal.name, frames)
+    for start in range(0, signal.frames, sound_files.BLOCK_FRAMES):
+      frames = signal.read(start, min(start + sound_files.BLOCK_FRAMES, signal.frames))
+      _check_scale(signal.name, frames)
       digest.update(np.ascontiguousarray(frames))
       least, most = min(least, float(frames.min())), max(most, float(frames.max()))
   seconds = signal.frames / signal.rate

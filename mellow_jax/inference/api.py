@@ -237,30 +237,32 @@ class Mellow:
 
   def answer(
     self,
-    clip: Source | Clip,
+    clip: Source,
     question: str,
     *,
-    audio2: Source | Clip | None = None,
+    audio2: Source | None = None,
     sampling: Sampling = GREEDY,
     seed: int = 0,
     window: audio.Window = "first",
   ) -> Answer:
     """The answer to a question about one clip or two.
 
-    Clips are paths, bytes of a file, or (samples, sample rate). Of a longer clip, window is used:
-    its "first" seconds or those at its "center"; `answer_windows` uses all of it.
+    A clip is the path of a sound file, an open file, its bytes, (samples, sample rate) with samples
+    as floats in [-1, 1], in either order and channels first or last, or Hugging Face's
+    {"array": samples, "sampling_rate": rate}. Of a longer clip, window is used: its "first" seconds
+    or those at its "center"; `answer_windows` uses all of it.
 
-    Raises AudioError for audio, QuestionError for text that cannot be used.
+    Raises AudioError for audio, QuestionError for text and for rows that cannot be used.
     """
     rows = [(clip, audio2, question)]
     return self.answers(rows, sampling=sampling, seed=seed, window=window, batch_size=1)[0]
 
   def stream_answer(
     self,
-    clip: Source | Clip,
+    clip: Source,
     question: str,
     *,
-    audio2: Source | Clip | None = None,
+    audio2: Source | None = None,
     sampling: Sampling = GREEDY,
     seed: int = 0,
     window: audio.Window = "first",
@@ -301,15 +303,15 @@ class Mellow:
 
   def compare(
     self,
-    clip: Source | Clip,
-    audio2: Source | Clip,
+    clip: Source,
+    audio2: Source,
     question: str = "explain the difference in few words",
     **how: Any,
   ) -> Answer:
     """How two clips differ; `how` is what `answer` takes."""
     return self.answer(clip, question, audio2=audio2, **how)
 
-  def caption(self, clip: Source | Clip, question: str = "caption the audio", **how: Any) -> Answer:
+  def caption(self, clip: Source, question: str = "caption the audio", **how: Any) -> Answer:
     """A description of a clip; `how` is what `answer` takes."""
     return self.answer(clip, question, **how)
 
@@ -337,6 +339,8 @@ class Mellow:
 
     A row that cannot be asked raises AudioError or QuestionError after the answers before it; where
     strict is False, NotAsked takes its place.
+
+    Raises AudioError and QuestionError, as `answer` does, for the rows it comes to.
     """
     key = jax.random.key(seed)
     own = None if numbers is None else np.array(numbers, np.int32)
@@ -389,7 +393,15 @@ class Mellow:
     Options are ended as the preset ends answers; the end counts in both. So a multiple choice is
     decided without parsing generated text. room is the least number of options and of tokens an
     option that is computed: calls of one size are compiled once.
+
+    Raises as `answers` does, and QuestionError where not every row has options.
     """
+    if len(rows) != len(options) or not all(options) or any(isinstance(o, str) for o in options):
+      raise QuestionError(
+        f"options of {len(options)} rows for {len(rows)} rows: give each row a list of options"
+      )
+    if not rows:
+      return []
     ids, lengths = self.encode_options(options, room=room)
 
     def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array]:
@@ -485,6 +497,8 @@ class Mellow:
       return source
     if isinstance(source, AudioError):
       raise source
+    if window not in ("first", "center"):
+      raise QuestionError(f'window {window!r}: choose "first" or "center", or answer_windows')
     clip = audio.load(source, self.cfg.audio, self.preset, window=window, name=name)
     if clip.seconds_used < clip.total_seconds:
       name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "clip")
@@ -493,7 +507,14 @@ class Mellow:
 
   def prompt(self, row: Row, window: audio.Window = "first") -> Prompt:
     """A row as the model gets it; raises AudioError or QuestionError."""
-    first, second, text = row
+    try:
+      first, second, text = row
+    except (TypeError, ValueError):
+      raise QuestionError(
+        f"row {row!r:.60}: give (first clip, second clip or None, question)"
+      ) from None
+    if not isinstance(text, str):
+      raise QuestionError(f"the question is {type(text).__name__} {text!r:.60}: give a str")
     clip1 = self.clip(first, window)
     clip2 = clip1 if second is None or second is first else self.clip(second, window)
     if not text.strip():
@@ -549,6 +570,8 @@ class Mellow:
     compute gets a batch and the places of its rows. program names what it compiles, and what that
     depends on besides the batch size. Unless strict, a row that cannot be asked has no arrays.
     """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+      raise QuestionError(f"batch_size {batch_size!r}: give 1 or more")
     rows, start, running = iter(rows), 0, []
 
     def finish() -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:

@@ -227,15 +227,16 @@ def bad_sources():
   yield "channels", encoded(noise(0.1, channels=17)), "17 channels.*mix it down"
   yield "cut wav", wav[:-1000], "cut short"
   flac, mp3 = (encoded(noise(2.0), **FORMATS[form]) for form in ("flac", "mp3"))
-  yield "cut flac", flac[: len(flac) // 2], "is damaged|cannot be decoded"
-  yield "cut mp3", mp3[: len(mp3) // 2], "its header claims"
-  for name, value in (("nan", np.nan), ("inf", np.inf), ("unscaled", 32_767.0)):
+  yield "cut flac", flac[: len(flac) // 2], "cut short, .* samples are there"
+  yield "cut mp3", mp3[: len(mp3) // 2], "cut short, .* of its .* frames are there"
+  for name, value in (("nan", np.nan), ("inf", np.inf)):
     loud[100, 0] = value
-    yield name, encoded(loud, **FORMATS["float"]), "NaN, infinite or beyond 10000"
+    yield name, encoded(loud, **FORMATS["float"]), "NaN or infinite"
+  yield "unscaled", encoded(32_768 * noise(0.5), **FORMATS["float"]), "integers as floats.*divide"
   yield "five hours", (np.broadcast_to(np.float32(0), 5 * 3600 * 8000), 8000), "claims 18000 s"
-  yield "integers", (np.zeros(9, np.int16), 8000), "give floating-point samples"
+  yield "integers", (np.zeros(9, np.int64), 8000), "give floating-point samples"
   yield "no samples", (np.zeros(0, np.float32), 8000), "holds no samples"
-  yield "transposed", (np.zeros((2, 9000), np.float32), 8000), "9000 channels"
+  yield "many channels", (np.zeros((20, 9000), np.float32), 8000), "9000 channels"
 
 
 BAD = {name: rest for name, *rest in bad_sources()}

@@ -49,7 +49,9 @@ def bad_files():
     "zero bytes": ("empty", b""),
     "header alone": ("no_samples", encoded(noise[:0])),
     "web page": ("undecodable", b"<html>not found</html>" * 9),
-    "a sixth of a flac": ("damaged", flac[: len(flac) // 6]),
+    "a sixth of a flac": ("cut_short", flac[: len(flac) // 6]),
+    "a hole in a flac": ("damaged", flac[:20_000] + bytes(2000) + flac[22_000:]),
+    "integers": ("scale", encoded((3399 * noise[:RATE]).round(), subtype="FLOAT")),
     "not a number": ("not_finite", encoded(infinite, subtype="FLOAT")),
     "32 channels": ("channels", encoded(np.zeros((100, 32)))),
     "1 Hz": ("rate", patched(wav, 24, "<I", 1)),
@@ -71,7 +73,7 @@ def value(row):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-  """A folder with train.json, of 1,000 rows of which 65 are bad, and val.json of the first 8.
+  """A folder with train.json, of 1,000 rows of which 75 are bad, and val.json of the first 8.
 
   The answer of a row is its number, and so are the samples of its clip. Returns the folder and the
   kind of each bad row.
@@ -190,12 +192,13 @@ def test_a_known_bad_file_counts_as_one_that_is_read_again(dataset, epoch):
 def test_damage_counts_where_it_is_heard(tmp_path):
   wav = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
   whole = encoded(wav, format="FLAC")
-  (tmp_path / "half.flac").write_bytes(whole[: len(whole) // 2])
+  hole = len(whole) // 2
+  (tmp_path / "hole.flac").write_bytes(whole[:hole] + bytes(9000) + whole[hole + 9000 :])
   reader = clips.FileClips(tmp_path, tiny.config().audio, presets.PRESETS["training"])
 
   def outcome(seed):
     try:
-      return reader.load("half.flac", np.random.default_rng(seed)).tobytes()
+      return reader.load("hole.flac", np.random.default_rng(seed)).tobytes()
     except AudioError as error:
       return error.reason
 

@@ -47,12 +47,12 @@ def test_a_cache_without_a_digest_of_its_rows_has_the_same(dataset):
 
 
 def test_bad_files_are_listed_or_refuse_the_cache(dataset):
-  with pytest.raises(PipelineError, match=r"2 of 16 audio files cannot be used, \d of 24 rows"):
+  with pytest.raises(PipelineError, match=r"3 of 16 audio files cannot be used, \d of 24 rows"):
     write(dataset, max_bad_fraction=0.01)
   assert not list(dataset.glob("train*/"))
   bad = write(dataset)
-  # Half a flac is one as long as its first half is heard.
   assert {record.path: (record.reason, record.row) for record in bad} == {
+    "1.flac": ("cut_short", 1),
     "3.mp3": ("undecodable", 3),
     "6.ogg": ("missing", 6),
   }
@@ -121,7 +121,8 @@ def test_the_command_writes_a_cache_or_says_why_not(dataset, capsys):
   flags += [f"--output={dataset / 'made'}"]
   assert cache.main(["cache", *flags]) == 1
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("error: 2 of 16 audio files cannot be used")
+  assert line.startswith("error: 3 of 16 audio files cannot be used")
   assert not cache.main(["cache", *flags, "--max_bad_fraction=0.5"])
   said = capsys.readouterr().out
-  assert "made: 24 rows" in said and "2 audio files cannot be used (undecodable 1, missing" in said
+  assert "made: 24 rows" in said
+  assert "3 audio files cannot be used (cut_short 1, undecodable 1, missing" in said

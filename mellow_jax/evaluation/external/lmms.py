@@ -14,12 +14,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from mellow_jax.data import choices
-from mellow_jax.data.audio import Source
 from mellow_jax.evaluation.external import harness
 from mellow_jax.evaluation.metrics import multiple_choice
 from mellow_jax.inference.api import Mellow, Row
@@ -99,7 +97,7 @@ class MellowLmms(lmms):
       clips = doc_to_visual(self.task_dict[task][split][doc_id])
       if not 1 <= len(clips) <= 2:
         raise ValueError(f"a request has {len(clips)} clips, where the model takes one or two")
-      first, *second = map(_source, clips)
+      first, *second = clips
       asked = harness.prompt(*choices.split_lines(context), self.model.preset.name)
       yield first, second[0] if second else None, asked
 
@@ -122,13 +120,6 @@ class MellowLmms(lmms):
         file=sys.stderr,
       )
     return picks
-
-
-def _source(clip: Any) -> Source:
-  """A clip of a task: a path, or the datasets library's audio, old or new."""
-  if isinstance(clip, str):
-    return clip
-  return np.asarray(clip["array"], np.float32), int(clip["sampling_rate"])
 
 
 def _max_new_tokens(how: dict[str, Any]) -> int:

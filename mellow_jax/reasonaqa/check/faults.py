@@ -121,7 +121,7 @@ def of_clips(
       continue
     faults = []
     if clip.peak > 1:
-      kind = "peak_over_2" if clip.peak > 2 else "peak_over_1"
+      kind = "peak_over_2" if clip.peak > audio.LOUD_AMPLITUDE else "peak_over_1"
       faults.append(Fault(kind, f"peak {clip.peak:.4g}"))
     if clip.swing <= audio.SILENT_SWING:
       faults.append(Fault("silent", f"peak {clip.peak:.2g}"))
