@@ -1,8 +1,17 @@
-"""Answers questions about audio: one, or a whole manifest of them.
+"""Answers questions about audio: about clips, folders of clips, or the rows of a table.
 
-  mellow generate --checkpoint=DIR --audio=a.wav [--audio=b.wav] --prompt="..."
-  mellow generate --checkpoint=DIR --data=rows.json --audio_root=DIR \\
-    --output=predictions.jsonl
+  mellow generate --checkpoint=DIR clip.wav "what is heard?"
+  mellow generate --checkpoint=DIR a.wav b.wav folder "what is heard?" [--output=answers.jsonl]
+  mellow generate --checkpoint=DIR rows.csv --output=answers.jsonl
+  mellow generate --checkpoint=DIR --audio=a.wav --audio=b.wav --prompt="what differs?"
+
+Each clip is asked the question that follows it, a folder stands for the audio files in it, and two
+--audio are asked about together. A table has the columns file and question, and if wanted file2,
+answer and caption: CSV, TSV, JSON or JSON lines.
+
+A clip that cannot be read is recorded with its reason and the others are answered. The same command
+again asks only what has no answer yet. The exit status is 0 where all is answered, 2 where it is
+but for some clips, and 1 after an error.
 """
 
 import functools
@@ -12,20 +21,24 @@ from collections.abc import Sequence
 from absl import flags
 
 from mellow_jax import cli
-from mellow_jax.errors import FlagsError
 
 
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("checkpoint", help="Model folder, from the converter or from training.")
-  flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
-  text("prompt", help="The question about --audio.")
-  text("data", help="ReasonAQA JSON file whose rows are answered.")
+  text("checkpoint", help="Model folder; the variable MELLOW_CHECKPOINT if absent.")
+  flags.DEFINE_multi_string(
+    "audio", [], "Audio file; twice for two clips that are asked about together.", flag_values=f
+  )
+  text("prompt", help="The question, where it does not follow the clips.")
+  text("data", help="Table of clips and questions, or rows of ReasonAQA.")
   cli.define_old_name(f, "manifest", "data")
   cli.define_device(f)
-  text("audio_root", help="Folder below which the clips of --data are; its own folder if absent.")
-  text("output", help="JSONL file for the answers to --data; a rerun goes on where it stopped.")
+  text("audio_root", help="Folder below which the clips are; by default that of --data.")
+  text("output", help="JSONL file for the answers; a rerun goes on where it stopped.")
+  flags.DEFINE_bool("json", False, "Print answers as JSON lines.", flag_values=f)
+  strict = "Stop at the first clip that cannot be read."
+  flags.DEFINE_bool("strict", False, strict, flag_values=f)
   text("preset", help="release, training or clean; by default the model folder's.")
   kinds = ["greedy", "sample", "beam"]
   flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
@@ -43,26 +56,22 @@ def _flags() -> flags.FlagValues:
   number("samples", 1, "Answers a question, from sample or beam.")
   number("beams", 4, "Beams of --sampling=beam.")
   number("seed", 0, "Seed of --sampling=sample.")
-  number("batch_size", 8, "Rows of --data answered together.", lower_bound=1)
+  number("batch_size", 8, "Rows answered together.", lower_bound=1)
   share = functools.partial(flags.DEFINE_float, flag_values=f)
   share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
   share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
   return f
 
 
-def _generate(f: flags.FlagValues) -> None:
-  if not f.checkpoint:
-    raise FlagsError("--checkpoint is missing: name a model folder")
-  if bool(f.data) == bool(f.audio):
-    raise FlagsError("give either --audio and --prompt, or --data and --output")
+def _generate(f: flags.FlagValues, *words: str) -> int:
   from mellow_jax.inference import answering  # not before it is asked: JAX takes a second
 
-  answering.answer(f)
+  return answering.answer(f, words)
 
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _generate, example="--audio=FILE, --prompt='...'")
+  return cli.run(argv, _flags(), __doc__, _generate, example=None)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pathlib
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ from jax.experimental.compilation_cache import compilation_cache
 import mellow_jax
 from mellow_jax import generate
 from mellow_jax.data import audio
-from mellow_jax.errors import PredictionsError, QuestionError
-from mellow_jax.inference import api, decode, predictions
+from mellow_jax.errors import QuestionError
+from mellow_jax.inference import api, decode
 from mellow_jax.inference.decode import Sampling
 
 QUESTION = "what is heard in the audio ?"
@@ -218,7 +219,7 @@ def run(tiny_model_folder, capfd):
   return run
 
 
-def test_the_command_as_the_readme_gives_it(tiny_model_folder, clips, model, cache_folder):
+def test_the_command_as_the_readme_gives_it(tiny_model_folder, clips, model, tmp_path):
   result = subprocess.run(
     [
       sys.executable,
@@ -233,12 +234,13 @@ def test_the_command_as_the_readme_gives_it(tiny_model_folder, clips, model, cac
     capture_output=True,
     text=True,
     check=False,
+    env={**os.environ, "MELLOW_CACHE": str(tmp_path)},
   )
   assert result.returncode == 0, result.stderr
   expected = model.compare(clips / "a.wav", clips / "b.wav", QUESTION, sampling=SHORT)
   assert result.stdout.strip() == expected.text
   assert "device: " in result.stderr and "compiling, once" in result.stderr
-  assert any(cache_folder.iterdir())
+  assert any(tmp_path.iterdir())
 
 
 def test_samples_and_windows_are_printed(run, clips):
@@ -295,18 +297,148 @@ def test_a_killed_run_goes_on_where_it_stopped(run, clips, model, tmp_path):
   assert run(*args)[0] == 0 and output.read_bytes() == written  # nothing left to do
 
 
-def test_rows_before_a_bad_clip_are_kept(run, clips, tmp_path):
-  folder = tmp_path / "clips"
+def with_bad_clip(clips, folder) -> pathlib.Path:
+  """A copy of the clips in which d.wav is none."""
   shutil.copytree(clips, folder)
   shutil.copy(folder / "broken.wav", folder / "d.wav")
+  return folder
+
+
+def test_strict_rows_before_a_bad_clip_are_kept(run, clips, tmp_path):
+  folder = with_bad_clip(clips, tmp_path / "clips")
   rows, output = manifest(tmp_path / "rows.json"), tmp_path / "predictions.jsonl"
   args = [f"--manifest={rows}", f"--audio_root={folder}", f"--output={output}", "--batch_size=2"]
-  status, _, err = run(*args)
+  status, _, err = run(*args, "--strict")
   assert status == 1 and f"{rows}, row 3 (from 0): {folder / 'd.wav'}" in err.splitlines()[-1]
   assert output.read_bytes().count(b"\n") == 2
   shutil.copy(clips / "d.wav", folder / "d.wav")
   assert run(*args)[0] == 0
   assert [json.loads(line)["row"] for line in output.read_text().splitlines()] == list(range(7))
+
+
+def lines_of(output) -> list[dict]:
+  return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def test_one_bad_clip_does_not_end_a_batch(run, clips, tmp_path, monkeypatch):
+  folder = with_bad_clip(clips, tmp_path / "clips")
+  (folder / "b.wav").unlink()
+  rows, output = manifest(tmp_path / "rows.json", 8), tmp_path / "predictions.jsonl"
+  args = [f"--manifest={rows}", f"--audio_root={folder}", f"--output={output}", "--batch_size=2"]
+  status, _, err = run(*args)
+  assert status == 2, err
+  found = lines_of(output)
+  assert [line["row"] for line in found] == list(range(8))
+  bad = {line["row"]: (line["reason"], line["failure"]) for line in found if "failure" in line}
+  assert {row: reason for row, (reason, _) in bad.items()} == {
+    **dict.fromkeys((1, 5), "missing"),  # a.wav and b.wav
+    **dict.fromkeys((3, 7), "missing"),  # d.wav and b.wav: the first that fails names it
+  } | {row: bad[row][0] for row in (3, 7)}
+  assert str(folder / "b.wav") in bad[1][1] and found[1]["prediction"] == ""
+  last = err.splitlines()[-1]
+  assert "4 answers, 4 of 8 rows could not be asked, first row 1" in last and "again" in last
+  # A rerun tries these alone.
+  asked, stream = [], api.Mellow.stream
+  monkeypatch.setattr(
+    api.Mellow, "stream", lambda self, rows, **k: stream(self, watched(rows, asked), **k)
+  )
+  shutil.copy(clips / "b.wav", folder / "b.wav")
+  assert run(*args)[0] == 2 and len(asked) == 4
+  shutil.copy(clips / "d.wav", folder / "d.wav")
+  asked.clear()
+  assert run(*args)[0] == 0 and len(asked) == 2
+  quiet = tmp_path / "quiet.jsonl"
+  args[1:3] = [f"--audio_root={clips}", f"--output={quiet}"]
+  assert run(*args)[0] == 0
+  for line, other in zip(lines_of(output), lines_of(quiet), strict=True):
+    assert (line["row"], line["texts"]) == (other["row"], other["texts"])
+    assert "failure" not in line
+
+
+def watched(rows, seen):
+  for row in rows:
+    seen.append(row)
+    yield row
+
+
+def test_rows_may_be_added_dropped_and_reordered(run, clips, tmp_path, monkeypatch):
+  rows, output = tmp_path / "rows.csv", tmp_path / "predictions.jsonl"
+  asked = [f"{name}.wav,what is heard {i} ?" for i in "12" for name in "abcd"]
+  args = [f"--data={rows}", f"--audio_root={clips}", f"--output={output}"]
+
+  def answered(lines) -> tuple[list[dict], str]:
+    rows.write_text("\n".join(["file,question", *lines]))
+    status, _, err = run(*args)
+    assert status == 0, err
+    found = lines_of(output)
+    assert [f"{line['filepath1']},{line['input']}" for line in found] == list(lines)
+    assert [line["row"] for line in found] == list(range(len(lines)))
+    return found, err
+
+  first, _ = answered(asked[:5])
+  seen, stream = [], api.Mellow.stream
+  monkeypatch.setattr(
+    api.Mellow, "stream", lambda self, rows, **k: stream(self, watched(rows, seen), **k)
+  )
+  again, err = answered([*asked[4:0:-1], *asked[5:], asked[6]])
+  assert [row[2] for row in seen] == ["what is heard 2 ?"] * 4  # one stands twice
+  assert [line["texts"] for line in again[:4]] == [line["texts"] for line in first[4:0:-1]]
+  assert "1 answers to rows that are asked no more are left out" in err
+  rows.write_text("file,question\na.wav,another\n")
+  status, _, err = run(*args)
+  assert status == 1 and "answers to other questions: name another --output" in last_line(err)
+  assert lines_of(output) == again
+
+
+def test_a_table_of_file_and_question_is_a_manifest(run, clips, tmp_path):
+  table = tmp_path / "unlabelled.csv"
+  table.write_text("file,question,answer\na.wav,caption the audio,\n")
+  status, out, err = run(table, f"--audio_root={clips}", "--json")
+  assert status == 0, err
+  (line,) = map(json.loads, out.splitlines())
+  assert (line["filepath1"], line["answer"]) == ("a.wav", "") and "prediction" in line
+
+
+def test_clips_and_a_question_are_arguments(run, clips, model, tmp_path):
+  paths = [clips / "a.wav", clips / "b.wav"]
+  expected = [model.answer(path, QUESTION, sampling=SHORT).text for path in paths]
+  assert run(paths[0], QUESTION)[:2] == (0, f"{expected[0]}\n")
+  status, out, _ = run(*paths, QUESTION)
+  assert (status, out.splitlines()) == (
+    0,
+    [f"{path}: {text}" for path, text in zip(paths, expected, strict=True)],
+  )
+  output = tmp_path / "out.jsonl"
+  assert run(paths[0], QUESTION, f"--output={output}")[:2] == (0, "")
+  (line,) = lines_of(output)
+  assert line["prediction"] == expected[0] and line["finish_reason"] in ("stop", "length")
+  assert line["log_prob"] == line["log_probs"][0] and line["filepath1"] == str(paths[0])
+
+
+def test_a_folder_stands_for_its_clips(run, clips, tmp_path):
+  folder = with_bad_clip(clips, tmp_path / "clips")
+  (folder / "notes.txt").write_text("none")
+  status, out, err = run(folder, QUESTION, "--json")
+  assert status == 2, err
+  found = {pathlib.Path(line["filepath1"]).name: line for line in map(json.loads, out.splitlines())}
+  assert [*found] == ["a.wav", "b.wav", "broken.wav", "c.wav", "d.wav", "long.wav"]
+  assert {name for name, line in found.items() if line.get("failure")} == {"broken.wav", "d.wav"}
+  assert "1 of its 7 files are no clips by their endings" in err and "notes.txt" in err
+  assert "4 answers, 2 of 6 rows could not be asked" in err.splitlines()[-1]
+
+
+def test_what_was_lost_is_said_once_with_a_count(run, clips, tmp_path):
+  rows = tmp_path / "rows.csv"
+  long = " ".join(["heard"] * 20)
+  rows.write_text(f"file,question\na.wav,{long}\nb.wav,{long} ?\nc.wav,quel son\n")
+  status, _, err = run(rows, f"--audio_root={clips}", f"--output={tmp_path / 'out.jsonl'}")
+  assert status == 0, err
+  said = [line for line in err.splitlines() if " of 3, first " in line]
+  assert said[0] == "questions cut to fit the model: 2 of 3, first a.wav: 20 tokens, 8 are read"
+  assert (
+    "questions with words that the tokenizer does not know: 1 of 3, first c.wav: que" in said[1]
+  )
+  assert lines_of(tmp_path / "out.jsonl")[0]["notes"]["question_cut"] == "20 tokens, 8 are read"
 
 
 def last_line(err: str) -> str:
@@ -323,24 +455,10 @@ def test_predictions_made_otherwise_are_refused(run, clips, tmp_path):
   written = output.read_bytes()
   status, _, err = run(*args, "--sampling=sample")
   assert status == 1 and "temperature = 0.0, this run has 1.0" in last_line(err)
-  manifest(rows, 3)
-  status, _, err = run(*args)
-  assert status == 1 and "manifest_sha256" in last_line(err)
-  manifest(rows, 2)
   (tmp_path / "predictions.jsonl.settings.json").unlink()
   status, _, err = run(*args)
   assert status == 1 and "how it was made" in last_line(err)
   assert output.read_bytes() == written
-
-
-def test_predictions_changed_by_hand_are_refused(tmp_path):
-  output = predictions.Predictions(tmp_path / "p.jsonl", {"seed": 1})
-  output.append([{"text": "a"}, {"text": "b"}, {"text": "c"}])
-  lines = output.path.read_bytes().splitlines(keepends=True)
-  for changed in (lines[1:], [lines[0], lines[2]], [lines[0], b"{\n", lines[2]], [b"[]\n"]):
-    output.path.write_bytes(b"".join(changed))
-    with pytest.raises(PredictionsError, match="is not the prediction of row"):
-      predictions.Predictions(output.path, {"seed": 1})
 
 
 @pytest.mark.parametrize(
@@ -358,7 +476,11 @@ def test_predictions_changed_by_hand_are_refused(tmp_path):
     (["--audio=a.wav", "--prompt=x", "--sampling=sample", "--top_p=2"], "top_p 2.0 must be"),
     (["--audio=a.wav", "--prompt=x", "--sampling=best"], "--sampling=best"),
     (["--audio=a.wav", "--prompt=x", "--no_such_flag=1"], "no_such_flag"),
-    (["a.wav", "--prompt=x"], "'a.wav' is no flag"),
+    (["a.wav", "--prompt=x"], "a.wav: there is no such file"),
+    (["{clips}/a.wav"], "--prompt is missing: ask a question after the clips"),
+    (["{clips}/a.wav", "{clips}/b.wav"], "--prompt is missing"),
+    (["{tmp}/empty", "what ?"], "empty: no file in it ends in wav, flac"),
+    (["--manifest={tmp}/rows.json", "what ?"], "--data holds clips and questions"),
     (["--manifest=absent.json", "--output={tmp}/p.jsonl"], "absent.json: cannot be read"),
     (["--manifest={tmp}/rows.json"], "--output is missing"),
     (["--manifest={tmp}/rows.json", "--output={tmp}/p.jsonl"], "4 audio files are not below {tmp}"),
@@ -372,6 +494,7 @@ def test_predictions_changed_by_hand_are_refused(tmp_path):
 def test_bad_input_gives_one_line_and_exit_status_1(run, clips, tmp_path, args, message):
   manifest(tmp_path / "rows.json")
   manifest(tmp_path / "field.json", input="")
+  (tmp_path / "empty").mkdir()
   places = {"clips": clips, "tmp": tmp_path}
   status, out, err = run(*(arg.format(**places) for arg in args))
   assert (status, out) == (1, "")

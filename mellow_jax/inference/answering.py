@@ -1,12 +1,17 @@
-"""What `mellow generate` does: prints the answer to a question, or writes those to a manifest."""
+"""What `mellow generate` does: asks about clips, prints the answers or adds them to a file."""
 
+import codecs
 import dataclasses
 import functools
 import hashlib
 import itertools
+import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tqdm
 from absl import flags
@@ -14,10 +19,25 @@ from absl import flags
 from mellow_jax import parallel
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Clip
+from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, FlagsError
 from mellow_jax.inference import predictions
-from mellow_jax.inference.api import Mellow, Row, logger
+from mellow_jax.inference.api import Answer, Mellow, NotAsked, Row, logger
 from mellow_jax.inference.decode import Sampling
+from mellow_jax.inference.notes import NoteCounts
+
+# Names of the files in a folder that are clips; another may be given by itself.
+ENDINGS = ("wav", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "caf", "w64")
+INCOMPLETE = 2  # exit status where some rows could not be asked
+
+
+@dataclass(frozen=True)
+class _Job:
+  """What is asked."""
+
+  entries: Sequence[Record]
+  root: Path  # that the paths of the entries start from
+  table: str | None  # the file of the entries, where they come from one
 
 
 def _sampling(f: flags.FlagValues) -> Sampling:
@@ -35,84 +55,245 @@ def _sampling(f: flags.FlagValues) -> Sampling:
     raise FlagsError(f"--sampling={f.sampling}: {error}") from None
 
 
-def _answer_prompt(f: flags.FlagValues, sampling: Sampling) -> None:
-  """Prints the answer about --audio."""
-  if not 1 <= len(f.audio) <= 2:
+# --- What is asked -------------------------------------------------------------------------------
+
+
+def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
+  """The questions that flags and arguments ask; raises FlagsError or DataError."""
+  if not f.data and not f.audio and not f.prompt and len(words) == 1 and _is_text(words[0]):
+    return _table(f, words[0])
+  if f.data:
+    if f.audio or words:
+      raise FlagsError("--data holds clips and questions: drop --audio and what is no flag")
+    return _table(f, f.data)
+  if f.audio and len(f.audio) > 2:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
-  if not f.prompt:
-    raise FlagsError("--prompt is missing: ask a question about --audio")
-  if f.window == "all" and len(f.audio) > 1:
-    raise FlagsError("--window=all takes one --audio: choose first or center for two")
-  model = Mellow.load(f.checkpoint, f.preset)
-  if f.window == "all":
-    found = model.answer_windows(f.audio[0], f.prompt, sampling=sampling, seed=f.seed)
-  else:
-    second = f.audio[1] if len(f.audio) > 1 else None
-    how = {"sampling": sampling, "seed": f.seed, "window": f.window}
-    found = [model.answer(f.audio[0], f.prompt, audio2=second, **how)]
-  for answer in found:
-    where = f"{answer.heard[0]}: " if f.window == "all" else ""
-    print("\n".join(where + text for text in answer.texts))
+  paths, question = [*words], f.prompt
+  if question is None and paths and not Path(paths[-1]).exists():
+    question = paths.pop()
+  if bool(f.audio) == bool(paths):
+    raise FlagsError(
+      'give either --audio and --prompt, or clips and a question: clip.wav "what is heard?", or '
+      "--data and --output"
+    )
+  if not question:
+    raise FlagsError('--prompt is missing: ask a question after the clips, "what is heard?"')
+  pairs = [tuple(f.audio)] if f.audio else [(path,) for path in _clips(paths)]
+  entries = [
+    Record("", first, "".join(second), "", "", question, "", "", row)
+    for row, (first, *second) in enumerate(pairs)
+  ]
+  return _Job(entries, Path(f.audio_root or ""), None)
+
+
+def _is_text(path: str) -> bool:
+  """Whether a file holds text, as a table does and no clip."""
+  if not Path(path).is_file():
+    return False
+  with Path(path).open("rb") as file:
+    head = file.read(4096)
+  try:
+    codecs.getincrementaldecoder("utf-8")().decode(head)
+  except UnicodeDecodeError:
+    return False
+  return bool(head) and b"\0" not in head
+
+
+def _table(f: flags.FlagValues, path: str) -> _Job:
+  entries, root = records.read(path, answers=False), Path(f.audio_root or Path(path).parent)
+  if not f.output and not f.json:
+    raise FlagsError("--output is missing: name a file for the answers, or print them with --json")
+  absent = records.missing_audio(entries, root)
+  if absent and (f.strict or len(absent) == len(entries.audio_paths())):
+    raise FlagsError(
+      f"{path}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
+      "check --audio_root"
+    )
+  return _Job(entries, root, path)
+
+
+def _clips(paths: Sequence[str]) -> Iterator[str]:
+  """The paths, in place of a folder the clips in it; raises FlagsError where it has none."""
+  for path in paths:
+    if not Path(path).is_dir():
+      yield path
+      continue
+    inside = sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
+    clips = [file for file in inside if file.lower().rpartition(".")[2] in ENDINGS]
+    if not clips:
+      raise FlagsError(f"{path}: no file in it ends in {', '.join(ENDINGS)}: name the clips")
+    if others := sorted(set(inside) - set(clips)):
+      says = "%s: %d of its %d files are no clips by their endings, first %s"
+      logger.info(says, path, len(others), len(inside), others[0])
+    yield from clips
 
 
 def _rows(
-  f: flags.FlagValues, model: Mellow, entries: Sequence[records.Record], root: Path
+  f: flags.FlagValues, model: Mellow, job: _Job, entries: Iterable[Record]
 ) -> Iterator[Row]:
-  """Rows of --data with their audio loaded."""
+  """Entries with their audio loaded, or the error that loading it gave."""
 
   @functools.lru_cache(64)  # rows about the same clip follow each other
-  def load(path: str) -> Clip:
-    return audio.load(root / path, model.cfg.audio, model.preset, window=f.window)
+  def load(path: str) -> Clip | AudioError:
+    try:
+      return audio.load(job.root / path, model.cfg.audio, model.preset, window=f.window)
+    except AudioError as error:
+      return error
 
   for entry in entries:
-    try:
-      second = load(entry.filepath2) if entry.filepath2 else None
-      yield load(entry.filepath1), second, entry.input
-    except AudioError as error:
-      raise AudioError(f"{f.data}, row {entry.row} (from 0): {error}", error.reason) from None
+    clips = [load(path) for path in (entry.filepath1, entry.filepath2) if path]
+    bad = next((clip for clip in clips if isinstance(clip, AudioError)), None)
+    if bad and f.strict and job.table:
+      raise AudioError(f"{job.table}, row {entry.row} (from 0): {bad}", bad.reason)
+    yield bad or clips[0], clips[1] if len(clips) > 1 else None, entry.input
+
+
+# --- What is said --------------------------------------------------------------------------------
+
+
+def _as_json(entry: Record, answer: Answer | NotAsked) -> dict[str, Any]:
+  """An answer, or why there is none, with its row."""
+  fields = dataclasses.asdict(entry)
+  if isinstance(answer, NotAsked):
+    return {**fields, "prediction": "", "failure": answer.message, "reason": answer.reason}
+  return {
+    **fields,
+    "prediction": answer.text,
+    "finish_reason": answer.finish_reason,
+    "log_prob": answer.log_prob,
+    **dataclasses.asdict(answer),
+    "notes": {note.kind: note.detail for note in answer.notes},
+  }
+
+
+def _shown(entry: Record) -> str:
+  """The clips of an entry, for people; a name may hold bytes that are no UTF-8."""
+  name = " and ".join(filter(None, (entry.filepath1, entry.filepath2)))
+  return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _say_notes(counts: NoteCounts) -> None:
+  for line in counts.lines():
+    logger.warning(line)
+
+
+def _say_failures(name: str, total: int, failures: Sequence[dict[str, Any]]) -> int:
+  """The last line, and the exit status."""
+  says = f"{name}: {total - len(failures)} answers"
+  if failures:
+    first = failures[0]
+    says += (
+      f", {len(failures)} of {total} rows could not be asked, first row {first['row']} "
+      f"({first['failure']}): the same command tries them again"
+    )
+  (logger.warning if failures else logger.info)(says)
+  return INCOMPLETE if failures else 0
+
+
+# --- Answers -------------------------------------------------------------------------------------
+
+
+def _print(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
+  """Prints the answers, one clip's as its text comes."""
+  counts, failures, is_one = NoteCounts(), [], len(job.entries) == 1
+  for entry, answer in _answers(f, model, job, sampling):
+    if isinstance(answer, NotAsked):
+      failures.append(_as_json(entry, answer))
+      logger.warning(answer.message)
+    else:
+      counts.add(_shown(entry), answer.notes)
+    if f.json:
+      print(json.dumps(_as_json(entry, answer)), flush=True)
+    elif isinstance(answer, Answer) and f.window == "all":
+      print("\n".join(f"{answer.heard[0]}: {text}" for text in answer.texts), flush=True)
+    elif isinstance(answer, Answer) and not is_one:
+      print("\n".join(f"{_shown(entry)}: {text}" for text in answer.texts), flush=True)
+    elif isinstance(answer, Answer) and not _streams(job, sampling):
+      print("\n".join(answer.texts), flush=True)
+  _say_notes(counts)
+  return 0 if is_one else _say_failures("printed", len(job.entries), failures)
+
+
+def _streams(job: _Job, sampling: Sampling) -> bool:
+  return len(job.entries) == 1 and sampling.samples == sampling.beams == 1
+
+
+def _answers(
+  f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling
+) -> Iterator[tuple[Record, Answer | NotAsked]]:
+  """The entries with their answers; the text of a single one is printed on the way."""
+  first, how = job.entries[0], {"sampling": sampling, "seed": f.seed}
+  if f.window == "all":
+    answers = model.answer_windows(job.root / first.filepath1, first.input, **how)
+    yield from ((first, answer) for answer in answers)
+  elif _streams(job, sampling) and not f.json:
+    second = job.root / first.filepath2 if first.filepath2 else None
+    how |= {"audio2": second, "window": f.window}
+    stream = model.stream_answer(job.root / first.filepath1, first.input, **how)
+    for piece in stream:
+      print(piece, end="", flush=True)
+    print(flush=True)
+    yield first, stream.answer
+  else:
+    rows, is_one = _rows(f, model, job, job.entries), len(job.entries) == 1
+    how |= {"batch_size": min(f.batch_size, len(job.entries)), "strict": f.strict or is_one}
+    yield from zip(job.entries, model.stream(rows, **how), strict=True)
+
+
+def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
+  """Appends the answers to --output, those that it does not have yet."""
+  settings = {
+    "checkpoint_sha256": _sha256(Path(_checkpoint(f)) / "config.json"),  # it has all digests
+    "preset": model.preset.name,
+    "window": f.window,
+    "seed": f.seed,
+    **dataclasses.asdict(sampling),
+  }
+  entries, counts = job.entries, NoteCounts()
+  asked = [predictions.key_of([e.filepath1, e.filepath2, e.input]) for e in entries]
+  with predictions.Predictions(f.output, asked) as output:
+    left = predictions.to_ask(output.begin(settings))
+    if output.dropped:
+      says = "%s: %d answers to rows that are asked no more are left out"
+      logger.info(says, f.output, output.dropped)
+    answers = model.stream(
+      _rows(f, model, job, (entries[i] for i in left)),
+      sampling=sampling,
+      seed=f.seed,
+      batch_size=f.batch_size,
+      numbers=[predictions.number_of(output.keys[i]) for i in left],
+      strict=f.strict,
+    )
+    answered = zip((entries[i] for i in left), answers, strict=True)
+    done = len(entries) - len(left)
+    with tqdm.tqdm(total=len(entries), initial=done, unit="row", file=sys.stderr) as bar:
+      while batch := list(itertools.islice(answered, f.batch_size)):
+        output.append(_as_json(entry, answer) for entry, answer in batch)
+        bar.update(len(batch))
+        for entry, answer in batch:
+          if isinstance(answer, Answer):
+            counts.add(_shown(entry), answer.notes)
+    failures = output.finish([dataclasses.asdict(entry) for entry in entries])
+  _say_notes(counts)
+  return _say_failures(f.output, len(entries), failures)
 
 
 def _sha256(path: Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _answer_manifest(f: flags.FlagValues, sampling: Sampling) -> None:
-  """Appends the answers to the rows of --data to --output."""
-  if not f.output:
-    raise FlagsError("--output is missing: name a file for the answers")
-  if f.window == "all":
-    raise FlagsError("--window=all is for --audio: choose first or center for --data")
-  entries, root = records.read(f.data), Path(f.audio_root or Path(f.data).parent)
-  if absent := records.missing_audio(entries, root):
-    raise FlagsError(
-      f"{f.data}: {len(absent)} audio files are not below {root}, first {absent[0]}: "
-      "check --audio_root"
-    )
-  model = Mellow.load(f.checkpoint, f.preset)
-  settings = {
-    "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
-    "manifest_sha256": _sha256(Path(f.data)),
-    "preset": model.preset.name,
-    "window": f.window,
-    "seed": f.seed,
-    **dataclasses.asdict(sampling),
-  }
-  output = predictions.Predictions(f.output, settings)
-  how = {"sampling": sampling, "seed": f.seed, "batch_size": f.batch_size}
-  left = [entries[i] for i in range(output.done, len(entries))]
-  answers = model.stream(_rows(f, model, left, root), first_row=output.done, **how)
-  answered = zip(left, answers, strict=True)
-  with tqdm.tqdm(total=len(entries), initial=output.done, unit="row", file=sys.stderr) as bar:
-    while batch := list(itertools.islice(answered, f.batch_size)):
-      output.append(
-        {**dataclasses.asdict(entry), "prediction": answer.text, **dataclasses.asdict(answer)}
-        for entry, answer in batch
-      )
-      bar.update(len(batch))
-  logger.info("%s: %d answers", f.output, output.done)
+def _checkpoint(f: flags.FlagValues) -> str:
+  return f.checkpoint or os.environ.get("MELLOW_CHECKPOINT", "")
 
 
-def answer(f: flags.FlagValues) -> None:
-  """Does what the flags of `mellow generate` say."""
+def answer(f: flags.FlagValues, words: Sequence[str]) -> int:
+  """Does what the flags of `mellow generate` and the words beside them say; the exit status."""
+  if not _checkpoint(f):
+    raise FlagsError("--checkpoint is missing: name a model folder")
   parallel.require_device(f.device)
-  (_answer_manifest if f.data else _answer_prompt)(f, _sampling(f))
+  sampling, job = _sampling(f), _job(f, words)
+  if f.window == "all" and (f.output or len(job.entries) > 1 or job.entries[0].filepath2):
+    raise FlagsError("--window=all takes one --audio and prints: choose first or center")
+  model = Mellow.load(_checkpoint(f), f.preset)
+  model.warns = False
+  return (_write if f.output else _print)(f, model, job, sampling)

@@ -18,7 +18,7 @@ import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
 from mellow_jax.data import records
-from mellow_jax.evaluation.benchmarks import catalogue, probes, runner
+from mellow_jax.evaluation.benchmarks import catalogue, prediction_files, probes, runner
 from mellow_jax.evaluation.commands import predict
 from mellow_jax.inference import api
 from mellow_jax.inference.decode import Sampling
@@ -241,9 +241,13 @@ def test_missing_audio_is_listed_once_or_left_out(run, data, tmp_path):
   assert left == {"a.wav", "c.wav", "e.wav", "f.wav", "long.wav"} and len(lines(output)) == 11
   settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
   assert settings["missing_audio"] == ["b.wav", "d.wav"] and settings["items"] == 11
-  # With the clips there, it is another set of predictions.
+  # With the clips there, only those are asked about that were not there.
+  written = {line["key"]: line["prediction"] for line in lines(output)}
   status, _, err = run(output=output)
-  assert status == 1 and "made with items = 11, this run has 19" in last_line(err)
+  assert status == 0 and len(lines(output)) == 19
+  assert {line["key"]: line["prediction"] for line in lines(output)}.items() >= written.items()
+  settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
+  assert settings["missing_audio"] == [] and settings["items"] == 19
   # Noise needs no clips.
   assert run(data=table, output=tmp_path / "noise.jsonl", audio="noise")[0] == 0
   status, _, err = run("--allow_missing", data=table, output=output, audio_root=tmp_path)
@@ -269,21 +273,47 @@ def test_rows_in_quarantine_are_left_out(run, data, tmp_path):
   status, _, err = run(output=tmp_path / "out.jsonl", quarantine=tmp_path / "bad.json", **changes)
   assert status == 0 and "1 of 6 rows are in quarantine and left out" in err
   assert [line["item"]["audio1"][0] for line in lines(tmp_path / "out.jsonl")] == list("abdef")
-  status, _, err = run(output=tmp_path / "out.jsonl", **changes)
-  assert status == 1 and "was made with data_sha256" in last_line(err)
+  assert run(output=tmp_path / "out.jsonl", **changes)[0] == 0
+  assert [line["item"]["audio1"][0] for line in lines(tmp_path / "out.jsonl")] == list("abcdef")
 
 
-def test_answers_before_a_damaged_clip_are_kept(run, data, tmp_path):
-  folder, output = tmp_path / "data", tmp_path / "out.jsonl"
+def with_damaged_clip(data, folder) -> pathlib.Path:
+  """A copy of the table and its clips, of which e.wav is none."""
   shutil.copytree(data, folder)
   (folder / "e.wav").write_bytes(b"no audio")
-  status, _, err = run(data=folder / "table.jsonl", output=output)
+  return folder / "table.jsonl"
+
+
+def test_strict_answers_before_a_damaged_clip_are_kept(run, data, tmp_path):
+  table, output = with_damaged_clip(data, tmp_path / "data"), tmp_path / "out.jsonl"
+  status, _, err = run("--strict", data=table, output=output)
   assert status == 1
   assert re.search(r"error: item \w+: .*e\.wav: cannot be decoded", last_line(err))
   assert not output.exists() and len(lines(tmp_path / "out.jsonl.part-0")) == 12
-  shutil.copy(data / "e.wav", folder / "e.wav")
-  status, _, err = run(data=folder / "table.jsonl", output=output)
+  shutil.copy(data / "e.wav", table.parent / "e.wav")
+  status, _, err = run(data=table, output=output)
   assert status == 0 and [line["row"] for line in lines(output)] == list(range(19))
+
+
+def test_a_damaged_clip_is_recorded_and_tried_again(run, data, tmp_path):
+  table, output = with_damaged_clip(data, tmp_path / "data"), tmp_path / "out.jsonl"
+  status, _, err = run("--options_loglik", data=table, output=output)
+  assert status == 2, err
+  found = lines(output)
+  failed = [line for line in found if line["failure"]]
+  assert len(found) == 19 and len(failed) == 4  # three about e.wav, and one that compares it
+  assert all("e.wav: cannot be decoded" in line["failure"] for line in failed)
+  assert {line["prediction"] for line in failed} == {""}
+  assert "4 of 19 questions could not be asked" in err.splitlines()[-1]
+  scored = prediction_files.read(output)
+  assert sum(bool(p.failure) for p in scored.predictions) == 4
+  shutil.copy(data / "e.wav", table.parent / "e.wav")
+  status, _, err = run("--options_loglik", data=table, output=output)
+  assert status == 0 and "19 answers to 19 items" in err.splitlines()[-1]
+  quiet = tmp_path / "quiet.jsonl"
+  run("--options_loglik", output=quiet)
+  for line, other in zip(lines(output), lines(quiet), strict=True):
+    assert line["prediction"] == other["prediction"] and not line["failure"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,33 @@ def test_a_report_says_what_was_measured_how_and_how_sure(files, tmp_path, capsy
   assert not list(out.glob("*.part"))
 
 
+def test_questions_that_could_not_be_asked_are_counted_wrong_and_named(files, tmp_path, capsys):
+  rows = [json.loads(line) for line in files["hears"].read_text().splitlines()]
+  # Of each kind the first that is right becomes a failure, and every seventh.
+  failed = {row["item"]["kind"]: i for i, row in reversed([*enumerate(rows)]) if i % 7 == 0}
+  for i in failed.values():
+    rows[i] |= {"prediction": "", "failure": f"{i}.wav: is empty: get it again"}
+  path = tmp_path / "some.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  assert run("score", f"--predictions={path}", f"--output={tmp_path}", *NO_JAVA) == 0
+  shown = capsys.readouterr().out
+  assert f"{len(failed)} of 400 questions could not be asked and count as wrong answers: " in shown
+  report = json.loads((tmp_path / "report.json").read_text())
+  expected = {rows[i]["item"]["id"]: rows[i]["failure"] for i in failed.values()}
+  assert report["not_asked"] == expected
+  assert all(name in (tmp_path / "report.md").read_text() for name in expected)
+  assert sum(part["items"] for part in report["sections"]) == 400  # none is dropped
+  # It is as if the model had said nothing, but no style of answering is blamed.
+  for i in failed.values():
+    del rows[i]["failure"]
+  path.write_text("\n".join(map(json.dumps, rows)))
+  assert run("score", f"--predictions={path}", f"--output={tmp_path}", *NO_JAVA) == 0
+  silent = json.loads((tmp_path / "report.json").read_text())
+  for part, other in zip(report["sections"], silent["sections"], strict=True):
+    assert [line["value"] for line in part["lines"]] == [line["value"] for line in other["lines"]]
+    assert sum(f["count"] for f in part["failures"]) <= sum(f["count"] for f in other["failures"])
+
+
 @pytest.mark.parametrize(
   ("skills", "said"),
   [

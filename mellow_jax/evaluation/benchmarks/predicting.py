@@ -1,8 +1,6 @@
 """What `mellow evaluate predict` does: asks a benchmark's questions and writes the answers."""
 
-import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +12,15 @@ from absl import flags
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.data import presets, prompts, scenes, selection
-from mellow_jax.errors import (
-  FlagsError,
-  QuestionError,
-)
+from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.benchmarks import catalogue, probes, prompt_styles, runner
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.prompt_styles import Style
 from mellow_jax.evaluation.benchmarks.runner import Asking, Question
 from mellow_jax.inference.api import Mellow
-from mellow_jax.inference.predictions import SharedPredictions
+from mellow_jax.inference.predictions import Predictions
 
+INCOMPLETE = 2  # exit status where some items could not be asked
 NAMED = 5  # missing files that are named
 
 
@@ -74,21 +70,10 @@ def _show_prompts(f: flags.FlagValues, shown: int) -> None:
 
 
 def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
-  """How many prompts have more tokens than the model reads.
-
-  Raises QuestionError, naming the item, for text that cannot be used.
-  """
-  cfg, found = model.cfg, 0
-  for question in questions:
-    try:
-      _, length = prompts.encode(
-        *(model.tokenizer, question.prompt, model.preset.question_end),
-        *(cfg.text_tokens + 1, cfg.pad_id, cfg.end_id),
-      )
-    except ValueError as error:
-      raise QuestionError(f"item {question.item.id}: {error}") from None
-    found += length > cfg.text_tokens
-  return found
+  """How many prompts have more tokens than the model reads."""
+  cfg, end = model.cfg, model.preset.question_end
+  texts = (question.prompt for question in questions)
+  return sum(prompts.unread(model.tokenizer, t, end, cfg.text_tokens).over > 0 for t in texts)
 
 
 # --- What is heard -------------------------------------------------------------------------------
@@ -134,7 +119,7 @@ def _sha256(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
-def _predict(f: flags.FlagValues) -> None:
+def _predict(f: flags.FlagValues) -> int:
   for name in ("checkpoint", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: --help says what it is")
@@ -159,18 +144,20 @@ def _predict(f: flags.FlagValues) -> None:
     _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
   settings: dict[str, Any] = {
     "benchmark": f.benchmark,
-    "data_sha256": _sha256(json.dumps([dataclasses.asdict(item) for item in everything]).encode()),
-    "items": len(items),
-    "missing_audio": missing,
-    "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
     # It holds the digests of all parameters.
     "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
     "preset": model.preset.name,
     "prompt_style": str(style),
+  }
+  asked = ("audio", "audio2", "permute_options", "options_loglik", "window", "seed")
+  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
+  about = {
+    "items": len(items),
+    "limit": f.limit,
+    "missing_audio": missing,
+    "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
     "prompts_cut": cut,
   }
-  asked = ("limit", "audio", "audio2", "permute_options", "options_loglik", "window", "seed")
-  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
   asking = Asking(
     benchmark=f.benchmark,
     audio_root=_root(f),
@@ -178,11 +165,27 @@ def _predict(f: flags.FlagValues) -> None:
     window=f.window,
     max_new_tokens=f.max_new_tokens,
     options_loglik=f.options_loglik,
+    strict=f.strict,
   )
-  with SharedPredictions(f.output, len(questions), jax.process_index()) as output:
-    done = runner.begin(output, settings)
-    runner.answer(model, asking, questions, output, done, f.batch_size * len(devices))
-  _say(f"{f.output}: {len(questions)} answers to {len(items)} items of {f.benchmark}")
+  model.warns = False
+  keys = runner.keys(asking, questions)
+  with Predictions(f.output, keys, jax.process_index()) as output:
+    states = runner.begin(output, settings, about)
+    if output.dropped:
+      _say(f"{f.output}: {output.dropped} answers to items that are asked no more are left out")
+    batch = f.batch_size * len(devices)
+    failures, counts = runner.answer(model, asking, questions, output, states, batch)
+  for line in counts.lines():
+    _say(line)
+  answered = len(questions) - len(failures)
+  _say(f"{f.output}: {answered} answers to {len(items)} items of {f.benchmark}")
+  if not failures:
+    return 0
+  _say(
+    f"{len(failures)} of {len(questions)} questions could not be asked, first of item "
+    f"{failures[0]['item']['id']} ({failures[0]['failure']}): the same command tries them again"
+  )
+  return INCOMPLETE
 
 
 def _say(line: str) -> None:
@@ -191,9 +194,12 @@ def _say(line: str) -> None:
     tqdm.tqdm.write(line, file=sys.stderr)
 
 
-def predict(f: flags.FlagValues, shown: int) -> None:
-  """Does what the flags of `mellow evaluate predict` say; `shown` prompts with --show_prompts."""
-  if f.show_prompts:
-    _show_prompts(f, shown)
-  else:
-    _predict(f)
+def predict(f: flags.FlagValues, shown: int) -> int:
+  """Does what the flags of `mellow evaluate predict` say; `shown` prompts with --show_prompts.
+
+  Returns the exit status.
+  """
+  if not f.show_prompts:
+    return _predict(f)
+  _show_prompts(f, shown)
+  return 0

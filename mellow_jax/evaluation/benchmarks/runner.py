@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-from jaxtyping import Bool
+from jaxtyping import Int
 
 from mellow_jax import parallel
 from mellow_jax.config import AudioConfig
@@ -23,9 +23,11 @@ from mellow_jax.data.audio import Clip
 from mellow_jax.errors import AudioError, PredictionsError, QuestionError
 from mellow_jax.evaluation.benchmarks import probes
 from mellow_jax.evaluation.benchmarks.items import Item, Prediction
-from mellow_jax.inference.api import Mellow, Row
+from mellow_jax.inference import predictions
+from mellow_jax.inference.api import Answer, Mellow, NotAsked, Row
 from mellow_jax.inference.decode import Sampling
-from mellow_jax.inference.predictions import SharedPredictions
+from mellow_jax.inference.notes import NoteCounts
+from mellow_jax.inference.predictions import Predictions
 
 READERS = 8  # threads that read clips
 READ_AHEAD = 64  # questions whose clips are read before it is their turn
@@ -54,6 +56,17 @@ class Asking:
   window: audio.Window
   max_new_tokens: int
   options_loglik: bool
+  strict: bool = False  # a clip that cannot be read ends the run
+
+
+def keys(asking: Asking, questions: Sequence[Question]) -> list[str]:
+  """What each question is known by: its item, its prompt and what is heard."""
+  return [
+    predictions.key_of(
+      [dataclasses.asdict(q.item), q.order, q.prompt, asking.slots(q.item), asking.slots.heard]
+    )
+    for q in questions
+  ]
 
 
 # --- What is heard -------------------------------------------------------------------------------
@@ -74,7 +87,10 @@ def _read(path: str, model: Mellow, asking: Asking) -> Clip:
 
 
 def _rows(model: Mellow, asking: Asking, questions: Sequence[Question]) -> Iterator[Row]:
-  """The questions with their clips, which threads read ahead. Raises AudioError naming the item."""
+  """The questions with their clips, which threads read ahead, or the error of reading one.
+
+  Raises AudioError naming the item where strict.
+  """
   cfg = model.cfg.audio
   silent = _whole(np.zeros(cfg.clip_samples, np.float32), cfg)
   with futures.ThreadPoolExecutor(READERS) as pool:
@@ -90,7 +106,9 @@ def _rows(model: Mellow, asking: Asking, questions: Sequence[Question]) -> Itera
       try:
         first, second = (clip.result() if clip else silent for clip in clips)
       except AudioError as error:
-        raise AudioError(f"item {question.item.id}: {error}", error.reason) from None
+        if asking.strict:
+          raise AudioError(f"item {question.item.id}: {error}", error.reason) from None
+        first, second = error, None
       yield first, second, question.prompt
 
 
@@ -107,9 +125,18 @@ def _room(model: Mellow, questions: Sequence[Question]) -> tuple[int, int]:
 
 
 def _batches(
-  model: Mellow, asking: Asking, questions: Sequence[Question], mine: Sequence[int], batch: int
+  model: Mellow,
+  asking: Asking,
+  questions: Sequence[Question],
+  mine: Sequence[int],
+  batch: int,
+  counts: NoteCounts,
 ) -> Iterator[list[Line]]:
   """The lines of some of the questions, by their numbers, a batch at a time."""
+  slots = asking.slots
+  expected = {"question_cut"}  # the command counts those of all questions before it begins
+  if slots.heard == "silence" or slots.second == "none":
+    expected.add("silent_clip")
   room = _room(model, questions) if asking.options_loglik else (0, 0)
   passed: collections.deque[Row] = collections.deque()
 
@@ -119,34 +146,43 @@ def _batches(
       yield row
 
   sampling = Sampling(max_new_tokens=asking.max_new_tokens)
-  answers = model.stream(rows(), sampling=sampling, batch_size=batch)
+  answers = model.stream(rows(), sampling=sampling, batch_size=batch, strict=asking.strict)
   for start in range(0, len(mine), batch):
     numbers = mine[start : start + batch]
-    texts = [answer.text for answer in itertools.islice(answers, len(numbers))]
-    heard = [passed.popleft() for _ in numbers]
-    scores: dict[int, list[tuple[float, int]]] = {}
-    scored = [i for i, n in enumerate(numbers) if asking.options_loglik and questions[n].options]
-    if scored:
-      options = [questions[numbers[i]].options for i in scored]
-      found = model.score([heard[i] for i in scored], options, batch_size=batch, room=room)
-      scores = dict(zip(scored, found, strict=True))
-    yield [
-      _line(asking, number, questions[number], texts[i], scores.get(i, []))
-      for i, number in enumerate(numbers)
+    found = dict(zip(numbers, itertools.islice(answers, len(numbers)), strict=True))
+    heard = {number: passed.popleft() for number in numbers}
+    failures = {n: answer for n, answer in found.items() if isinstance(answer, NotAsked)}
+    for number in (n for n in numbers if n not in failures):
+      said = (note for note in found[number].notes if note.kind not in expected)
+      counts.add(questions[number].item.id, said)
+    scored = [
+      n for n in numbers if asking.options_loglik and questions[n].options and n not in failures
     ]
+    scores: dict[int, list[tuple[float, int]]] = {}
+    if scored:
+      options = [questions[n].options for n in scored]
+      each = model.score([heard[n] for n in scored], options, batch_size=batch, room=room)
+      scores = dict(zip(scored, each, strict=True))
+    yield [_line(asking, n, questions[n], found[n], scores.get(n, [])) for n in numbers]
 
 
 def _line(
-  asking: Asking, number: int, question: Question, text: str, scores: list[tuple[float, int]]
+  asking: Asking,
+  number: int,
+  question: Question,
+  answer: Answer | NotAsked,
+  scores: list[tuple[float, int]],
 ) -> Line:
+  is_failure = isinstance(answer, NotAsked)
   prediction = Prediction(
     item=question.item,
     benchmark=asking.benchmark,
     prompt=question.prompt,
-    prediction=text,
+    prediction="" if is_failure else answer.text,
     order=question.order,
     option_log_probs=tuple(scores),
     heard=asking.slots.heard,
+    failure=answer.message if is_failure else "",
   )
   return {"row": number, **dataclasses.asdict(prediction)}
 
@@ -154,44 +190,48 @@ def _line(
 # --- Who answers what ----------------------------------------------------------------------------
 
 
-def begin(output: SharedPredictions, settings: dict[str, Any]) -> Bool[np.ndarray, "rows"]:
-  """Which rows are answered already, as the first process finds it; all processes must ask.
+def begin(
+  output: Predictions, settings: dict[str, Any], about: dict[str, Any]
+) -> Int[np.ndarray, "rows"]:
+  """The states of the rows, as the first process finds them; all processes must ask.
 
   Raises PredictionsError in each of them where the first cannot begin.
   """
-  done, failure = np.zeros(output.rows + 1, np.int32), None  # at the end: whether it failed
+  states, failure = np.zeros(len(output.keys) + 1, np.int32), None  # at the end: whether it failed
   if parallel.is_first():
     try:
-      done[:-1] = output.begin(settings)
+      states[:-1] = output.begin(settings, about)
     except PredictionsError as error:
-      done[-1], failure = 1, error
-  done = parallel.sum_over_processes(done)
-  if done[-1]:
+      states[-1], failure = 1, error
+  states = parallel.sum_over_processes(states)
+  if states[-1]:
     raise failure or PredictionsError("the first process stopped: its message says why")
-  return done[:-1].astype(bool)
+  return states[:-1]
 
 
 def answer(
   model: Mellow,
   asking: Asking,
   questions: Sequence[Question],
-  output: SharedPredictions,
-  done: Bool[np.ndarray, "rows"],
+  output: Predictions,
+  states: Int[np.ndarray, "rows"],
   batch: int,
-) -> None:
-  """Adds the predictions that are not done, shared among all processes; the first one finishes.
+) -> tuple[list[Line], NoteCounts]:
+  """Adds the predictions that are absent, shared among all processes; the first one finishes.
 
   In each round every process answers one batch. They all wait for the last, so that none runs far
-  ahead and each learns of the others' failures.
+  ahead and each learns of the others' errors. Returns the lines of items that could not be asked,
+  to the first process, and the notes on this process's answers.
 
-  Raises AudioError or QuestionError naming the item, and PredictionsError; in the processes that
-  met no error themselves the latter.
+  Raises PredictionsError, and where strict AudioError or QuestionError naming the item; in the
+  processes that met no error themselves the former.
   """
-  left = np.flatnonzero(~done).tolist()
+  left = predictions.to_ask(states)
   starts = range(0, len(left), batch * jax.process_count())
   skip = batch * jax.process_index()
   mine = [row for start in starts for row in left[start + skip : start + skip + batch]]
-  batches = _batches(model, asking, questions, mine, batch)
+  counts = NoteCounts()
+  batches = _batches(model, asking, questions, mine, batch, counts)
   with tqdm.tqdm(
     total=len(questions),
     initial=len(questions) - len(left),
@@ -210,5 +250,4 @@ def answer(
       bar.update(int(answered))
       if failures:
         raise failure or PredictionsError("another process stopped: its message says why")
-  if parallel.is_first():
-    output.finish()
+  return output.finish() if parallel.is_first() else [], counts

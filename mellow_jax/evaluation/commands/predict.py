@@ -3,9 +3,11 @@
   mellow evaluate predict --checkpoint=DIR --benchmark=mmau --data=DIR \\
     --output=predictions.jsonl
 
-A rerun goes on where the last run was stopped; the output appears when it is complete. Several
-processes share the work, started as those of training are: by SLURM, Open MPI or on a TPU pod each
-finds the others, elsewhere each is given --coordinator=HOST:PORT --processes=N --process_id=I.
+A rerun goes on where the last run was stopped, whatever items were added, dropped or put in another
+order; the output appears when it is complete. An item whose clip cannot be read is recorded with
+its reason and tried again by a rerun; the exit status is then 2. In scores it counts as wrong.
+Several processes share the work: by SLURM, Open MPI or on a TPU pod each finds the others,
+elsewhere each is given --coordinator=HOST:PORT --processes=N --process_id=I.
 """
 
 import functools
@@ -38,6 +40,7 @@ def _flags() -> flags.FlagValues:
   number("limit", 0, "Ask only about so many items, the first; 0: about all.", lower_bound=0)
   text("quarantine", help="File of rows to leave out, from `mellow reasonaqa check`.")
   switch("allow_missing", help="Leave out the items whose audio is not there.")
+  switch("strict", help="Stop at the first clip that cannot be read.")
   switch("options_loglik", help="Score each choice by its log-likelihood, too.")
   choice("audio", "clips", ["clips", "noise", "silence", "shuffled"], "What is heard.")
   seconds = ["none", "same", "random"]
@@ -54,10 +57,10 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _command(f: flags.FlagValues) -> None:
+def _command(f: flags.FlagValues) -> int:
   from mellow_jax.evaluation.benchmarks import predicting  # not before it is asked: JAX
 
-  predicting.predict(f, SHOWN)
+  return predicting.predict(f, SHOWN)
 
 
 def main(argv: Sequence[str]) -> int:

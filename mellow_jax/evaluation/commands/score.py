@@ -83,6 +83,8 @@ def _score(f: flags.FlagValues) -> None:
   files.write_text(output / "report.md", content.markdown(report))
   files.write_text(output / "report.html", page.render(report))
   print(content.plain_table(content.glance(report)))
+  if failed := content.not_asked(report):
+    print(failed)
   for sentence in report.grounding.sentences if report.grounding else ():
     print(sentence)
   print(f"report: {output / 'report.html'}")

@@ -134,6 +134,8 @@ def _export(f: flags.FlagValues) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
   files.write_text(f.output, text)
   heard = "" if found.heard == "clips" else f", of a probe that heard {found.heard}"
+  if failed := sum(bool(p.failure) for p in found.predictions):
+    heard += f"; {failed} of the answers are empty, as their questions could not be asked"
   print(f"{f.output}: {len(rows)} rows{heard}", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from mellow_jax.evaluation.report.grounding import Grounding
 from mellow_jax.evaluation.report.summary import SectionReport
 
 TEXT = "closeness to the references, 0 to 10; words by regex"
+NAMED = 5  # questions that could not be asked, in a sentence
 # What a predictions file says of how it was made, and how a report says it.
 SETTINGS = (
   ("checkpoint_sha256", "checkpoint"),
@@ -83,6 +84,8 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
     what.append(f"{run.unanswered} items have no answer and are left out of every figure.")
   else:
     what.append("Every item has its answer.")
+  if failed := not_asked(report):
+    what.append(failed)
   if missing := run.settings.get("missing_audio"):
     what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
   if told := [f"{said} {run.settings[n]!s:.12}" for n, said in SETTINGS if n in run.settings]:
@@ -104,6 +107,23 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
     "all wrong, the interval is the exact binomial one."
   )
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
+
+
+def not_asked(report: ScoreReport) -> str:
+  """A sentence that names the questions which could not be asked; "" where all were.
+
+  They count as wrong answers: left out, a model that hears fewer clips could score higher.
+  """
+  predictions = report.answers.predictions
+  failed = [p for p in predictions if p.failure]
+  if not failed:
+    return ""
+  named = "; ".join(f"{p.item.id} ({p.failure})" for p in failed[:NAMED])
+  more = f"; and {len(failed) - NAMED} more, all in report.json" if len(failed) > NAMED else ""
+  return (
+    f"{len(failed)} of {len(predictions)} questions could not be asked and count as wrong answers: "
+    f"{named}{more}."
+  )
 
 
 def glance(report: ScoreReport) -> list[list[str]]:
@@ -248,6 +268,7 @@ def to_json(report: ScoreReport) -> dict[str, Any]:
     "benchmark": run.benchmark,
     "predictions": {"file": run.path.name, "sha256": run.sha256, "settings": run.settings},
     "unanswered": run.unanswered,
+    "not_asked": {p.item.id: p.failure for p in run.predictions if p.failure},
     "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES, "seed": report.seed},
     "sections": [
       {

@@ -204,7 +204,7 @@ def _groups(section: Section, scored: _Scored, seed: int) -> list[Groups]:
 
 def _failures(section: Section) -> list[Failure]:
   found: dict[str, list[str]] = {}
-  for p in section.predictions:
+  for p in (p for p in section.predictions if not p.failure):
     if reason := multiple_choice.failure(p.prediction, rules.shown(p)):
       found.setdefault(reason, []).append(p.prediction)
   return [
