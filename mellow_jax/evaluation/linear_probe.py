@@ -41,6 +41,8 @@ from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import rows
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics import entailment
+from mellow_jax.inference import notes
+from mellow_jax.inference.notes import NoteCounts
 from mellow_jax.models import mellow
 from mellow_jax.training import step
 
@@ -111,6 +113,13 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
   def of_clips(paths: list[str]) -> Array:
     clips = [audio.load(root / path, cfg.audio, preset, window="first").wav for path in paths]
     return encode(flat, np.stack(clips))
+
+  counts = NoteCounts()
+  for text in dict.fromkeys(hypothesis(item.question) for item in items):
+    asked = prompts.question(text, preset)
+    unread = prompts.unread(model.tokenizer, asked, preset.question_end, cfg.text_tokens)
+    counts.add(text, notes.of_question(unread))
+  counts.say()
 
   def of_texts(texts: list[str]) -> Array:
     ids, lengths = zip(

@@ -172,11 +172,6 @@ def _shown(entry: Record) -> str:
   return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _say_notes(counts: NoteCounts) -> None:
-  for line in counts.lines():
-    logger.warning(line)
-
-
 def _say_failures(name: str, total: int, failures: Sequence[dict[str, Any]]) -> int:
   """The last line, and the exit status."""
   says = f"{name}: {total - len(failures)} answers"
@@ -210,7 +205,7 @@ def _print(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
       print("\n".join(f"{_shown(entry)}: {text}" for text in answer.texts), flush=True)
     elif isinstance(answer, Answer) and not _streams(job, sampling):
       print("\n".join(answer.texts), flush=True)
-  _say_notes(counts)
+  counts.say()
   return 0 if is_one else _say_failures("printed", len(job.entries), failures)
 
 
@@ -274,7 +269,7 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
           if isinstance(answer, Answer):
             counts.add(_shown(entry), answer.notes)
     failures = output.finish([dataclasses.asdict(entry) for entry in entries])
-  _say_notes(counts)
+  counts.say()
   return _say_failures(f.output, len(entries), failures)
 
 

@@ -4,6 +4,7 @@ An answer carries its notes; a command counts them and says each kind once a run
 """
 
 import collections
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
@@ -12,6 +13,7 @@ from mellow_jax.data.audio import Clip
 from mellow_jax.data.prompts import Unread
 
 SHORT_SECONDS = 0.32  # one of the 32 steps that HTSAT makes of a clip
+logger = logging.getLogger("mellow_jax")
 _SHOWN = 60  # characters of the first case
 
 NoteKind = Literal[
@@ -72,6 +74,11 @@ class NoteCounts:
       for kind in get_args(NoteKind)
       if kind in self._counts
     ]
+
+  def say(self) -> None:
+    """Logs the lines."""
+    for line in self.lines():
+      logger.warning(line)
 
 
 def _short(text: str) -> str:

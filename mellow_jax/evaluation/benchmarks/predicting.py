@@ -175,8 +175,7 @@ def _predict(f: flags.FlagValues) -> int:
       _say(f"{f.output}: {output.dropped} answers to items that are asked no more are left out")
     batch = f.batch_size * len(devices)
     failures, counts = runner.answer(model, asking, questions, output, states, batch)
-  for line in counts.lines():
-    _say(line)
+  counts.say()
   answered = len(questions) - len(failures)
   _say(f"{f.output}: {answered} answers to {len(items)} items of {f.benchmark}")
   if not failures:

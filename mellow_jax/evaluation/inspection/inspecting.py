@@ -10,6 +10,7 @@ from mellow_jax.data import audio, audioset
 from mellow_jax.evaluation.inspection import events, hallucination, picture
 from mellow_jax.evaluation.inspection.events import Timeline
 from mellow_jax.inference.api import Answer, Mellow, describe
+from mellow_jax.inference.notes import NoteCounts
 
 WINDOWS_A_PICTURE = 6
 
@@ -61,7 +62,8 @@ def report_answer(
   return {
     "heard": [describe(timeline.clips[window]) for timeline in timelines],
     "answer": answer.text,
-    "log_prob": answer.log_probs[0],
+    "log_prob": answer.log_prob,
+    "finish_reason": answer.finish_reason,
     "check": checked,
   }
 
@@ -91,7 +93,11 @@ def inspect(
   else:
     rows = [(clips[0][0], clips[1][0], prompt)]
   detect, encoder = events.make_detector(model.cfg), model.params["encoder"]
+  model.warns, counts = False, NoteCounts()
   found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
+  for answer in found:
+    counts.add(" and ".join(paths), answer.notes)
+  counts.say()
   timelines = [
     events.detect_events(path, windows, model.cfg, detect, encoder)
     for path, windows in zip(paths, clips, strict=True)

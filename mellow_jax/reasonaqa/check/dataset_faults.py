@@ -21,7 +21,7 @@ _NOT_QUARANTINED = (
   "row_in_later_file",
   "duplicate_clip",
   "peak_over_1",
-  *faults.OVER_TOKENS,
+  *faults.OF_TOKENS,
 )
 _NO_CLIP = -1
 

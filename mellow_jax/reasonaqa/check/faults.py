@@ -17,6 +17,7 @@ OF_ROWS = {
   "answer_not_an_option": "an answer that is none of the question's options",
   "question_over_tokens": "a question that is cut to fit the model",
   "answer_over_tokens": "an answer that is cut to fit the model",
+  "unknown_words": "words that the tokenizer does not know",
   "duplicate_row": "says what an earlier row of its file says",
   "row_in_later_file": "says what a row of a later file says",
 }
@@ -29,7 +30,8 @@ OF_CLIPS = {
   "duplicate_clip": "sounds as an earlier clip of its file does, to the last sample",
   "clip_in_later_file": "is heard in a later file as well",
 }
-OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
+# Those that a tokenizer tells. Rows with them are whole but for some words.
+OF_TOKENS = ("question_over_tokens", "answer_over_tokens", "unknown_words")
 
 _EMPTY = {"input": "empty_question", "answer": "empty_answer"}
 _PATHS = ("filepath1", "filepath2")
@@ -68,13 +70,15 @@ def of_options(question: str, answer: str) -> Iterator[Fault]:
 
 
 class TokenLimits:
-  """Finds texts with more tokens than the model has slots, in batches."""
+  """Finds texts with more tokens than the model has slots, or with unknown words, in batches."""
 
   def __init__(self, path: str, preset: str, text_tokens: int, answer_tokens: int):
     """path is a tokenizer.json or its folder. Raises CheckpointError where none is there."""
     self.tokenizer = tokenizer.load_tokenizer(path)
     self.preset = presets.PRESETS[preset]
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
+    unknown = getattr(self.tokenizer.model, "unk_token", None)
+    self.unknown_id = self.tokenizer.token_to_id(unknown) if unknown else None
     self.waiting: list[tuple[Any, str, str]] = []  # (row, kind, text with its end)
 
   def add(self, row: Any, fields: Sequence[str]) -> None:
@@ -82,10 +86,15 @@ class TokenLimits:
     preset = self.preset
     question, answer, second = fields[_INPUT], fields[_ANSWER], fields[_CAPTION2]
     # A token is at least a byte: short texts fit, with all that a preset adds.
-    if not question.isascii() or len(question) + 16 > self.slots["question_over_tokens"]:
+    every = self.unknown_id is not None
+    if every or not question.isascii() or len(question) + 16 > self.slots["question_over_tokens"]:
       text = prompts.question(question, preset)
       self._add(row, "question_over_tokens", text, preset.question_end)
-    if not answer.isascii() or len(answer) + 64 > self.slots["answer_over_tokens"] - len(second):
+    if (
+      every
+      or not answer.isascii()
+      or len(answer) + 64 > self.slots["answer_over_tokens"] - len(second)
+    ):
       task = prompts.task_of(question)
       text = prompts.answer(answer, preset, task=task, training=True, second=second)
       self._add(row, "answer_over_tokens", text, preset.answer_end)
@@ -98,11 +107,15 @@ class TokenLimits:
     """(row, fault) for each text over its limit among those added since the last call."""
     batch, self.waiting = self.waiting, []
     texts = [text for _, _, text in batch]
-    encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    for (row, kind, _), encoding in zip(batch, encoded, strict=True):
+    encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+    for (row, kind, text), encoding in zip(batch, encoded, strict=True):
       count, slots = len(encoding), self.slots[kind]
       if count > slots:
         yield row, Fault(kind, f"{count} tokens with its end, where {slots} fit")
+      if self.unknown_id in encoding.ids:
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        words = dict.fromkeys(text[a:b] for i, (a, b) in places if i == self.unknown_id)
+        yield row, Fault("unknown_words", f"{kind.partition('_')[0]}: {', '.join(words):.80}")
 
 
 # --- Clips ---------------------------------------------------------------------------------------

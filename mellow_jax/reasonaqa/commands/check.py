@@ -82,7 +82,7 @@ def _check(f: flags.FlagValues) -> int:
     raise FlagsError(f"--audio_root={f.audio_root}: is no folder")
   if unknown := [kind for kind in f.allow if kind not in _KINDS]:
     raise FlagsError(f"--allow={unknown[0]}: use {', '.join(_KINDS)}")
-  limits, not_checked = None, dict.fromkeys(faults.OVER_TOKENS, "give --tokenizer")
+  limits, not_checked = None, dict.fromkeys(faults.OF_TOKENS, "give --tokenizer")
   if f.tokenizer:
     limits = faults.TokenLimits(f.tokenizer, f.preset, f.text_tokens, f.answer_tokens)
     not_checked = {}
