@@ -25,6 +25,7 @@ from mellow_jax import cli
 
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
+  f.set_gnu_getopt(True)  # flags may follow the clips and the question
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   text("checkpoint", help="Model folder; the variable MELLOW_CHECKPOINT if absent.")
   flags.DEFINE_multi_string(

@@ -232,12 +232,18 @@ class Unread(NamedTuple):
   unknown: tuple[str, ...]  # words that are unknown to the tokenizer, in their order
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+  """The token that stands for unknown words; None where every text has tokens of its own."""
+  token = getattr(tokenizer.model, "unk_token", None)
+  # Some tokenizers of bytes, which know every text, name their end here.
+  return None if token in (None, "", "<|endoftext|>") else tokenizer.token_to_id(token)
+
+
 def unread(tokenizer: Tokenizer, text: str, end: End, slots: int) -> Unread:
   """What `encode` cuts off a text, or gives to the tokenizer's token for unknown words."""
   found = tokenizer.encode(text, add_special_tokens=False)
-  unknown_id = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
-  places = zip(found.ids, found.offsets, strict=True)
-  unknown = tuple(text[start:stop] for i, (start, stop) in places if i == unknown_id)
+  absent, places = unknown_id(tokenizer), zip(found.ids, found.offsets, strict=True)
+  unknown = tuple(text[start:stop] for i, (start, stop) in places if i == absent)
   count = len(found.ids)
   return Unread(count, max(0, count - (slots - (end == "token"))), unknown)
 

@@ -281,3 +281,10 @@ def test_faults_of_many_rows_are_small():
   assert len(found.new_clips()) == 50 and found.new_clips() == []
   found.find_duplicates()
   assert found.report()["counts"] == {}
+
+
+def test_words_that_the_tokenizer_does_not_know_are_counted(tree, tokenizer, capsys):
+  status, report, _ = tree.check(tokenizer)
+  assert status == 0 and report["unknown_words"] == {str(i): 1 for i in range(7)}
+  assert "7 words the tokenizer does not know, 7 times: 0, 1, 2" in capsys.readouterr().out
+  assert tree.check()[1]["unknown_words"] == {}

@@ -21,7 +21,7 @@ _NOT_QUARANTINED = (
   "row_in_later_file",
   "duplicate_clip",
   "peak_over_1",
-  *faults.OF_TOKENS,
+  *faults.OVER_TOKENS,
 )
 _NO_CLIP = -1
 

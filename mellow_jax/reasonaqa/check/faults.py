@@ -1,5 +1,6 @@
 """Kinds of faults of rows and clips, and the checks of one row's texts and one clip's samples."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ OF_ROWS = {
   "answer_not_an_option": "an answer that is none of the question's options",
   "question_over_tokens": "a question that is cut to fit the model",
   "answer_over_tokens": "an answer that is cut to fit the model",
-  "unknown_words": "words that the tokenizer does not know",
   "duplicate_row": "says what an earlier row of its file says",
   "row_in_later_file": "says what a row of a later file says",
 }
@@ -30,8 +30,7 @@ OF_CLIPS = {
   "duplicate_clip": "sounds as an earlier clip of its file does, to the last sample",
   "clip_in_later_file": "is heard in a later file as well",
 }
-# Those that a tokenizer tells. Rows with them are whole but for some words.
-OF_TOKENS = ("question_over_tokens", "answer_over_tokens", "unknown_words")
+OVER_TOKENS = ("question_over_tokens", "answer_over_tokens")
 
 _EMPTY = {"input": "empty_question", "answer": "empty_answer"}
 _PATHS = ("filepath1", "filepath2")
@@ -70,15 +69,15 @@ def of_options(question: str, answer: str) -> Iterator[Fault]:
 
 
 class TokenLimits:
-  """Finds texts with more tokens than the model has slots, or with unknown words, in batches."""
+  """Finds texts with more tokens than the model has slots, in batches, and counts unknown words."""
 
   def __init__(self, path: str, preset: str, text_tokens: int, answer_tokens: int):
     """path is a tokenizer.json or its folder. Raises CheckpointError where none is there."""
     self.tokenizer = tokenizer.load_tokenizer(path)
     self.preset = presets.PRESETS[preset]
     self.slots = {"question_over_tokens": text_tokens, "answer_over_tokens": answer_tokens}
-    unknown = getattr(self.tokenizer.model, "unk_token", None)
-    self.unknown_id = self.tokenizer.token_to_id(unknown) if unknown else None
+    self.unknown_id = prompts.unknown_id(self.tokenizer)
+    self.unknown = Counter[str]()  # words that the tokenizer does not know, and how often
     self.waiting: list[tuple[Any, str, str]] = []  # (row, kind, text with its end)
 
   def add(self, row: Any, fields: Sequence[str]) -> None:
@@ -114,8 +113,7 @@ class TokenLimits:
         yield row, Fault(kind, f"{count} tokens with its end, where {slots} fit")
       if self.unknown_id in encoding.ids:
         places = zip(encoding.ids, encoding.offsets, strict=True)
-        words = dict.fromkeys(text[a:b] for i, (a, b) in places if i == self.unknown_id)
-        yield row, Fault("unknown_words", f"{kind.partition('_')[0]}: {', '.join(words):.80}")
+        self.unknown.update(text[a:b].lower() for i, (a, b) in places if i == self.unknown_id)
 
 
 # --- Clips ---------------------------------------------------------------------------------------

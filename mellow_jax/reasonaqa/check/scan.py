@@ -79,12 +79,12 @@ def _read_rows(
     if limits:
       limits.add((row, checked.place), checked.fields)
       if len(limits.waiting) >= _BATCH:
-        _add_token_faults(limits, found)
+        _add_over_tokens(limits, found)
   if limits:
-    _add_token_faults(limits, found)
+    _add_over_tokens(limits, found)
   yield
 
 
-def _add_token_faults(limits: faults.TokenLimits, found: DatasetFaults) -> None:
+def _add_over_tokens(limits: faults.TokenLimits, found: DatasetFaults) -> None:
   for (row, place), fault in limits.faults():
     found.add_row_fault(row, place, fault)

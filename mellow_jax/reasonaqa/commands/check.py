@@ -67,6 +67,10 @@ def _text(report: dict[str, Any], allowed: Sequence[str]) -> str:
     lines += [f"    {fault['where']}: {fault['message']}" for fault in listed[:_SHOWN]]
     if len(listed) > _SHOWN:
       lines.append(f"    and {len(listed) - _SHOWN} more")
+  if unknown := report["unknown_words"]:
+    most = ", ".join(list(unknown)[:_SHOWN])
+    times = sum(unknown.values())
+    lines.append(f"{len(unknown)} words the tokenizer does not know, {times} times: {most} ...")
   for kind, reason in report["not_checked"].items():
     lines.append(f"{kind}: not checked, {reason}")
   return "\n".join(lines)
@@ -82,12 +86,13 @@ def _check(f: flags.FlagValues) -> int:
     raise FlagsError(f"--audio_root={f.audio_root}: is no folder")
   if unknown := [kind for kind in f.allow if kind not in _KINDS]:
     raise FlagsError(f"--allow={unknown[0]}: use {', '.join(_KINDS)}")
-  limits, not_checked = None, dict.fromkeys(faults.OF_TOKENS, "give --tokenizer")
+  limits, not_checked = None, dict.fromkeys(faults.OVER_TOKENS, "give --tokenizer")
   if f.tokenizer:
     limits = faults.TokenLimits(f.tokenizer, f.preset, f.text_tokens, f.answer_tokens)
     not_checked = {}
   found = scan.scan(paths, f.audio_root, limits, f.min_seconds, f.workers)
   report = found.report() | {"not_checked": not_checked}
+  report["unknown_words"] = dict(limits.unknown.most_common()) if limits else {}
   quarantined = found.quarantine(f.allow)
   if f.output:
     files.write_json(f.output, report)
