@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from mellow_jax import generate
-from mellow_jax.inference import api
+from mellow_jax.inference import answering, api
 
 RATE, SEED = 16_000, 0
 BAD = ("empty", "text", "cut", "missing", "folder")  # what may stand in the place of a clip
@@ -67,7 +67,7 @@ def write(path: Path, wav: np.ndarray, bad: str | None) -> None:
 def answer(tables: list[tuple[Path, dict[int, bool]]], model_folder: str) -> None:
   """Answers the tables that are not complete, with one model for all."""
   loaded = api.Mellow.load(model_folder)
-  api.Mellow.load = lambda *_: loaded
+  answering.Mellow.load = lambda *_: loaded
   for path, good in tables:
     done = path.with_name("done")
     if done.exists():

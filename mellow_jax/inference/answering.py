@@ -69,7 +69,7 @@ def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
   if f.audio and len(f.audio) > 2:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
   paths, question = [*words], f.prompt
-  if question is None and paths and not Path(paths[-1]).exists():
+  if question is None and paths and not _exists(paths[-1]):
     question = paths.pop()
   if bool(f.audio) == bool(paths):
     raise FlagsError(
@@ -86,9 +86,17 @@ def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
   return _Job(entries, Path(f.audio_root or ""), None)
 
 
+def _exists(path: str) -> bool:
+  """Whether a text is a path of something; a question may be too long for one."""
+  try:
+    return Path(path).exists()
+  except (OSError, ValueError):
+    return False
+
+
 def _is_text(path: str) -> bool:
   """Whether a file holds text, as a table does and no clip."""
-  if not Path(path).is_file():
+  if not (_exists(path) and Path(path).is_file()):
     return False
   with Path(path).open("rb") as file:
     head = file.read(4096)
