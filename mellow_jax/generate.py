@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, progress
 
 
 def _flags() -> flags.FlagValues:
@@ -65,7 +65,8 @@ def _flags() -> flags.FlagValues:
 
 
 def _generate(f: flags.FlagValues, *words: str) -> int:
-  from mellow_jax.inference import answering  # not before it is asked: JAX takes a second
+  with progress.stage("starting"):
+    from mellow_jax.inference import answering  # not before it is asked: JAX takes a second
 
   return answering.answer(f, words)
 

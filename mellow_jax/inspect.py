@@ -21,7 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, progress
 from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.inspection import hallucination
 
@@ -53,15 +53,16 @@ def _inspect(f: flags.FlagValues) -> None:
     raise FlagsError("--checkpoint is missing: name a model folder")
   if len(f.audio) not in QUESTIONS:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
-  # Not before it is asked: JAX takes a second.
-  from mellow_jax import parallel
-  from mellow_jax.evaluation.inspection import inspecting
-  from mellow_jax.inference.api import Mellow
+  with progress.stage("starting"):  # not before it is asked: JAX takes a second
+    from mellow_jax import parallel
+    from mellow_jax.evaluation.inspection import inspecting
+    from mellow_jax.inference.api import Mellow
 
   parallel.require_device(f.device)
   model, output = Mellow.load(f.checkpoint, f.preset), Path(f.output)
   prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
-  found = inspecting.inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
+  with progress.stage("looking for sound events"):
+    found = inspecting.inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
   for answer in found["answers"]:
     print(f"{' | '.join(answer['heard'])}: {answer['answer']}")
     if answer["check"] and answer["check"]["unsupported"]:

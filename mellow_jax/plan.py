@@ -50,7 +50,7 @@ def _plan(f: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
   example = "--config=mellow --topology=v5e:16x16"
-  return cli.run(argv, _flags(argv), __doc__, _plan, example=example)
+  return cli.run(argv, _flags(argv), __doc__, _plan, example=example, waits_for="compiling")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mellow_jax import cli
+from mellow_jax import cli, progress
 from mellow_jax.evaluation.benchmarks import catalogue, prompt_styles
 
 SHOWN = 5  # prompts that --show_prompts prints unless --limit says otherwise
@@ -58,7 +58,8 @@ def _flags() -> flags.FlagValues:
 
 
 def _command(f: flags.FlagValues) -> int:
-  from mellow_jax.evaluation.benchmarks import predicting  # not before it is asked: JAX
+  with progress.stage("starting"):
+    from mellow_jax.evaluation.benchmarks import predicting  # not before it is asked: JAX
 
   return predicting.predict(f, SHOWN)
 
