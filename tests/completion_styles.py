@@ -625,11 +625,12 @@ def all_completions():
   yield from completions(MCQ_STYLES, DETAIL_STYLES)
 
 
-def completions(mcq_styles, detail_styles):
+def completions(mcq_styles, detail_styles, mcq=MCQ, detail=DETAIL):
+  """The same for some styles and questions."""
   for style, write in mcq_styles.items():
-    for questions in MCQ:
+    for questions in mcq:
       found = [(t, tuple(o), o[r]) for t, o, r in questions]
       yield "mcq", style, write(questions), found
   for style, write in detail_styles.items():
-    for questions in DETAIL:
+    for questions in detail:
       yield "detail", style, write(questions), [(t, (), _plain(a)) for t, a in questions]

@@ -15,6 +15,7 @@ KEPT = [
   ("How does her voice change?", "It grows louder and possibly more impatient towards the end."),
   ("Why is someone shouting?", "To be heard over the engine, which is close to the microphone."),
   ("What is the difference between the two barks?", "The second one is longer and higher."),
+  ("How would you describe the texture of the sound?", "It is rough, as a hoarse bark often is."),
   ("Is the man's mood calm?", "Yes, he speaks slowly, with a low and steady voice."),
 ]
 FAULTY = {

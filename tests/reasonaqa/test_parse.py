@@ -166,6 +166,28 @@ def test_a_row_is_written_as_the_published_ones():
   assert QAPair("Who barks?", (), "A dog barks.").fields() == ("Who barks?", "A dog barks.")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("styles", "kept_of", "all_of"),
+  [
+    (("MCQ_STYLES", "DETAIL_STYLES"), 640, 1120),
+    (("HOSTILE_MCQ", "HOSTILE_DETAIL"), 40, 3400),
+  ],
+)
+def test_of_the_papers_pairs_none_is_kept_polluted_in_any_style(
+  reference_data, styles, kept_of, all_of
+):
+  pairs = list(printed_pairs(reference_data / "paper/mellow.txt"))
+  groups = [pairs[i : i + 5] for i in range(0, 40, 5)]
+  mcq = [
+    [(q, list(o), o.index(a)) for _, _, (q, o, a) in group] for group in groups if group[0][2][1]
+  ]
+  detail = [[(q, a) for _, _, (q, _, a) in group] for group in groups if not group[0][2][1]]
+  of_styles = (getattr(completion_styles, name) for name in styles)
+  found, readable = kept(completion_styles.completions(*of_styles, mcq, detail))
+  assert (found.total(), readable) == (kept_of, all_of)
+
+
 def test_the_schema_holds_all_that_is_asked_for():
   for kind in ("mcq", "detail"):
     asked = json_reply.response_format(kind)

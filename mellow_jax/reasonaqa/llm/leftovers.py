@@ -52,7 +52,10 @@ _ANY_COUNTER = re.compile(
 )
 # A label that nobody thought of: "Evidence: ..." behind a sentence, or in brackets.
 _HEADING = re.compile(r"(?:[.!…)\"”]\s+|[(])(?-i:[A-Z])\w*(?: \w+)?:\s")
-_QUOTED = re.compile(r"[\"“'‘«].*[\"”'’»]")
+# Quotation marks around all or a sentence of it, and brackets behind a sentence.
+_ADDED = re.compile(
+  r"^[\"“'‘«].*[\"”'’»]$|[\"“«](?:[^\s\"“”«»]+\s+){3,}[^\"“”«»]+[\"”»]|[.!?…][\"”]?\s*[(]"
+)
 _SIGNS = re.compile(
   r"[{}\[\]|\\`^_*=]|[<>~](?!\s?\d)|(?<!(?-i:[A-G]))#|^[+–—-](?!\s?\d)|\(\W*\)|\(\s*\w\s*\)|--|[:;]\)"
 )
@@ -71,10 +74,10 @@ _ASIDE = re.compile(
   re.IGNORECASE,
 )
 _CAPTION = _any(
-  r"captions?",
-  r"(?:audio|the|this|that|given|provided|above) (?:textual )?(?:description|text|sentence)",
-  r"(?:is|are|as|was|were) (?:described|mentioned|stated) (?:in|as|by)",
-  r"description (?:says|states|mentions|does)",
+  r"captions?(?!\w)",
+  r"(?:audio|the|this|that|given|provided|above) (?:textual )?(?:description|text|sentence)(?!\w)",
+  r"(?:is|are|as|was|were) (?:described|mentioned|stated) (?:in|as|by)(?!\w)",
+  r"description (?:says|states|mentions|does)(?!\w)",
 )
 _INSET = re.compile(r"[\"“'‘«(]([^\"“”«»()]+?)[\"”'’»)]")
 _JOINED = re.compile(r"(?:[:;,/&–—-]|\s(?:and|or))$", re.IGNORECASE)
@@ -111,7 +114,7 @@ def _text_fault(text: str) -> str:
     return MARK
   if _CORRECTION.search(text):
     return CORRECTED
-  return REST if _QUOTED.fullmatch(text) else ""
+  return REST if _ADDED.search(text) else ""
 
 
 def _is_mark(sign: str) -> bool:
