@@ -31,7 +31,7 @@ from mellow_jax.inference import api
 from mellow_jax.inference.api import Prompt
 from mellow_jax.inference.engine import Engine, Request, Token
 from mellow_jax.inference.text_stream import StopTexts, TextStream
-from mellow_jax.serving import chat, limits, systemone
+from mellow_jax.serving import chat, examples, limits, systemone, timeline
 from mellow_jax.serving.chat import ChatRequest
 from mellow_jax.serving.limits import Limits
 from mellow_jax.serving.metrics import Clock, ServerMetrics
@@ -82,6 +82,7 @@ class Service:
       logger.error("the model could not be loaded: %s", error)
       return
     self.metrics.watch(engine)
+    self.timeline = timeline.make(engine.model)
     self._engine = engine
 
   def engine(self) -> Engine:
@@ -226,93 +227,139 @@ class Service:
 # --- Routes --------------------------------------------------------------------------------------
 
 
+async def completions(request: HttpRequest) -> Response:
+  """OpenAI's chat completions; see `chat`."""
+  service: Service = request.app.state.service
+  service.admit(request)
+  wanted, prompt, notes = await service.read(request, lambda body: _read_chat(service, body))
+  writer = chat.Writer(
+    wanted, service.engine().model.tokenizer, service.engine().model.cfg.prefix_tokens
+  )
+  # Greedy answers to one question are all the same.
+  samples = range(wanted.n if wanted.temperature else 1)
+  if wanted.stream:
+    # What can be refused is refused before the first byte: a full queue is known by then.
+    return await _streamed(service, wanted, prompt, writer, notes)
+  answering = asyncio.gather(*(service.answer(wanted, prompt, i) for i in samples))
+  answers = await _while_connected(request, answering, service.settings.limits)
+  answers *= wanted.n // len(answers)
+  return JSONResponse(writer.whole(answers, *notes))
+
+
+async def decisions(request: HttpRequest) -> Response:
+  """Typed decisions; see `systemone`."""
+  service: Service = request.app.state.service
+  service.admit(request)
+  wanted, clips, fit = await service.read(request, lambda body: _read_decisions(service, body))
+  engine, answers = service.engine(), {}
+
+  async def decide() -> None:
+    for key, question in wanted.questions.items():
+      found = await anyio.to_thread.run_sync(
+        engine.decide, clips, question, wanted.state, limiter=service._waiters
+      )
+      answers[key] = systemone.answer(question, found)
+
+  await _while_connected(request, asyncio.ensure_future(decide()), service.settings.limits)
+  positions = engine.model.cfg.prefix_tokens * len(answers)
+  service.metrics.prompt_tokens.inc(positions)
+  service.metrics.success.labels("stop").inc()
+  body = {
+    "model": service.settings.names[0],
+    "answers": answers,
+    "usage": {"input_tokens": positions, "output_tokens": 0},
+    "x_clips": [api.describe(clip) for clip in clips[: max(len(wanted.audio), 1)]],
+    "x_warnings": fit,
+  }
+  return JSONResponse(body)
+
+
+async def events(request: HttpRequest) -> Response:
+  """What the encoder detects in a clip; see `timeline`."""
+  service: Service = request.app.state.service
+  service.admit(request)
+  clip = await service.read(request, lambda body: _read_clip(service, body))
+  found = await anyio.to_thread.run_sync(
+    service.engine().call, lambda: service.timeline(clip), limiter=service._waiters
+  )
+  return JSONResponse({"clip": api.describe(clip), **found})
+
+
+async def listed(request: HttpRequest) -> Response:
+  """The examples of the page."""
+  return JSONResponse(await anyio.to_thread.run_sync(examples.listed))
+
+
+async def example(request: HttpRequest) -> Response:
+  """An example's wav file."""
+  number = request.path_params["number"]
+  if number >= len(examples.TASKS):
+    raise RequestError(404, f"there is no example {number}")
+  data = await anyio.to_thread.run_sync(examples.clip, number)
+  return Response(data, media_type="audio/wav")
+
+
+async def models(request: HttpRequest) -> Response:
+  """The one model, in the forms of both interfaces."""
+  name = request.app.state.service.settings.names[0]
+  described = {
+    "name": name,
+    "description": "Mellow, a small audio-language model",
+    "release_date": "2025-03-11",
+  }
+  openai = {"id": name, "object": "model", "created": 0, "owned_by": "mellow_jax"}
+  return JSONResponse({"object": "list", "data": [openai], "models": [described]})
+
+
+async def health(request: HttpRequest) -> Response:
+  """Status 200 once the model answers, 503 before and where it could not be loaded."""
+  service: Service = request.app.state.service
+  if service.failure:
+    return JSONResponse({"status": "failed", "reason": str(service.failure)}, 503)
+  service.engine()
+  return JSONResponse({"status": "ready"})
+
+
+async def metrics(request: HttpRequest) -> Response:
+  """Prometheus' exposition."""
+  service: Service = request.app.state.service
+  return PlainTextResponse(service.metrics.text())
+
+
+async def version(request: HttpRequest) -> Response:
+  """The package's version."""
+  return JSONResponse({"version": mellow_jax.__version__})
+
+
+async def refused(request: HttpRequest, error: Exception) -> Response:
+  """What becomes of an error."""
+  return _refusal(request.app.state.service, request, error)
+
+
+ROUTES = (
+  Route("/v1/chat/completions", completions, methods=["POST"]),
+  Route("/v1/systemone", decisions, methods=["POST"]),
+  Route("/v1/events", events, methods=["POST"]),
+  Route("/v1/models", models),
+  Route("/examples", listed),
+  Route("/examples/{number:int}.wav", example),
+  Route("/health", health),
+  Route("/metrics", metrics),
+  Route("/version", version),
+  Mount("/", StaticFiles(directory=PAGE, html=True)),
+)
+
+
 def create_app(load: Callable[[], Engine], settings: ServerSettings | None = None) -> Starlette:
   """The application; load is called once, in a thread, when the server starts."""
   service = Service(load, settings or ServerSettings())
-  name = service.settings.names[0]
-
-  async def completions(request: HttpRequest) -> Response:
-    service.admit(request)
-    wanted, prompt, notes = await service.read(request, lambda body: _read_chat(service, body))
-    writer = chat.Writer(
-      wanted, service.engine().model.tokenizer, service.engine().model.cfg.prefix_tokens
-    )
-    # Greedy answers to one question are all the same.
-    samples = range(wanted.n if wanted.temperature else 1)
-    if wanted.stream:
-      # What can be refused is refused before the first byte: a full queue is known by then.
-      return await _streamed(service, wanted, prompt, writer, notes)
-    answering = asyncio.gather(*(service.answer(wanted, prompt, i) for i in samples))
-    answers = await _while_connected(request, answering, service.settings.limits)
-    answers *= wanted.n // len(answers)
-    return JSONResponse(writer.whole(answers, *notes))
-
-  async def decisions(request: HttpRequest) -> Response:
-    service.admit(request)
-    wanted, clips, fit = await service.read(request, lambda body: _read_decisions(service, body))
-    engine, answers = service.engine(), {}
-
-    async def decide() -> None:
-      for key, question in wanted.questions.items():
-        found = await anyio.to_thread.run_sync(
-          engine.decide, clips, question, wanted.state, limiter=service._waiters
-        )
-        answers[key] = systemone.answer(question, found)
-
-    await _while_connected(request, asyncio.ensure_future(decide()), service.settings.limits)
-    positions = engine.model.cfg.prefix_tokens * len(answers)
-    service.metrics.prompt_tokens.inc(positions)
-    service.metrics.success.labels("stop").inc()
-    body = {
-      "model": name,
-      "answers": answers,
-      "usage": {"input_tokens": positions, "output_tokens": 0},
-      "x_clips": [api.describe(clip) for clip in clips[: max(len(wanted.audio), 1)]],
-      "x_warnings": fit,
-    }
-    return JSONResponse(body)
-
-  async def models(request: HttpRequest) -> Response:
-    del request
-    described = {
-      "name": name,
-      "description": "Mellow, a small audio-language model",
-      "release_date": "2025-03-11",
-    }
-    openai = {"id": name, "object": "model", "created": 0, "owned_by": "mellow_jax"}
-    return JSONResponse({"object": "list", "data": [openai], "models": [described]})
-
-  async def health(request: HttpRequest) -> Response:
-    del request
-    if service.failure:
-      return JSONResponse({"status": "failed", "reason": str(service.failure)}, 503)
-    service.engine()
-    return JSONResponse({"status": "ready"})
-
-  async def metrics(request: HttpRequest) -> Response:
-    del request
-    return PlainTextResponse(service.metrics.text())
-
-  async def version(request: HttpRequest) -> Response:
-    del request
-    return JSONResponse({"version": mellow_jax.__version__})
-
-  async def refused(request: HttpRequest, error: Exception) -> Response:
-    return _refusal(service, request, error)
-
-  return Starlette(
-    routes=[
-      Route("/v1/chat/completions", completions, methods=["POST"]),
-      Route("/v1/systemone", decisions, methods=["POST"]),
-      Route("/v1/models", models),
-      Route("/health", health),
-      Route("/metrics", metrics),
-      Route("/version", version),
-      Mount("/", StaticFiles(directory=PAGE, html=True)),
-    ],
-    exception_handlers={UserError: refused, TimeoutError: refused, Exception: refused},
+  app = Starlette(
+    routes=ROUTES,
+    exception_handlers=dict.fromkeys((UserError, TimeoutError, Exception), refused),
     lifespan=service.lifespan,
   )
+  app.state.service = service
+  return app
 
 
 def _read_chat(
@@ -326,6 +373,15 @@ def _read_chat(
   prompt = engine.model.prompt((*clips, wanted.text))
   described = [api.describe(clip) for clip in clips[: len(wanted.audio)]]
   return wanted, prompt, (described, _warnings(prompt))
+
+
+def _read_clip(service: Service, body: bytes) -> Clip:
+  """The clip of {"audio": base64}."""
+  limit = service.settings.limits
+  value = limits.read_json(body, limit)
+  if not isinstance(value, dict) or "audio" not in value:
+    raise RequestError(400, 'send {"audio": "data:audio/wav;base64,..."}', "audio")
+  return service.clips([limits.decode_base64(value["audio"], "audio", limit)])[0]
 
 
 def _read_decisions(

@@ -86,9 +86,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(model: Mellow, **settings) -> Iterator[Running]:
+def serving(model: Mellow, *, limits: Limits = LIMITS, **settings) -> Iterator[Running]:
   engine = Engine(model, slots=3, max_new_tokens=MOST)
-  app = app_lib.create_app(lambda: engine, app_lib.ServerSettings(limits=LIMITS, **settings))
+  app = app_lib.create_app(lambda: engine, app_lib.ServerSettings(limits=limits, **settings))
   listener = socket.socket()
   listener.bind(("127.0.0.1", 0))
   server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))

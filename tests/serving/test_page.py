@@ -1,0 +1,161 @@
+"""The page in a real browser: files, microphone, answers, keyboard, a phone's width.
+
+MELLOW_CHROMIUM names the browser; MELLOW_AXE, where given, axe-core's axe.min.js. docs/serving.md
+says where to get them.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from test_serving import Running, serving, wav
+
+from mellow_jax import checkpoint
+from mellow_jax.inference.api import Mellow
+from mellow_jax.serving.limits import Limits
+
+pytestmark = pytest.mark.browser
+CHROMIUM = os.environ.get("MELLOW_CHROMIUM", "")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+  model = tiny.config(
+    audio=tiny.run().model.audio, text_tokens=24, answer_tokens=22, decoder=tiny.run().model.decoder
+  )
+  folder = tmp_path_factory.mktemp("page") / "model"
+  checkpoint.save_model(folder, tiny.params(model), model, "clean", tiny.tokenizer())
+  with serving(Mellow.load(folder), limits=Limits()) as found:
+    yield found
+
+
+@pytest.fixture
+def page(server: Running, tmp_path):
+  if not CHROMIUM:
+    pytest.skip("MELLOW_CHROMIUM is not set: give the path of a Chromium")
+  from playwright.sync_api import sync_playwright
+
+  (tmp_path / "voice.wav").write_bytes(wav(9, 3))
+  args = ["--no-sandbox", "--headless", "--use-fake-ui-for-media-stream"]
+  args += ["--use-fake-device-for-media-stream", "--no-zygote"]
+  args += [f"--use-file-for-fake-audio-capture={tmp_path / 'voice.wav'}"]
+  with sync_playwright() as playwright:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.outside, page.faults = [], []
+    page.on("request", lambda request: page.outside.append(request.url))
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    page.wait_for_selector("#examples button")
+    yield page
+    own = re.compile(rf"(http://127\.0\.0\.1:{server.port}/|data:|blob:)")
+    assert [url for url in page.outside if not own.match(url)] == [] and page.faults == []
+    browser.close()
+
+
+def answered(page) -> str:
+  page.wait_for_function(
+    "() => !document.getElementById('send').disabled"
+    " && (document.getElementById('answer').textContent || document.getElementById('notes').textContent)"
+  )
+  return page.inner_text("#answer") or page.inner_text("#notes")
+
+
+def drop(page, slot: int, name: str, data: bytes) -> None:
+  """Drops a file on a slot."""
+  transfer = page.evaluate_handle(
+    """([name, bytes]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "audio/wav" }));
+      return transfer;
+    }""",
+    [name, list(data)],
+  )
+  page.dispatch_event(f".drop >> nth={slot}", "drop", {"dataTransfer": transfer})
+  page.wait_for_function(
+    "([slot, name]) => document.querySelectorAll('.name')[slot].textContent.startsWith(name)",
+    arg=[slot, name],
+  )
+
+
+def test_an_example_is_asked_at_a_click_and_streams(page):
+  page.click("#examples button >> nth=0")
+  assert answered(page)
+  assert page.input_value("#question") == "caption the audio"
+  assert "of 5.1 s" in page.inner_text(".used >> nth=0")
+
+
+def test_two_sounds_are_dropped_and_recorded_compared_and_exported(page, tmp_path):
+  drop(page, 0, "a.wav", wav(1, 2))
+  page.click(".slot >> nth=1 >> .record")
+  time.sleep(1)
+  page.click(".slot >> nth=1 >> .record")
+  page.wait_for_function("document.querySelectorAll('.name')[1].textContent.length > 0")
+  assert re.match(r"recording\.wav, [0-3]\.\d s", page.inner_text(".name >> nth=1"))
+  page.fill("#question", "explain the difference in few words")
+  page.fill("#options", "yes\nno")
+  page.click("#send")
+  answered(page)
+  page.wait_for_selector(".bar >> nth=1")
+  shares = [float(page.inner_text(f".bar b >> nth={i}").split()[0]) for i in range(2)]
+  assert sum(shares) == pytest.approx(100, abs=0.2)
+  with page.expect_download() as download:
+    page.click("#export")
+  exported = Path(download.value.path()).read_text()
+  assert '"a.wav"' in exported and '"probabilities"' in exported
+  for number in range(2):
+    data = page.evaluate(f"document.querySelectorAll('canvas.wave')[{number}].toDataURL().length")
+    assert data > 500  # something is drawn
+
+
+def test_the_keyboard_alone_asks(page):
+  drop(page, 0, "a.wav", wav(1, 2))
+  page.focus("#question")
+  page.keyboard.press("Control+A")
+  page.keyboard.type("is there a bell?")
+  page.keyboard.press("Enter")
+  assert answered(page)
+  names = []
+  page.evaluate("document.activeElement.blur()")
+  for _ in range(14):
+    page.keyboard.press("Tab")
+    names.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+  assert {"file", "record", "clear", "question", "options", "send"} <= set(names)
+
+
+def test_stop_ends_an_answer(page):
+  drop(page, 0, "a.wav", wav(1, 2))
+  page.evaluate("document.getElementById('send').click(); document.getElementById('stop').click()")
+  page.wait_for_function("document.getElementById('notes').textContent === 'stopped'")
+
+
+def test_a_phone_needs_no_sideways_scrolling_and_axe_finds_nothing_serious(page):
+  page.set_viewport_size({"width": 390, "height": 800})
+  page.click("#examples button >> nth=1")
+  answered(page)
+  assert page.evaluate("document.documentElement.scrollWidth") == 390
+  if "MELLOW_AXE" not in os.environ:
+    pytest.skip("MELLOW_AXE is not set: give the path of axe.min.js")
+  for scheme in ("light", "dark"):
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate(Path(os.environ["MELLOW_AXE"]).read_text())
+    found = page.evaluate("axe.run().then((result) => result.violations)")
+    serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+    assert serious == [], serious
+
+
+def test_what_is_no_sound_is_said(page):
+  handle = page.evaluate_handle(
+    """() => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(10)], "x.wav"));
+      return transfer;
+    }"""
+  )
+  page.dispatch_event(".drop >> nth=0", "drop", {"dataTransfer": handle})
+  page.wait_for_function(
+    "document.querySelectorAll('.name')[0].textContent.includes('cannot be read')"
+  )
