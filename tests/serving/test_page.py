@@ -58,8 +58,10 @@ def page(server: Running, tmp_path):
 
 def answered(page) -> str:
   page.wait_for_function(
-    "() => !document.getElementById('send').disabled"
-    " && (document.getElementById('answer').textContent || document.getElementById('notes').textContent)"
+    """() => {
+      const text = (id) => document.getElementById(id).textContent;
+      return !document.getElementById("send").disabled && (text("answer") || text("notes"));
+    }"""
   )
   return page.inner_text("#answer") or page.inner_text("#notes")
 
@@ -120,7 +122,7 @@ def test_the_keyboard_alone_asks(page):
   assert answered(page)
   names = []
   page.evaluate("document.activeElement.blur()")
-  for _ in range(14):
+  for _ in range(40):
     page.keyboard.press("Tab")
     names.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
   assert {"file", "record", "clear", "question", "options", "send"} <= set(names)

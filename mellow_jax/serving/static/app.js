@@ -175,7 +175,10 @@ async function ask() {
     const body = { model: "mellow", stream: true, messages: [{ role: "user", content }] };
     for await (const event of stream("v1/chat/completions", body, running.signal)) {
       const choice = event.choices[0];
-      if (event.mellow) Object.assign(last, event.mellow);
+      if (event.mellow) {
+        last.warnings = event.mellow.warnings;
+        event.mellow.clips.forEach((used, i) => { last.clips[i].used = used; });
+      }
       if (choice?.delta.content) $("answer").textContent = last.answer += choice.delta.content;
       if (choice?.finish_reason) last.finish_reason = choice.finish_reason;
     }
