@@ -70,7 +70,7 @@ def calls(monkeypatch):
 
   monkeypatch.setattr(train, "main", fake_train)
   monkeypatch.setattr(predict, "main", fake_predict)
-  monkeypatch.setattr(ablate, "figures", lambda folder: {"yes or no": (97.0, 51.0)})
+  monkeypatch.setattr(ablate, "figures", lambda folder: {"yes/no": (97.0, 51.0)})
   return found
 
 

@@ -118,4 +118,4 @@ def test_the_demo_killed_and_resumed_learns_to_listen(platform, tmp_path):
   found = json.loads((run / "score" / "report.json").read_text())["sections"]
   leading = {section["name"]: section["lines"][0]["value"] for section in found}
   assert leading["multiple choice"] >= 100 * RIGHT
-  assert leading["yes or no"] >= 100 * RIGHT
+  assert leading["yes/no"] >= 100 * RIGHT

@@ -131,7 +131,7 @@ def test_aura_compares_with_one_reference_at_a_time(run):
     "question": "What is heard?",
     "reference": "barking",
     "response": "a dog",
-    "audio": "clips/q0.wav",
+    "audio_path": "clips/q0.wav",
   }
   _, text, _ = run(several, "aura")
   assert [json.loads(line)["reference"] for line in text.splitlines()] == ["x", "y"]

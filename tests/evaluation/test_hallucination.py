@@ -96,3 +96,8 @@ def test_classes_without_names_cannot_be_checked():
   assert not hallucination.applies(64)
   with pytest.raises(ValueError, match="64 classes have no names: AudioSet has 527"):
     hallucination.check("a dog", np.zeros(64, np.float32))
+
+
+def test_words_that_name_no_sound_in_a_description_are_left_alone():
+  said = "The clip has a race car at an emergency; a tool, two key differences and a church."
+  assert flagged(said) == ["car"]

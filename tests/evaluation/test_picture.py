@@ -64,7 +64,7 @@ def test_word_for_word_is_the_whole_answer():
   assert rules.judge(rules.OPTION_TEXT, choice.predictions)[0].mean() == 1
 
 
-def test_of_yes_and_no_the_first_word_counts():
+def test_of_yes_and_no_the_word_alone_counts():
   row = dataclasses.replace(scenes.Scenes("val", 0, 1, {"binary": 1.0})[0], answer="no")
   said = {"No and siren": 100, "yes no": 0, "noise": 0, "": 0}
   for text, value in said.items():

@@ -14,9 +14,9 @@ import pytest
 from mellow_jax import evaluate
 from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item, Prediction
-from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.metrics import free_text, intervals, rules
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import sections, summary
+from mellow_jax.evaluation.report import published, sections, summary
 
 NO_JAVA = ("--java=/nowhere/java",)  # METEOR alone would start for ten seconds
 
@@ -259,7 +259,7 @@ def test_two_models_are_compared_on_the_same_items(files, tmp_path, capsys):
   shown = capsys.readouterr().out
   assert "multiple choice: A is better" in shown and "McNemar, exact" in shown
   found = {(d["section"], d["figure"]): d for d in json.loads(out.read_text())["differences"]}
-  d = found["yes or no", "yes_or_no"]
+  d = found["yes/no", "yes_or_no"]
   assert d["only_first"] - d["only_second"] == pytest.approx(
     (d["first"] - d["second"]) * d["n"] / 100
   )
@@ -396,3 +396,77 @@ def test_the_permutation_test_finds_a_difference_and_none():
   rng = np.random.default_rng(0)
   assert intervals.permutation(rng.standard_normal(100) + 1, seed=0) < 0.01
   assert intervals.permutation(np.tile([1.0, -1.0], 50), seed=0) > 0.9
+
+
+def predicted(said, answer, benchmark="reasonaqa", kind="text", question="what?", **groups):
+  item = Item(
+    id=f"{answer}/{said}/{groups}",
+    kind=kind,
+    audio1="a.wav",
+    question=question,
+    answer=answer,
+    references=(answer,) if kind == "text" else (),
+    groups=groups,
+  )
+  return Prediction(item=item, benchmark=benchmark, prompt=question, prediction=said)
+
+
+def test_short_answers_lead_with_right_or_wrong_word_for_word():
+  said = [predicted("two", "two", task="detail"), predicted("a dog barks", "dog", task="detail")]
+  (section,) = sections.split(said)
+  part = summary.summarise(section, Settings(java="/nowhere/java"), seed=0)
+  assert (part.lines[0].name, part.lines[0].value) == ("word-for-word accuracy [regex]", 50)
+  assert [one.name for one in sections.headline(section)] == ["word-for-word accuracy [regex]"]
+  described = [predicted("a", "a dog barks at a man", task="detail"), *said]
+  (section,) = sections.split(described)
+  part = summary.summarise(section, Settings(java="/nowhere/java"), seed=0)
+  assert part.lines[0].name == "CIDEr-D [regex]"
+
+
+def test_the_audio_1_is_belongs_to_captions_alone():
+  lead = "The audio 1 is a dog"
+  assert free_text.compared(predicted(lead, lead, task="caption")) == ("a dog", ("a dog",))
+  assert free_text.compared(predicted(lead, lead, task="difference")) == (lead, (lead,))
+
+
+def test_the_benchmarks_of_reasonaqa_stand_apart_beside_the_papers_figures():
+  verdicts = ("It is definitely true", "It is definitely false", "It is plausible")
+  said = [
+    dataclasses.replace(one, item=dataclasses.replace(one.item, choices=verdicts), order=(0, 1, 2))
+    for subtype in ("CLE", "ACE")
+    for verdict in verdicts
+    for one in [predicted(verdict, verdict, kind="entailment", subtype=subtype, task="entailment")]
+  ]
+  found = {part.name: summary.summarise(part, Settings(), seed=0) for part in sections.split(said)}
+  assert list(found) == ["entailment, CLE", "entailment, ACE"]
+  for name, accuracy in (("CLE", 91.16), ("ACE", 89.66)):
+    part = found[f"entailment, {name}"]
+    figures = {line.name: line.value for line in part.lines}
+    assert figures["option macro F1"] == figures["option neutral"] == 100
+    mellow = {p.figure: p.value for p, _ in part.beside if p.model == "Mellow, 167M"}
+    assert mellow["letter_reference accuracy"] == accuracy and len(mellow) == 7
+  (part,) = sections.split([predicted("yes", "yes", kind="binary", subtype="ClothoAQA")])
+  beside = summary.summarise(part, Settings(), seed=0).beside
+  assert {p.model: p.value for p, _ in beside}["SALMONN, 13B"] == 23.1
+
+
+def test_tables_3_6_and_7_are_as_printed():
+  values = {(p.benchmark, p.figure, p.group, p.model): p.value for p in published.FIGURES}
+  assert values["mmau", "letter_reference [whole]", "hard", "Mellow, 167M"] == 32.89
+  assert values["mmau", "mmau_official [as written]", "easy", "Gemini Pro v1.5"] == 57.04
+  assert values["acd-3", "SPICE [ptb]", "", "Mellow, 167M"] == pytest.approx(0.187)
+  assert values["clotho", "SPICE [ptb]", "", "SALMONN, 13B"] == pytest.approx(0.076)
+  assert values["clothoaqa", "contains", "", "GAMA, 7B"] == 71.6
+
+
+def test_a_report_made_again_keeps_its_probes(files, tmp_path, capsys):
+  plain, out = f"--predictions={files['hears']}", f"--output={tmp_path}/report"
+  assert run("score", plain, f"--probe={files['noise']}", out, *NO_JAVA) == 0
+  shown = capsys.readouterr().out
+  head, line = shown.splitlines()[2:4]
+  assert head.startswith("task") and set(line) == {"-", " "}
+  assert run("score", plain, out, *NO_JAVA) == 0
+  assert "probe of the earlier report: " in capsys.readouterr().err
+  assert json.loads((tmp_path / "report/report.json").read_text())["probes"]["losses"]
+  assert run("score", plain, "--probe=", out, *NO_JAVA) == 0
+  assert not json.loads((tmp_path / "report/report.json").read_text())["probes"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from mellow_jax import cli, files
-from mellow_jax.errors import FlagsError
+from mellow_jax.errors import DataError, FlagsError
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics.coco_java import Settings
@@ -66,12 +66,29 @@ def _flags() -> flags.FlagValues:
   return f
 
 
+def _earlier_probes(output: Path, predictions: str) -> list[str]:
+  """The probes of the report that is replaced, if it is of the same file and they are still there.
+
+  A report is not to lose them because it is made again; `--probe=` leaves them out.
+  """
+  try:
+    earlier = files.read_json(output / "report.json", "an earlier report")
+    same = earlier["predictions"]["file"] == predictions
+    found = [path for path in earlier["probe_files"] if same and Path(path).is_file()]
+  except (DataError, KeyError, TypeError):
+    return []
+  for path in found:
+    print(f"probe of the earlier report: {path}", file=sys.stderr)
+  return found
+
+
 def _score(f: flags.FlagValues) -> None:
   if not f.predictions:
     raise FlagsError("--predictions is missing: name a file of answers")
   items = items_of(f)
   plain = prediction_files.read(f.predictions, f.benchmark, items)
-  probes = [prediction_files.read(path, f.benchmark, items) for path in f.probe]
+  paths = f.probe or (_earlier_probes(Path(f.output), plain.path.name) if f.output else [])
+  probes = [prediction_files.read(path, f.benchmark, items) for path in paths if path]
   report = content.make(plain, probes, java_settings(f), f.seed)
   if not f.output:
     print(content.markdown(report))
@@ -82,7 +99,7 @@ def _score(f: flags.FlagValues) -> None:
   files.write_json(output / "report.json", content.to_json(report))
   files.write_text(output / "report.md", content.markdown(report))
   files.write_text(output / "report.html", page.render(report))
-  print(content.plain_table(content.glance(report)))
+  print(f"{content.title(report)}\n\n{content.plain_table(content.glance(report))}\n")
   if failed := content.not_asked(report):
     print(failed)
   for sentence in report.grounding.sentences if report.grounding else ():

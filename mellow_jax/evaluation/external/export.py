@@ -6,7 +6,7 @@
 |---|---|---|
 | mmau | JSON list: MMAU's rows with "model_output" | evaluation.py of Sakshi113/MMAU, its server |
 | mmar | JSONL: MMAR's rows with "answer_prediction" | evaluation.py of ddlBoJack/MMAR |
-| aura | JSONL: question, reference, response, audio | AURA, which asks a language model of others |
+| aura | JSONL: the arguments of compute_aura_score | AURA, which asks a language model of others |
 
 Both benchmarks compare sets of words, so that the letter of "b) dog" would be one of them: it is
 stripped, and nothing else is changed. With --data, the benchmark's own file, its rows are copied
@@ -84,7 +84,9 @@ def published(
 
 
 def aura(predictions: Sequence[Prediction]) -> list[dict[str, str]]:
-  """Rows for AURA: of an item with several references one each, since it compares with one.
+  """Rows for AURA, as `compute_aura_score(**row, openai_api_key=KEY)` takes them.
+
+  Of an item with several references there is one each, since it compares with one.
 
   Raises DataError for an item without a reference or about two clips.
   """
@@ -100,7 +102,7 @@ def aura(predictions: Sequence[Prediction]) -> list[dict[str, str]]:
         "question": item.question,
         "reference": reference,
         "response": prediction.prediction,
-        "audio": item.audio1,
+        "audio_path": item.audio1,
       }
       for reference in references
     ]

@@ -69,12 +69,12 @@ def report_answer(
 
 
 def report_rule(classes: int) -> dict:
-  """The rule by which words are checked, or why it does not apply."""
+  """The rule by which words are checked, or why it does not apply and no event is drawn."""
   if hallucination.applies(classes):
     return {"applies": True, "text": hallucination.RULE}
   why = (
-    f"the encoder has {classes} classes of its own, without names: words can be checked against "
-    f"AudioSet's {len(audioset.CLASSES)} alone"
+    f"the encoder has {classes} classes of its own, without names: events are not drawn, and "
+    f"words can be checked against AudioSet's {len(audioset.CLASSES)} alone"
   )
   return {"applies": False, "why": why, "text": hallucination.RULE}
 

@@ -51,14 +51,17 @@ def _lines(
 
 def _draw_clip(
   spectrum: Axes,
-  curves: Axes,
+  curves: Axes | None,
   timeline: Timeline,
   page: range,
   cfg: AudioConfig,
   top: int,
-  threshold: float | None,
+  threshold: float,
 ) -> None:
-  """A clip's spectrogram, and below it the curves of its top events, over some of its windows."""
+  """A clip's spectrogram, and below it the curves of its top events, over some of its windows.
+
+  Events without names have no curves.
+  """
   last = min(page.stop, len(timeline.clips))
   begin, end = timeline.span(page.start, last)
   hop, step = timeline.hop_seconds, timeline.step_seconds
@@ -81,20 +84,23 @@ def _draw_clip(
     fontsize=10,
     loc="left",
   )
+  spectrum.set_xlim(begin, end)
+  for clip in timeline.clips[page.start + 1 : last]:
+    spectrum.axvline(clip.start_seconds, color="white", linewidth=0.8)
+  if curves is None:
+    spectrum.set_xlabel("seconds")
+    return
+  spectrum.tick_params(labelbottom=False)
   steps = timeline.steps(page.start, last)
   values = timeline.probabilities[steps]
   edges = begin + np.arange(len(values) + 1) * step
   for index in top_events(values.max(axis=0), top):
     label = textwrap.fill(event_name(index, values.shape[1]), LABEL)
     curves.stairs(values[:, index], edges, baseline=None, linewidth=1.6, label=label)
-  if threshold is not None:
-    curves.axhline(threshold, color="black", linestyle=":", linewidth=0.8)
-  for axes in (spectrum, curves):
-    axes.set_xlim(begin, end)
-    for clip in timeline.clips[page.start + 1 : last]:
-      axes.axvline(clip.start_seconds, color="white" if axes is spectrum else "gray", linewidth=0.8)
-  spectrum.tick_params(labelbottom=False)
-  curves.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.02))
+  curves.axhline(threshold, color="black", linestyle=":", linewidth=0.8)
+  for clip in timeline.clips[page.start + 1 : last]:
+    curves.axvline(clip.start_seconds, color="gray", linewidth=0.8)
+  curves.set(xlabel="seconds", ylabel="probability", xlim=(begin, end), ylim=(0, 1.02))
   curves.grid(alpha=0.3)
   curves.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
 
@@ -112,7 +118,8 @@ def draw(
   """One picture: question and answers, then each clip that has windows on this page."""
   shown = [timeline for timeline in timelines if len(timeline.clips) > page.start]
   lines = _lines(prompt, answers, rule, any(len(t.clips) > 1 for t in timelines))
-  heights = [LINE * len(lines) + 0.1] + [1.7, 1.5] * len(shown)
+  axes = 2 if rule["applies"] else 1  # of a clip
+  heights = [LINE * len(lines) + 0.1] + [1.7, 1.5][:axes] * len(shown)
   figure = Figure(figsize=(WIDTH, sum(heights) + 0.5 * len(shown)), layout="constrained")
   grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
   words = figure.add_subplot(grid[0])
@@ -128,7 +135,6 @@ def draw(
       transform=words.transAxes,
     )
   for i, timeline in enumerate(shown):
-    spectrum, curves = (figure.add_subplot(grid[1 + 2 * i + k]) for k in range(2))
-    line = threshold if rule["applies"] else None
-    _draw_clip(spectrum, curves, timeline, page, cfg, top, line)
+    spectrum, *curves = (figure.add_subplot(grid[1 + axes * i + k]) for k in range(axes))
+    _draw_clip(spectrum, curves[0] if curves else None, timeline, page, cfg, top, threshold)
   return figure

@@ -1,5 +1,6 @@
 """Metrics of free text over a set of predictions: every figure named with the words it counts."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from mellow_jax.evaluation.metrics.captions import Tokens
 from mellow_jax.evaluation.metrics.coco_java import Settings
 
 WORD_FOR_WORD = "word-for-word accuracy [regex]"
+CLOSED = 3  # words of the longest answer that is right or wrong, and no description
 FEW = "of one item CIDEr-D is 0 whatever it says: its weights come from the items' references"
 
 
@@ -29,18 +31,48 @@ class Figure:
   reason: str = ""  # why it is n/a: what is missing and what to do
 
 
-def references_of(prediction: Prediction) -> tuple[str, ...]:
-  """The texts a prediction is compared with, without the caption's "The audio 1 is "."""
+Words = tuple[list[Tokens], list[list[Tokens]]]  # of each prediction, and of its references
+
+
+def compared(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
+  """A prediction's text and those it is compared with.
+
+  Captions alone lose their leading "The audio 1 is ", as in the reference.
+  """
   item = prediction.item
-  return tuple(captions.strip_lead(text) for text in item.references or (item.answer,))
+  texts = prediction.prediction, *(item.references or (item.answer,))
+  if item.groups.get("task", "caption") == "caption":
+    texts = tuple(map(captions.strip_lead, texts))
+  return texts[0], texts[1:]
 
 
-def regex_words(
-  predictions: Sequence[Prediction],
-) -> tuple[list[Tokens], list[list[Tokens]]]:
+def is_closed(predictions: Sequence[Prediction]) -> bool:
+  """Whether all answers are so short that only word for word they are right."""
+  given = (compared(p)[1] for p in predictions)
+  return all(len(captions.words(text)) <= CLOSED for texts in given for text in texts)
+
+
+def regex_words(predictions: Sequence[Prediction]) -> Words:
   """Words of each prediction and of its references, by regex."""
-  given = [captions.words(captions.strip_lead(p.prediction)) for p in predictions]
-  return given, [[captions.words(text) for text in references_of(p)] for p in predictions]
+  both = [compared(p) for p in predictions]
+  return (
+    [captions.words(text) for text, _ in both],
+    [[captions.words(text) for text in others] for _, others in both],
+  )
+
+
+def leading_words(
+  predictions: Sequence[Prediction], settings: Settings | None
+) -> tuple[str, Words]:
+  """The tokenizer that the leading figure counts by, and the words.
+
+  Of differences it is [ptb] where Java is found: their detailed answers hold hyphens, brackets and
+  figures, which the two tokenizers take apart differently.
+  """
+  if settings and all(p.item.groups.get("task") == "difference" for p in predictions):
+    with contextlib.suppress(MetricUnavailable):
+      return "ptb", _ptb_words(predictions, settings)
+  return "regex", regex_words(predictions)
 
 
 def word_for_word(
@@ -51,12 +83,10 @@ def word_for_word(
   return 100.0 * np.array(same)
 
 
-def _ptb_words(
-  predictions: Sequence[Prediction], settings: Settings
-) -> tuple[list[Tokens], list[list[Tokens]]]:
-  references = [references_of(p) for p in predictions]
-  flat = [captions.strip_lead(p.prediction) for p in predictions]
-  flat += [text for others in references for text in others]
+def _ptb_words(predictions: Sequence[Prediction], settings: Settings) -> Words:
+  both = [compared(p) for p in predictions]
+  references = [others for _, others in both]
+  flat = [text for text, _ in both] + [text for others in references for text in others]
   words = iter(coco_java.ptb_words(flat, settings))
   given = [next(words) for _ in predictions]
   return given, [[next(words) for _ in others] for others in references]
@@ -85,15 +115,24 @@ def core(
 
 
 def measure(predictions: Sequence[Prediction], settings: Settings, seed: int) -> list[Figure]:
-  """Every metric of free text, those that cannot run here with the reason.
+  """Every metric of free text, the leading one first, those that cannot run with the reason.
 
   SPIDEr is absent where SPICE is.
   """
+  figures = _measure(predictions, settings, seed)
+  is_difference = all(p.item.groups.get("task") == "difference" for p in predictions)
+  ptb = is_difference and any(f.name == "CIDEr-D [ptb]" and f.value is not None for f in figures)
+  leading = WORD_FOR_WORD if is_closed(predictions) else f"CIDEr-D [{'ptb' if ptb else 'regex'}]"
+  return sorted(figures, key=lambda figure: figure.name != leading)
+
+
+def _measure(predictions: Sequence[Prediction], settings: Settings, seed: int) -> list[Figure]:
   given, references = regex_words(predictions)
   figures = core(given, references, "regex", seed)
   same = word_for_word(given, references)
   low, high = intervals.percent_interval(same, seed)
-  figures.append(Figure(name=WORD_FOR_WORD, value=float(same.mean()), low=low, high=high, unit="%"))
+  ends = {"low": low, "high": high, "unit": "%", "values": same}
+  figures.append(Figure(name=WORD_FOR_WORD, value=float(same.mean()), **ends))
   try:
     given, references = _ptb_words(predictions, settings)
   except MetricUnavailable as error:

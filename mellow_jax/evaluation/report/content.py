@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import mellow_jax
@@ -13,7 +14,7 @@ from mellow_jax.evaluation.report import grounding, sections, summary
 from mellow_jax.evaluation.report.grounding import Grounding
 from mellow_jax.evaluation.report.summary import SectionReport
 
-TEXT = "closeness to the references, 0 to 10; words by regex"
+TEXT = "closeness to the references, 0 to 10"
 NAMED = 5  # questions that could not be asked, in a sentence
 # What a predictions file says of how it was made, and how a report says it.
 SETTINGS = (
@@ -33,15 +34,19 @@ class ScoreReport:
   parts: tuple[SectionReport, ...]
   grounding: Grounding | None  # None where no probe was given
   seed: int
+  probe_files: tuple[Path, ...] = ()
 
 
 def make(
   answers: PredictionSet, probes: Sequence[PredictionSet], settings: Settings, seed: int
 ) -> ScoreReport:
   """Scores a predictions file and its probes; raises PredictionsError where these do not fit."""
-  found = grounding.measure(answers, probes, seed) if probes else None
+  found = grounding.measure(answers, probes, settings, seed) if probes else None
   parts = [summary.summarise(one, settings, seed) for one in sections.split(answers.predictions)]
-  return ScoreReport(answers=answers, parts=tuple(parts), grounding=found, seed=seed)
+  paths = tuple(probe.path for probe in probes)
+  return ScoreReport(
+    answers=answers, parts=tuple(parts), grounding=found, seed=seed, probe_files=paths
+  )
 
 
 def title(report: ScoreReport) -> str:
@@ -133,7 +138,7 @@ def glance(report: ScoreReport) -> list[list[str]]:
   """
   losses = report.grounding.losses if report.grounding else ()
   probes = list(dict.fromkeys(loss.probe for loss in losses))
-  rows = [["", "items", "figure", "value", "95% interval", *probes, "best blind guess"]]
+  rows = [["task", "items", "figure", "value", "95% interval", *probes, "best blind guess"]]
   for part in report.parts:
     guess = max(part.baselines.items(), key=lambda pair: pair[1], default=None)
     for place, score in enumerate(summary.headline_scores(part)):
@@ -150,7 +155,16 @@ def glance(report: ScoreReport) -> list[list[str]]:
 
 def probe_rows(found: Grounding) -> list[list[str]]:
   """One row a probe, section and headline figure."""
-  head = ["", "probe", "figure", "items", "with clips", "with probe", "difference", "95% interval"]
+  head = [
+    "task",
+    "probe",
+    "figure",
+    "items",
+    "with clips",
+    "with probe",
+    "difference",
+    "95% interval",
+  ]
   rows = [[*head, "p", "same words"]]
   for loss in found.losses:
     rows.append(
@@ -234,7 +248,8 @@ def tables(part: SectionReport) -> Iterator[tuple[str, str, list[list[str]]]]:
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
   """Rows in columns of equal width, for a terminal."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [zip(row, widths, strict=True) for row in rows]
+  head, *body = rows
+  lines = [zip(row, widths, strict=True) for row in (head, ["-" * n for n in widths], *body)]
   return "\n".join("  ".join(cell.ljust(n) for cell, n in line).rstrip() for line in lines)
 
 
@@ -267,6 +282,7 @@ def to_json(report: ScoreReport) -> dict[str, Any]:
     "mellow_jax": mellow_jax.__version__,
     "benchmark": run.benchmark,
     "predictions": {"file": run.path.name, "sha256": run.sha256, "settings": run.settings},
+    "probe_files": [str(path.resolve()) for path in report.probe_files],
     "unanswered": run.unanswered,
     "not_asked": {p.item.id: p.failure for p in run.predictions if p.failure},
     "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES, "seed": report.seed},

@@ -15,6 +15,7 @@ from mellow_jax.errors import PredictionsError
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
 from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import sections
 from mellow_jax.evaluation.report.sections import ItemValues
 
@@ -143,7 +144,9 @@ def _check_model(plain: PredictionSet, probe: PredictionSet) -> None:
       )
 
 
-def _losses(plain: PredictionSet, probe: PredictionSet, seed: int) -> list[Loss]:
+def _losses(
+  plain: PredictionSet, probe: PredictionSet, settings: Settings, seed: int
+) -> list[Loss]:
   probed = probe.predictions
   if probe.permuted and probe.heard == "clips":  # the own order, of several, changes nothing
     probed = [p for p in probed if list(p.order) != sorted(p.order)]
@@ -166,7 +169,7 @@ def _losses(plain: PredictionSet, probe: PredictionSet, seed: int) -> list[Loss]
       section.kind in ("choice", "entailment"),
     )
     same = _same_text(*pair), _same_option(*pair) if chosen else None
-    figures = zip(sections.headline(section), sections.headline(other), strict=True)
+    figures = zip(*(sections.headline(one, settings) for one in (section, other)), strict=True)
     for place, (clips, changed) in enumerate(figures):
       by_id = dict(zip(changed.ids, changed.values, strict=True))
       values = np.array([by_id[one] for one in clips.ids])
@@ -235,7 +238,9 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
   return listens, sentences
 
 
-def measure(plain: PredictionSet, probes: Sequence[PredictionSet], seed: int) -> Grounding:
+def measure(
+  plain: PredictionSet, probes: Sequence[PredictionSet], settings: Settings, seed: int
+) -> Grounding:
   """What each probe costs, and whether the model listens.
 
   Raises PredictionsError if the first run is itself a probe, a probe changes nothing, or the runs'
@@ -253,7 +258,7 @@ def measure(plain: PredictionSet, probes: Sequence[PredictionSet], seed: int) ->
         f"{probe.path}: heard the clips, with options in order: it probes nothing"
       )
     _check_model(plain, probe)
-    found = _losses(plain, probe, seed)
+    found = _losses(plain, probe, settings, seed)
     losses += found
     (audio if probe.heard != "clips" else orders).append(found[0])
   listens, sentences = _verdict(audio) if audio else (None, [])

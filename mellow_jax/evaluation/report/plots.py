@@ -12,6 +12,7 @@ from mellow_jax.evaluation.report.grounding import Grounding
 from mellow_jax.evaluation.report.scores import Score
 from mellow_jax.evaluation.report.summary import Failure, Groups, SectionReport
 
+MOST_LINES = 12  # of a picture of groups
 OURS, GUESS, PROBE = "#3a7d44", "#8a8f98", "#d98032"
 
 
@@ -50,7 +51,7 @@ def glance(parts: Sequence[SectionReport]) -> str:
   for y, part in enumerate(shown):
     line = part.lines[0]
     _bar(ax, y, line.value, line.low, line.high, OURS)
-    best = max(part.baselines.values())
+    best = max(part.baselines.values(), default=np.nan)
     ax.plot([best, best], [y - 0.38, y + 0.38], color=GUESS, linewidth=2.5)
   ax.plot([], [], color=GUESS, linewidth=2.5, label="best blind guess")
   ax.plot([], [], color="black", linewidth=1.2, label="95% interval")
@@ -60,13 +61,17 @@ def glance(parts: Sequence[SectionReport]) -> str:
 
 
 def groups(part: SectionReport) -> str:
-  """The leading figure of a section by each of its groups, and the best blind guess (grey)."""
-  if not part.groups:
+  """The leading figure of a section by each of its groups, and the best blind guess (grey).
+
+  Groups of many values are in the tables alone.
+  """
+  drawn = [one for one in part.groups if len(one.lines) <= MOST_LINES]
+  if not drawn:
     return ""
-  heights = [len(one.lines) + 3.0 for one in part.groups]
+  heights = [len(one.lines) + 3.0 for one in drawn]
   figure = Figure(figsize=(9, 0.28 * sum(heights)), layout="constrained")
   axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-  for ax, one in zip(axes, part.groups, strict=True):
+  for ax, one in zip(axes, drawn, strict=True):
     _draw_group(ax, one, part.lines[0])
   return _svg(figure)
 

@@ -39,7 +39,7 @@ def expected(prediction: Prediction) -> str:
 
 
 def accuracies(predictions: Sequence[Prediction]) -> dict[str, sections.ItemValues]:
-  """Word-for-word accuracy of each section, by item; of yes and no by the first word."""
+  """Word-for-word accuracy of each section, by item; of yes and no by the word alone."""
   return {part.name: sections.headline(part)[-1] for part in sections.split(predictions)}
 
 
@@ -116,7 +116,7 @@ def draw(
     right |= zip(part.ids, part.values, strict=True)
   spectrogram = jax.jit(functools.partial(logmel.log_mel, cfg=cfg.model.audio))
   shown = choose(plain)
-  figure = Figure(figsize=(13, 3.0 * len(shown) + 3.4), layout="constrained")
+  figure = Figure(figsize=(13, 2.1 * len(shown) + 2.7), layout="constrained")
   grid = figure.add_gridspec(len(shown) + 1, 2, width_ratios=(1.15, 1))
   for i, prediction in enumerate(shown):
     item = prediction.item

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mellow_jax.evaluation.benchmarks.items import Kind, Prediction
+from mellow_jax.evaluation.benchmarks.rows import TASKS
 from mellow_jax.evaluation.metrics import captions, free_text, rules
-
-NAMES = {"choice": "multiple choice", "binary": "yes or no", "entailment": "entailment"}
+from mellow_jax.evaluation.metrics.coco_java import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,19 @@ class ItemValues:
 
 
 def split(predictions: Sequence[Prediction]) -> list[Section]:
-  """Sections by kind; of free text also by subtype, as captions and differences score apart."""
+  """Sections by kind, named by their task.
+
+  Free text is divided by subtype as well, as captions and differences score apart; and so is
+  entailment, whose CLE and ACE are two benchmarks.
+  """
   found: dict[tuple[Kind, str], list[Prediction]] = {}
   for prediction in predictions:
-    item, name = prediction.item, NAMES.get(prediction.item.kind, "")
+    item, subtype = prediction.item, prediction.item.groups.get("subtype", "")
+    name = TASKS.get(item.kind, "")
     if item.kind == "text":
-      name = item.groups.get("subtype") or item.groups.get("task") or "free text"
+      name = subtype or item.groups.get("task") or "free text"
+    elif subtype in ("CLE", "ACE"):
+      name = f"{name}, {subtype}"
     found.setdefault((item.kind, name), []).append(prediction)
   return [
     Section(name=name, kind=kind, predictions=tuple(part)) for (kind, name), part in found.items()
@@ -58,11 +65,12 @@ def by_item(
   return tuple(places), np.stack([values[rows].mean(axis=0) for rows in places.values()])
 
 
-def headline(section: Section) -> list[ItemValues]:
+def headline(section: Section, settings: Settings | None = None) -> list[ItemValues]:
   """The figures that stand for a section: the leading one first, word-for-word accuracy last.
 
-  Leading is the first rule of the kind; of free text CIDEr-D, or ROUGE-L of a single text. Options
-  are also scored by their text alone. Of yes and no the first word is all that is compared.
+  Leading is the first rule of the kind; of free text CIDEr-D, or ROUGE-L of a single text, but of
+  short answers word-for-word accuracy. Options are also scored by their text alone. Of yes and no
+  the word is all that is compared. Without settings no program of Java is run.
   """
   predictions = section.predictions
 
@@ -71,13 +79,14 @@ def headline(section: Section) -> list[ItemValues]:
     return ItemValues(name=name, unit=unit, ids=ids, values=values)
 
   if section.kind == "text":
-    given, references = free_text.regex_words(predictions)
-    several = len(given) > 1
+    words = free_text.regex_words(predictions)
+    exact = figure(free_text.WORD_FOR_WORD, "%", free_text.word_for_word(*words))
+    if free_text.is_closed(predictions):
+      return [exact]
+    tokenizer, words = free_text.leading_words(predictions, settings)
+    several = len(predictions) > 1
     name, metric = ("CIDEr-D", captions.cider_d) if several else ("ROUGE-L", captions.rouge_l)
-    return [
-      figure(f"{name} [regex]", "", metric(given, references)),
-      figure(free_text.WORD_FOR_WORD, "%", free_text.word_for_word(given, references)),
-    ]
+    return [figure(f"{name} [{tokenizer}]", "", metric(*words)), exact]
   leading = rules.of_kind(section.kind, predictions)[0]
   beside = [] if section.kind == "binary" else [rules.OPTION_TEXT, rules.WORD_FOR_WORD]
   return [

@@ -140,14 +140,20 @@ def _score_text(section: Section, settings: Settings, seed: int) -> _Scored:
   predictions = section.predictions
   figures = free_text.measure(predictions, settings, seed)
   names = ("name", "unit", "value", "low", "high", "reason")
-  cider, rouge = figures[:2]
+  leading, rouge = figures[0], next(f for f in figures if f.name.startswith("ROUGE-L"))
   guesses = {}
-  if cider.values is not None:
-    given, references = free_text.regex_words(free_text.dealt(predictions, seed))
-    guesses["the same texts dealt to other items"] = captions.cider_d(given, references)
+  if leading.values is not None and len(predictions) > 1:
+    dealt = free_text.dealt(predictions, seed)
+    if leading.unit == "%":
+      values = free_text.word_for_word(*free_text.regex_words(dealt))
+    else:
+      values = captions.cider_d(*free_text.leading_words(dealt, settings)[1])
+    guesses["the same texts dealt to other items"] = values
+  says = {free_text.WORD_FOR_WORD: "the words of a reference, all of them and in order"}
+  fields = [{k: getattr(f, k) for k in names} for f in figures]
   return _Scored(
-    lines=[Score(n=len(predictions), **{k: getattr(f, k) for k in names}) for f in figures],
-    values=rouge.values if cider.values is None else cider.values,
+    lines=[Score(n=len(predictions), says=says.get(f["name"], ""), **f) for f in fields],
+    values=rouge.values if leading.values is None else leading.values,
     other=(rouge.name, rouge.values),
     guesses=guesses,
     hits={},
@@ -176,7 +182,8 @@ def _score_judged(section: Section, seed: int) -> _Scored:
 
 def _groups(section: Section, scored: _Scored, seed: int) -> list[Groups]:
   predictions, found = section.predictions, []
-  interval = intervals.interval if section.kind == "text" else intervals.percent_interval
+  is_percent = scored.lines[0].unit == "%"
+  interval = intervals.percent_interval if is_percent else intervals.interval
   for key in dict.fromkeys(key for p in predictions for key in p.item.groups):
     places: dict[str, list[int]] = {}
     for i, p in enumerate(predictions):
@@ -250,7 +257,7 @@ def _examples(section: Section, values: Float[np.ndarray, "N"], seed: int) -> li
 
 
 def _spread(scored: _Scored) -> Spread | None:
-  if not scored.guesses:  # of a single text
+  if not scored.guesses or scored.lines[0].unit == "%":  # of a single text; of right or wrong
     return None
   (dealt,) = scored.guesses.values()
   edges = np.linspace(0, max(scored.values.max(), dealt.max(), 1e-9), BINS + 1)
@@ -259,12 +266,19 @@ def _spread(scored: _Scored) -> Spread | None:
 
 
 def _beside(section: Section, scored: _Scored) -> list[tuple[Published, float | None]]:
-  """Published figures of the same rules, each with ours, None where it is n/a."""
+  """Published figures of the same rules, each with ours, None where it is n/a.
+
+  Parts of ReasonAQA are benchmarks of their own, known by their subtypes.
+  """
   ours = {line.name: line.value for line in scored.lines}
   groups = [p.item.groups.values() for p in section.predictions]
+  benchmark = section.predictions[0].benchmark
+  subtypes = {p.item.groups.get("subtype", "").lower() for p in section.predictions}
+  if benchmark == "reasonaqa" and len(subtypes) == 1:
+    (benchmark,) = subtypes
   found: list[tuple[Published, float | None]] = []
   for p in published.FIGURES:
-    if p.benchmark != section.predictions[0].benchmark or p.figure not in ours:
+    if p.benchmark != benchmark or p.figure not in ours:
       continue
     value = ours[p.figure]
     if p.group:
