@@ -46,11 +46,11 @@ setup(
     "orbax-checkpoint>=0.11,<0.13",
     "grain>=0.2.16,<0.3",
     "array_record>=0.8.1",  # the record cache; Grain reads it
-    "transformers>=5",  # AutoTokenizer only; the models are ours
+    "transformers>=5",  # tokenizers of repositories without tokenizer.json; the models are ours
     "tokenizers>=0.22",
     "safetensors>=0.5",
     "huggingface_hub>=1.0",
-    "librosa>=0.11",  # mel filterbank
+    "librosa>=0.11",  # frequencies of mel bins in pictures; tests hold our filter bank to it
     "soundfile>=0.13",  # decoding of wav, flac, ogg, mp3
     "numpy>=2.0",
     "ml_dtypes>=0.5",

@@ -4,7 +4,6 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from librosa import filters
 
 from mellow_jax.config import (
   CNN14Config,
@@ -17,7 +16,7 @@ from mellow_jax.config import (
 )
 from mellow_jax.convert import rules
 from mellow_jax.errors import CheckpointError
-from mellow_jax.models import htsat, lora, mellow
+from mellow_jax.models import htsat, lora, mel, mellow
 
 EMBEDDING = "decoder/embed/embedding"
 # Types whose every value float32 holds.
@@ -337,14 +336,12 @@ def _log_mel(cfg: ModelConfig, prefix: str) -> dict[str, np.ndarray]:
   audio, n = cfg.audio, cfg.audio.n_fft
   window = np.hanning(n + 1)[:-1]
   angle = -2 * np.pi * (np.arange(n // 2 + 1)[:, None] * np.arange(n)[None] % n) / n
-  mel = filters.mel(
-    sr=audio.sample_rate, n_fft=n, n_mels=audio.mel_bins, fmin=audio.f_min, fmax=audio.f_max
-  )
+  bank = mel.filter_bank(audio.sample_rate, n, audio.mel_bins, audio.f_min, audio.f_max)
   stft = prefix + "spectrogram_extractor.stft.conv_"
   return {
     stft + "real.weight": (np.cos(angle) * window)[:, None].astype(np.float32),
     stft + "imag.weight": (np.sin(angle) * window)[:, None].astype(np.float32),
-    prefix + "logmel_extractor.melW": np.ascontiguousarray(mel.T, dtype=np.float32),
+    prefix + "logmel_extractor.melW": np.ascontiguousarray(bank.T),
   }
 
 

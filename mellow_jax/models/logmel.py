@@ -11,15 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Complex, Float
 
 from mellow_jax.config import AudioConfig
-
-
-@functools.lru_cache
-def _mel_matrix(rate: int, n_fft: int, bins: int, f_min: float, f_max: float) -> np.ndarray:
-  from librosa import filters  # with SciPy it takes a second to import
-
-  mel = filters.mel(sr=rate, n_fft=n_fft, n_mels=bins, fmin=f_min, fmax=f_max)
-  return mel.T.astype(np.float32)
-
+from mellow_jax.models import mel
 
 # --- Power spectrum ------------------------------------------------------------------------------
 
@@ -132,9 +124,9 @@ def log_mel(wav: Float[Array, "B S"], cfg: AudioConfig) -> Float[Array, "B T F"]
   power = jax.lax.platform_dependent(
     wav[:, index], tpu=windowed(power_by_products), default=ways[cfg.stft]
   )
-  mel_matrix = _mel_matrix(cfg.sample_rate, cfg.n_fft, cfg.mel_bins, cfg.f_min, cfg.f_max)
-  mel = jnp.matmul(power, mel_matrix, precision=jax.lax.Precision.HIGHEST)
-  return 10.0 * jnp.log10(jnp.maximum(mel, cfg.min_power))
+  bank = mel.filter_bank(cfg.sample_rate, cfg.n_fft, cfg.mel_bins, cfg.f_min, cfg.f_max)
+  power_in_bins = jnp.matmul(power, bank.T, precision=jax.lax.Precision.HIGHEST)
+  return 10.0 * jnp.log10(jnp.maximum(power_in_bins, cfg.min_power))
 
 
 @functools.lru_cache
