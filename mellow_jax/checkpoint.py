@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -155,10 +155,19 @@ def _read_config(folder: pathlib.Path) -> dict:
   return content
 
 
-def _parse(
-  folder: pathlib.Path, content: dict
-) -> tuple[ModelConfig, str, dict[str, str], dict[str, Any]]:
-  """(configuration, preset, digest of each parameter, abstract parameters) of a config.json."""
+class Contents(NamedTuple):
+  """What a model folder says that it holds, known before its parameters are read."""
+
+  config: ModelConfig
+  preset: str
+  arrays: dict[str, jax.ShapeDtypeStruct]  # by path
+  sha256: dict[str, str]  # of each array
+
+
+def contents(folder: str | pathlib.Path) -> Contents:
+  """What a model folder says that it holds; raises CheckpointError where it cannot be read."""
+  folder = pathlib.Path(folder).absolute()
+  content = _read_config(folder)
 
   def fault(what: str) -> CheckpointError:
     return CheckpointError(
@@ -179,13 +188,12 @@ def _parse(
     raise fault(f"preset is {preset!r}")
   if unknown := sorted(set(names) - set(abstract)):
     raise fault(f"{unknown[0]} is no parameter of this model")
-  return config, preset, names, abstract
+  return Contents(config, preset, {name: abstract[name] for name in names}, names)
 
 
 def read_config(folder: str | pathlib.Path) -> tuple[ModelConfig, str]:
   """(configuration, preset) of a model folder, without its parameters; raises CheckpointError."""
-  folder = pathlib.Path(folder).absolute()
-  return _parse(folder, _read_config(folder))[:2]
+  return contents(folder)[:2]
 
 
 def has_tokenizer(folder: str | pathlib.Path) -> bool:
@@ -200,11 +208,10 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   config.json says.
   """
   folder = pathlib.Path(folder).absolute()
-  config, preset, names, abstract = _parse(folder, _read_config(folder))
+  config, preset, arrays, names = contents(folder)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {
-    name: jax.ShapeDtypeStruct(abstract[name].shape, abstract[name].dtype, sharding=device)
-    for name in names
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for name, x in arrays.items()
   }
   try:
     with _local_checkpointer() as checkpointer:

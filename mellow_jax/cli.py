@@ -1,5 +1,6 @@
 """What the commands share: flags, --help, and one line for what the caller can mend."""
 
+import ast
 import contextlib
 import os
 import re
@@ -88,10 +89,27 @@ class _ConfigParser(flags.ArgumentParser):
       raise FlagsError(f"{kind}{first_line(cause)}") from None
 
 
+class _NumbersParser(flags.ArgumentParser):
+  """Parses a dict of numbers by name, such as config.data.mix."""
+
+  def parse(self, argument: str | dict[str, float]) -> dict[str, float]:
+    """The dict; ValueError where the text is none."""
+    if isinstance(argument, dict):
+      return argument  # the config's own
+    try:
+      found = dict(ast.literal_eval(argument))
+      if all(isinstance(name, str) and isinstance(x, int | float) for name, x in found.items()):
+        return found
+    except (SyntaxError, TypeError, ValueError):
+      pass
+    raise ValueError("write \"{'NAME': NUMBER}\", or {} for none")
+
+
 def define_config(f: flags.FlagValues, argv: Sequence[str]) -> None:
   """Defines --config=NAME in f, and --config.FIELD=VALUE for the fields that argv sets."""
   text = "Config of the package, or path of a .py file with get_config(); :ARG goes to get_config."
   words = _with_underscores(argv)
+  config_flags.register_flag_parser_for_type(dict, _NumbersParser())
   config_flags.DEFINE_config_file("config", None, text, flag_values=f, sys_argv=words)
   f["config"].parser = _ConfigParser(f["config"].parser.parse)
   fields = "List the fields of --config with type, value, unit and source."

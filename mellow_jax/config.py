@@ -387,6 +387,9 @@ class Config:
   # use slower kernels, which add in a fixed order, and choose none by timing.
   deterministic: bool = False
   init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
+  # Take config.model and config.data.preset from the last of init_from; fields of theirs that the
+  # command line sets stay as set.
+  adopt: bool = False
   batch_size: int = 4  # examples a step, over all devices
   # Gradient accumulation: parts of a batch computed one after the other, in less memory:
   # the same update to rounding. bn0's batch statistics, where they are used, are those of a part.
@@ -471,6 +474,8 @@ def _faults_of_fields(cfg: Config) -> Iterator[str]:
     value = operator.attrgetter(name)(cfg)
     if value not in known and not (name == "data.source" and value in OLD_SOURCES):
       yield f"config.{name} {value!r}: use {', '.join(known)}"
+  if cfg.adopt and not cfg.init_from:
+    yield "config.init_from is empty: give --config.init_from=FOLDER, a model folder to start from"
   for names, holds, words in RANGES:
     for name in names.split():
       value = operator.attrgetter(name)(cfg)
@@ -501,7 +506,7 @@ def _faults_of_files(cfg: Config) -> Iterator[str]:
       f"config.data.cache_clips: preset {data.preset!r} crops at random: choose another "
       "--config.data.preset, or leave it off"
     )
-  if not (data.tokenizer or cfg.init_from):
+  if not (data.tokenizer or cfg.init_from or cfg.adopt):
     yield "no tokenizer: give --config.data.tokenizer=FOLDER or --config.init_from"
 
 

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and JSON lines that a killed process leaves usable."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -53,6 +54,27 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   except BaseException:
     shutil.rmtree(part, ignore_errors=True)
     raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[bool]:
+  """Locks a file or folder until the block ends; False where another process has locked it.
+
+  The system unlocks what a process has locked when it ends, however that is. Where the file system
+  has no locks, nothing is locked.
+  """
+  opened = os.open(path, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    except OSError:
+      pass  # it has none
+    yield True
+  finally:
+    os.close(opened)
 
 
 def set_aside(path: str | os.PathLike, ending: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -200,10 +201,39 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+_logged = time.monotonic()  # when the last line was
+
+
 def log(text: str) -> None:
   """Prints a line, in the first process only."""
+  global _logged
+  _logged = time.monotonic()
   if is_first():
     print(text, flush=True)
+
+
+def silent_seconds() -> float:
+  """How long nothing was logged."""
+  return time.monotonic() - _logged
+
+
+@contextlib.contextmanager
+def never_silent(seconds: float = 10.0) -> Iterator[None]:
+  """Logs that the work goes on whenever nothing was logged for so long, until the block ends."""
+  ended, begun = threading.Event(), time.monotonic()
+
+  def watch() -> None:
+    while not ended.wait(max(seconds - silent_seconds(), 0.1)):
+      if silent_seconds() >= seconds:
+        log(f"  still working, {time.monotonic() - begun:.0f} s since the start")
+
+  thread = threading.Thread(target=watch, daemon=True, name="never-silent")
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
 
 
 def from_first(value: int) -> int:

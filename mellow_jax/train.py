@@ -65,11 +65,13 @@ def _train(f: flags.FlagValues) -> int:
     raise FlagsError("--config is missing: name a config, such as --config=demo")
   if not f.workdir:
     raise FlagsError("--workdir is missing: name a folder for this run")
+  if not f.process_id:
+    print("loading JAX", flush=True)
   # Imported here, so that --help does not wait for JAX.
   import jax
 
   from mellow_jax import parallel
-  from mellow_jax.training import checkpoints, loop
+  from mellow_jax.training import checkpoints, init, loop
 
   flags.FLAGS.mark_as_parsed()  # Grain reads its flags there when it starts workers
   faulthandler.enable()
@@ -85,9 +87,9 @@ def _train(f: flags.FlagValues) -> int:
   parallel.initialize(*place, f.start_seconds, f.heartbeat_seconds)
   parallel.require_device(f.device)
   stop = parallel.StopSignal()
-  workdir.mkdir(parents=True, exist_ok=True)
   try:
-    state = loop.train(f.config, workdir, profile, stop.requested)
+    cfg = init.adopt(f.config, f["config"].override_values)
+    state = loop.train(cfg, workdir, profile, stop.requested)
   except StalledError as error:
     print(f"error: {error}", file=sys.stderr, flush=True)
     os._exit(1)  # an ordinary exit would wait for the thread that hangs
@@ -99,7 +101,7 @@ def _train(f: flags.FlagValues) -> int:
     traceback.print_exc()
     os.abort()
   # EX_TEMPFAIL is 75, which launchers answer with the same command.
-  return os.EX_TEMPFAIL if int(state.step) < f.config.steps else 0
+  return os.EX_TEMPFAIL if int(state.step) < cfg.steps else 0
 
 
 def main(argv: Sequence[str]) -> int:

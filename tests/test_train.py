@@ -66,7 +66,7 @@ def test_a_run_leaves_what_it_promises(whole):
   assert [line["step"] for line in found] == [1, 2, 3, 4, 4]
   assert all(set(line) == {"step", "loss", "grad_norm", "learning_rate"} for line in found[:4])
   assert [line["learning_rate"] for line in found[:4]] == pytest.approx([0, 5e-4, 1e-3, 5e-4])
-  assert set(found[4]) == {"step", "val_loss"}
+  assert set(found[4]) == {"step", "val_loss", "val_accuracy", "val_answers"}
   assert found[3]["loss"] < found[0]["loss"]
   answers = lines(workdir, "answers.jsonl")
   rows = scenes.Scenes("val", 0, 2, {"caption": 1.0, "binary": 1.0})
@@ -174,7 +174,7 @@ def validation_loss(model):
   (arrays,) = pipeline.eval_batches(encoder, batch_size=cfg.batch_size, count=1)
   flat = mellow.flatten(model.params)
   evaluate = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
-  return validation.mean_loss(flat, iter([step.Batch(**arrays)]), evaluate)
+  return validation.scores(flat, [step.Batch(**arrays)], evaluate).loss
 
 
 def test_a_finished_run_has_nothing_left_to_do(train, whole):

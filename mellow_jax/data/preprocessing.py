@@ -55,6 +55,22 @@ class Preprocessor:
     except AudioError as error:
       raise PipelineError(f"row {row.row} ({row.subtype}): {error}") from error
 
+  def texts(self, row: Record, rng: np.random.Generator | None = None) -> tuple[str, str]:
+    """The question and the answer of a row as the preset writes them, before their ends.
+
+    Raises ValueError for a row that cannot be written so.
+    """
+    preset = presets.PRESETS[self.data.preset]
+    question = prompts.question(row.input, preset, rng=rng)
+    answer = prompts.answer(
+      row.answer,
+      preset,
+      task=prompts.task_of(row.input),
+      training=rng is not None,
+      second=row.caption2 or None,
+    )
+    return question, answer
+
   def training_example(self, row: Record, rng: np.random.Generator) -> dict[str, Any]:
     """A training example of the row, or of another one where its audio cannot be used.
 
@@ -103,11 +119,7 @@ class Preprocessor:
       wav2 = self._clip(row.filepath2, row.caption2, row, rng, bad)
     else:
       wav2 = self._second_clip(wav1, rng, bad)
-    task = prompts.task_of(row.input)
-    question = prompts.question(row.input, preset, rng=rng)
-    answer = prompts.answer(
-      row.answer, preset, task=task, training=rng is not None, second=row.caption2 or None
-    )
+    question, answer = self.texts(row, rng)
     ids = (model.pad_id, model.end_id)
     text_ids, text_length = prompts.encode(
       self.tokenizer, question, preset.question_end, model.text_tokens, *ids

@@ -1,5 +1,6 @@
 """Tokenizers: the one loader, and word-level ones for models too small for SmolLM2's vocabulary."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -41,6 +42,32 @@ def build_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
     ]
   )
   return tokenizer
+
+
+def is_of_words(tokenizer: tokenizers.Tokenizer) -> bool:
+  """Whether it has a token for each word, and none for parts of them."""
+  return isinstance(tokenizer.model, tokenizers.models.WordLevel)
+
+
+def grow_tokenizer(
+  tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
+) -> tuple[tokenizers.Tokenizer, list[str]]:
+  """A word-level tokenizer with the words of the texts that it lacks, and these words.
+
+  The new words come last, so that the others keep their ids. A tokenizer of another kind has no
+  unknown words, and is returned as it is.
+  """
+  if not is_of_words(tokenizer):
+    return tokenizer, []
+  known, lacking = tokenizer.get_vocab(), set()
+  for text in texts:
+    if tokenizer.normalizer:
+      text = tokenizer.normalizer.normalize_str(text)
+    parts = tokenizer.pre_tokenizer.pre_tokenize_str(text) if tokenizer.pre_tokenizer else [(text,)]
+    lacking.update(part[0] for part in parts if part[0] not in known)
+  new, first, state = sorted(lacking), max(known.values()) + 1, json.loads(tokenizer.to_str())
+  state["model"]["vocab"] |= {word: first + i for i, word in enumerate(new)}
+  return tokenizers.Tokenizer.from_str(json.dumps(state)), new
 
 
 def load_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:

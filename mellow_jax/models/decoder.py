@@ -225,9 +225,21 @@ class Decoder(nnx.Module):
     Where the logits of all positions would be the largest array of training, they are computed some
     positions at a time, and again for the gradient.
     """
+    return self._in_pieces(optax.softmax_cross_entropy_with_integer_labels, hidden, ids)
 
-    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Float[Array, "B r"]:
-      return optax.softmax_cross_entropy_with_integer_labels(self.logits(hidden), ids)
+  def is_first_choice(
+    self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]
+  ) -> Bool[Array, "B R"]:
+    """Whether greedy decoding would choose each token after those before it."""
+    return self._in_pieces(lambda logits, ids: logits.argmax(axis=-1) == ids, hidden, ids)
+
+  def _in_pieces(
+    self, f: Callable[[Array, Array], Array], hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]
+  ) -> Array:
+    """f of the logits and ids of each position, some positions at a time if they are many."""
+
+    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Array:
+      return f(self.logits(hidden), ids)
 
     b, r = ids.shape
     pieces = min(-(-4 * b * r * self.cfg.vocab // LOGITS_BYTES), r)

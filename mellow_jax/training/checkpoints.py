@@ -55,6 +55,11 @@ def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
   return {**same, **{name: x for name, x in named.items() if name not in CHANGEABLE}}
 
 
+def _may_go_on(run: dict[str, Any]) -> bool:
+  """Whether no step of a run depends on how many there are, so that more can follow."""
+  return run.get("optim.schedule") == "constant" and run.get("data.source") == "files"
+
+
 # An older version that lacks a field computed what the field's default does.
 _DEFAULTS = run_settings(Config(), rows=0, digest="")
 
@@ -195,6 +200,8 @@ class TrainCheckpoints:
         meta = self._together(self._read_meta, step)
         saved = {name: x for name, x in _DEFAULTS.items() if name in run} | meta["run"]
         different = {key for key in saved | run if saved.get(key) != run.get(key)}
+        if _may_go_on(run):
+          different -= {"steps"}
         if not different:
           flat = self._together(self._read_state, step, like)
           where = f"{self.folder}/{step}"
@@ -205,9 +212,15 @@ class TrainCheckpoints:
         continue
       if different:
         key = min(different)
+        remedy = "use another --workdir or the same settings"
+        if different == {"steps"}:
+          remedy = (
+            "the learning rate and the order of scenes follow from the number of steps: to train "
+            f"on, use another --workdir with --config.init_from={self.folder.parent / 'model'}"
+          )
         raise CheckpointError(
           f"{self.folder}/{step}: was saved with {key} = {saved.get(key)!r}, this run has "
-          f"{run.get(key)!r}; use another --workdir or the same settings"
+          f"{run.get(key)!r}; {remedy}"
         )
       self._set_aside(failures)
       return mellow.unflatten(flat, like), meta["counters"]

@@ -1,7 +1,10 @@
-"""Start of a run: tokenizer, initial parameters, and bn0's statistics."""
+"""Start of a run: what it takes from model folders, tokenizer, parameters, bn0's statistics."""
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,45 +14,126 @@ from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
 from mellow_jax import checkpoint, parallel
-from mellow_jax.config import Config
+from mellow_jax.config import Config, ModelConfig
 from mellow_jax.data import scenes
 from mellow_jax.data.records import Record
-from mellow_jax.data.tokenizer import build_tokenizer, load_tokenizer
+from mellow_jax.data.tokenizer import (
+  build_tokenizer,
+  grow_tokenizer,
+  is_of_words,
+  load_tokenizer,
+)
 from mellow_jax.errors import CheckpointError, ConfigError
 from mellow_jax.models import lora, mellow
-from mellow_jax.training import step
+from mellow_jax.training import step, survey
 from mellow_jax.training.step import Batch
 
 EMBEDDING = "decoder/embed/embedding"
 
 
-def tokenizer(cfg: Config, rows: Sequence[Record]) -> Tokenizer:
-  """The tokenizer that config.data.tokenizer asks for.
+def adopt(cfg: Config, given: Mapping[str, Any]) -> Config:
+  """The config with the model and the preset of the folder it starts from, if it adopts them.
 
-  Raises CheckpointError or ConfigError, saying what to give.
+  given holds the values that the command line sets, by their path in the config: they stay.
+  Raises CheckpointError where the folder cannot be read, ConfigError where its model lacks a field.
   """
+  if not (cfg.adopt and cfg.init_from):
+    return cfg
+  folder = cfg.init_from[-1]
+  found = checkpoint.contents(folder)
+  # Released weights were trained with the other preset: theirs is that of code that only answers.
+  preset = "training" if found.preset == "release" else found.preset
+  cfg = dataclasses.replace(
+    cfg, model=found.config, data=dataclasses.replace(cfg.data, preset=preset)
+  )
+  for path, value in given.items():
+    if path.startswith("model.") or path == "data.preset":
+      *parents, name = path.split(".")
+      part = functools.reduce(getattr, parents, cfg)
+      if not hasattr(part, name):
+        raise ConfigError(f"config.{path}: the model in {folder} has no such field: leave it out")
+      setattr(part, name, value)
+  parallel.log(f"{folder}: its model and its preset {cfg.data.preset!r} are taken")
+  return cfg
+
+
+def check_folders(cfg: Config) -> None:
+  """Compares the folders of init_from with config.model, before anything large is read.
+
+  Raises CheckpointError where a folder cannot be read, or its parameters are not this model's.
+  """
+  if not cfg.init_from:
+    return
+  flat = mellow.flatten(mellow.abstract(cfg.model)[1])
+  for folder in cfg.init_from:
+    found = checkpoint.contents(folder)
+    known = lora.abstract(flat, found.arrays, lora.rank(found.arrays))
+    for name, value in found.arrays.items():
+      ours = known[name].shape if name in known else "absent"
+      # An embedding is moved to another vocabulary.
+      if ours != value.shape and not (name == EMBEDDING and ours[1:] == value.shape[1:]):
+        raise CheckpointError(
+          f"{folder}: another architecture: {name} is {value.shape} there, {ours} in config.model"
+          f"{_first_difference(found.config, cfg.model)}; start from it with --config=finetune, "
+          "which takes the folder's architecture, or change config.model"
+        )
+
+
+def _first_difference(theirs: ModelConfig, ours: ModelConfig) -> str:
+  """The first field of encoder, mapper or decoder that differs, for a message; "" without one."""
+  for part in ("encoder", "mapper", "decoder"):
+    one, other = (dataclasses.asdict(getattr(model, part)) for model in (theirs, ours))
+    for name, value in one.items():
+      if name != "vocab" and other.get(name, value) != value:
+        return f" ({part}.{name} {value} there, {other[name]} here)"
+  return ""
+
+
+def tokenizer(cfg: Config, rows: Sequence[Record]) -> tuple[Tokenizer, Config]:
+  """The tokenizer that config.data.tokenizer asks for, and the config with room for its tokens.
+
+  A tokenizer of words gets those of the rows that it lacks; their embeddings are then trained, also
+  where the others were to be frozen. Raises CheckpointError or ConfigError, saying what to give.
+  """
+  texts = (text for row in rows for text in (row.input, row.answer))
   if cfg.data.source == "scenes":
-    found, source = scenes.build_tokenizer(), "scenes"
-  elif cfg.data.tokenizer == "words":
-    texts = (text for row in rows for text in (row.input, row.answer))
-    found, source = build_tokenizer(texts), "words"
-  else:
-    source = cfg.data.tokenizer or cfg.init_from[-1]
-    found = load_tokenizer(source)
-  if found.get_vocab_size() > cfg.model.decoder.vocab:
-    raise ConfigError(
-      f"config.model.decoder.vocab {cfg.model.decoder.vocab} has no room for the "
-      f"{found.get_vocab_size()} tokens of tokenizer {source!r}"
+    return _with_room(cfg, scenes.build_tokenizer(), "scenes")
+  if cfg.data.tokenizer == "words":
+    return _with_room(cfg, build_tokenizer(texts), "words")
+  source = cfg.data.tokenizer or cfg.init_from[-1]
+  found, new = grow_tokenizer(load_tokenizer(source), texts)
+  if new:
+    parallel.log(
+      f"{len(new)} words of the rows are new to the tokenizer and join it: {survey.some(new)}"
     )
-  return found
+    freeze = tuple(
+      rf"(?!{EMBEDDING}$)(?:{regex})" if re.fullmatch(regex, EMBEDDING) else regex
+      for regex in cfg.optim.freeze
+      if regex != EMBEDDING
+    )
+    if freeze != cfg.optim.freeze:
+      parallel.log("the embedding is trained, too: it holds the new words")
+    cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, freeze=freeze))
+  return _with_room(cfg, found, source)
+
+
+def _with_room(cfg: Config, tokenizer: Tokenizer, source: str) -> tuple[Tokenizer, Config]:
+  size, decoder = tokenizer.get_vocab_size(), cfg.model.decoder
+  if size > decoder.vocab and (source == "scenes" or not is_of_words(tokenizer)):
+    raise ConfigError(
+      f"config.model.decoder.vocab {decoder.vocab} has no room for the {size} tokens of tokenizer "
+      f"{source!r}: give --config.model.decoder.vocab={size}"
+    )
+  decoder = dataclasses.replace(decoder, vocab=max(decoder.vocab, size))
+  return tokenizer, dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, decoder=decoder))
 
 
 def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
   """Random parameters, replaced by those of each folder of init_from; the same in every process.
 
   Where a folder has another tokenizer, the tokens in both keep their embedding. A folder's LoRA
-  factors are merged into the kernels of the folders before it.
-  Raises CheckpointError where a folder's parameters are not this model's.
+  factors are merged into the kernels of the folders before it. `check_folders` has compared shapes.
+  Raises CheckpointError where a folder's parameters are damaged.
   """
   # Folders first, so that a bad one shows before the random parameters are compiled.
   found = {folder: checkpoint.load_params(folder)[0] for folder in cfg.init_from}
@@ -60,15 +144,9 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
       loaded[EMBEDDING] = move_embeddings(
         loaded[EMBEDDING], flat[EMBEDDING], old, tokenizer.get_vocab()
       )
-    known = lora.abstract(flat, loaded, lora.rank(loaded))
     for name, value in loaded.items():
       if not np.isfinite(value).all():
         raise CheckpointError(f"{folder}: {name} holds numbers that are not finite: train it anew")
-      if name not in known or known[name].shape != value.shape:
-        ours = known[name].shape if name in known else "absent"
-        raise CheckpointError(
-          f"{folder}: another architecture: {name} is {value.shape} there, {ours} in config.model"
-        )
     flat = lora.merge(flat | loaded, 1.0)
     parallel.log(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
   return flat
@@ -76,16 +154,21 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
 
 def move_embeddings(
   loaded: Float[Array, "U D"],
-  fresh: Float[Array, "V D2"],
+  fresh: Float[Array, "V D"],
   old: dict[str, int],
   new: dict[str, int],
-) -> Float[Array, "W D"]:
-  """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh."""
-  if old == new or loaded.shape[1] != fresh.shape[1]:
+) -> Float[Array, "V D"]:
+  """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh.
+
+  But where the new vocabulary is the old one and more, the others start at the mean of the old.
+  """
+  if old == new:
     return loaded
   shared = sorted(set(old) & set(new))
   source, target = ([vocab[token] for token in shared] for vocab in (old, new))
   parallel.log(f"{len(shared)} of {len(new)} tokens keep their embedding")
+  if len(shared) == len(old):
+    fresh = jnp.broadcast_to(loaded[np.asarray(source)].mean(axis=0), fresh.shape)
   return fresh.at[np.asarray(target)].set(loaded[np.asarray(source)])
 
 

@@ -11,7 +11,7 @@ from mellow_jax import parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records, pipeline
 from mellow_jax.data.records import Rows
-from mellow_jax.training import init
+from mellow_jax.training import init, survey
 from mellow_jax.training.metrics import MetricsWriter
 from mellow_jax.training.step import Batch
 
@@ -19,17 +19,19 @@ from mellow_jax.training.step import Batch
 class Loader:
   """Loads the batches of a run; each process loads its own rows of each.
 
-  Raises the errors of the rows and of the tokenizer, each saying what to change.
+  `cfg` is the run's config with a vocabulary as large as its tokenizer. Raises the errors of the
+  rows and of the tokenizer, each saying what to change.
   """
 
   def __init__(self, cfg: Config, mesh: Mesh, workdir: pathlib.Path):
     self.rows, val_rows, clips = pipeline.sources(cfg, parallel.log)
     # Generated scenes follow from the config.
     self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
-    self.tokenizer = init.tokenizer(cfg, self.rows)
+    self.tokenizer, self.cfg = init.tokenizer(cfg, self.rows)
+    cfg = self.cfg
     self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
-    self.mesh, self._cfg = mesh, cfg
+    self.mesh = mesh
     shard = jax.process_index()
     self._part = {"shard": shard, "shards": jax.process_count()}
     self.report_name = f"bad_records.{shard}.jsonl" if shard else "bad_records.jsonl"
@@ -41,14 +43,14 @@ class Loader:
 
     counters are those of the checkpoint of start_step.
     """
-    data = self._cfg.data
+    data = self.cfg.data
     self._tally = bad_records.Tally(
       data.max_bad_fraction, len(self.rows), counters, parallel.sum_over_processes
     )
     for arrays in pipeline.train_batches(
       self._encoder,
-      seed=self._cfg.seed,
-      batch_size=self._cfg.batch_size,
+      seed=self.cfg.seed,
+      batch_size=self.cfg.batch_size,
       start_step=start_step,
       shuffle=data.source != "scenes",  # the order of scenes is a curriculum
       note=self._report.add,
@@ -61,13 +63,19 @@ class Loader:
     """The first `count` batches of the validation rows; their bad records join `skipped`."""
     for arrays in pipeline.eval_batches(
       self.val_encoder,
-      batch_size=self._cfg.batch_size,
+      batch_size=self.cfg.batch_size,
       count=count,
       left_out=skipped,
       **self._part,
     ):
       yield parallel.place_batch(Batch(**arrays), self.mesh)
     self._report.add(skipped)
+
+  def faults(self) -> Iterator[str]:
+    """Lines about rows whose texts the model cannot take whole; generated ones are never such."""
+    if self.cfg.data.source == "files":
+      yield from survey.faults("training", self._encoder)
+      yield from survey.faults("validation", self.val_encoder)
 
   def counters(self) -> dict[str, int]:
     """Counts of bad records for a checkpoint; all processes must call it."""
@@ -79,7 +87,7 @@ class Loader:
     Raises PipelineError where they are too many. All processes must call it.
     """
     counters = self._tally.check()
-    bad, is_last = bad_records.by_reason(counters), number == self._cfg.steps
+    bad, is_last = bad_records.by_reason(counters), number == self.cfg.steps
     if bad and (is_last or bad != self._reported):
       parallel.log(f"{bad_records.describe(counters)}: see {self.report_name}")
     self._reported = bad

@@ -1,12 +1,13 @@
 """The training loop: set up, step by step, validate and save on the way, finish."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax
 from mellow_jax import checkpoint, config, files, parallel
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records
-from mellow_jax.errors import CheckpointError, DivergedError
+from mellow_jax.errors import CheckpointError, ConfigError, DivergedError
 from mellow_jax.training import checkpoints, init, programs, report, step, validation
 from mellow_jax.training.checkpoints import Counters, TrainCheckpoints
 from mellow_jax.training.loader import Loader
@@ -55,7 +56,33 @@ def train(
   last step is saved and its state returned. Raises the errors of the parts, each with a message
   that says what to change.
   """
-  run = setup(cfg, workdir)
+  with own_folder(workdir), parallel.never_silent():
+    return _train(setup(cfg, workdir), profile, stop_requested)
+
+
+@contextlib.contextmanager
+def own_folder(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the folder of a run and keeps other runs out of it; a failed start leaves no empty one.
+
+  Raises ConfigError where another run is in it.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    with files.locked(workdir) if parallel.is_first() else contextlib.nullcontext(True) as is_free:
+      if parallel.any_process(not is_free):
+        raise ConfigError(
+          f"{workdir}: another run is writing there: wait for its end, or name another --workdir"
+        )
+      yield
+  except BaseException:
+    for folder in (workdir / "checkpoints", workdir):
+      with contextlib.suppress(OSError):  # absent, or not empty
+        folder.rmdir()
+    raise
+
+
+def _train(run: Run, profile: range, stop_requested: Callable[[], bool]) -> TrainState:
+  cfg, workdir = run.cfg, run.workdir
   batches = run.loader.train(run.start, run.counters)
   profile = range(max(profile.start, run.start + 1), min(profile.stop, cfg.steps + 1))
 
@@ -95,9 +122,14 @@ def train(
 def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   """Builds the parts of a run, and its state: from its last checkpoint, or else a new one."""
   config.validate(cfg, devices=jax.device_count())
+  if not any((workdir / "checkpoints").glob("[0-9]*")):  # a run that goes on needs no folders
+    init.check_folders(cfg)
   mesh = parallel.make_mesh(cfg.mesh)
   parallel.log(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
   loader = Loader(cfg, mesh, workdir)
+  cfg = loader.cfg
+  for line in loader.faults():
+    parallel.log(line)
   compiled = programs.make(cfg, mesh, max(len(loader.rows) // cfg.batch_size, 1))
 
   saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
@@ -111,11 +143,16 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   trainable, frozen = (
     sum(x.size for x in part.values()) for part in (state.trainable, state.frozen)
   )
-  parallel.log(f"{trainable:,} trainable of {trainable + frozen:,}")
+  held = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
+  parallel.log(
+    f"{trainable:,} trainable of {trainable + frozen:,}, {held:,.0f} MiB with the moments of Adam"
+  )
+  start = int(state.step)
+  if start > cfg.steps:
+    raise ConfigError(f"{workdir}: step {start} is done: give --config.steps={start} or more")
   if parallel.is_first():
     files.write_text(workdir / "run.json", json.dumps(dataclasses.asdict(cfg), indent=1))
 
-  start = int(state.step)
   return Run(
     cfg=cfg,
     workdir=workdir,
@@ -149,9 +186,13 @@ def run_step(run: Run, number: int, batch: Batch) -> None:
   if number == run.start + 1:
     parallel.log("compiling the training step, once")
     with run.timer.section("compile"):
-      run.state, metrics = run.programs.train_step(run.state, batch)
+      compiled = run.programs.train_step.lower(run.state, batch).compile()
+      run.programs = run.programs._replace(train_step=compiled)
+      run.state, metrics = compiled(run.state, batch)
       metrics.loss.block_until_ready()
-    parallel.log(f"compiled in {run.timer.seconds()['compile']:.0f} s")
+    needed = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    seconds = run.timer.seconds()["compile"]
+    parallel.log(f"compiled in {seconds:.0f} s; a step takes {needed:,.0f} MiB for a while")
   else:
     run.state, metrics = run.programs.train_step(run.state, batch)
   log_pending(run)
@@ -183,24 +224,27 @@ def log_pending(run: Run) -> None:
     rate = float(run.programs.learning_rate(number - 1))
     values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
     run.writer.write(number, {**values, **audit})
+  patience = 2.0 if number - run.start < cfg.log_every else 8.0  # seconds without a line
   if number % cfg.log_every == 0 or number == cfg.steps:
+    attempt(run.checkpoints.poll)
+    run.writer.write_times(number, log_progress(run, number, loss), run.timer)
+    run.loader.check_bad_records(run.writer, number)
+  elif parallel.silent_seconds() > patience:
     log_progress(run, number, loss)
 
 
-def log_progress(run: Run, number: int, loss: float) -> None:
-  """Prints loss, speed and time left, and looks for failed saves and for bad records."""
-  attempt(run.checkpoints.poll)
+def log_progress(run: Run, number: int, loss: float) -> float:
+  """Prints loss, speed and time left; the speed in examples/s."""
   cfg, seconds = run.cfg, run.timer.seconds()
   # The first step's time is that of its compilation.
   examples = (number - run.start - 1) * cfg.batch_size
   speed = examples / (seconds["train"] + seconds.get("data", 0))
   left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
-  run.writer.write_times(number, speed, run.timer)
   parallel.log(
     f"step {number}/{cfg.steps}  loss {loss:.4f}  {speed:.1f} examples/s  "
     f"{left // 60}m{left % 60:02d}s left"
   )
-  run.loader.check_bad_records(run.writer, number)
+  return speed
 
 
 def validate(run: Run, number: int) -> None:
@@ -209,10 +253,13 @@ def validate(run: Run, number: int) -> None:
   if cfg.eval_batches:
     skipped: list[bad_records.BadRecord] = []
     batches = loader.validation(cfg.eval_batches, skipped)
-    loss = validation.mean_loss(run.state, batches, run.programs.eval_step)
+    loss, right, answers = validation.scores(run.state, batches, run.programs.eval_step)
     bad = int(parallel.sum_over_processes(bad_records.count(skipped)).sum())
-    run.writer.write(number, {"val_loss": loss, **({"val_left_out": bad} if bad else {})})
-    parallel.log(f"step {number}  validation loss {loss:.4f}")
+    found = {"val_loss": loss, "val_accuracy": right / max(answers, 1), "val_answers": answers}
+    run.writer.write(number, {**found, **({"val_left_out": bad} if bad else {})})
+    parallel.log(
+      f"step {number}  validation loss {loss:.4f}, {right} of {answers} answers right word for word"
+    )
     if bad:
       parallel.log(
         f"{bad} validation rows are left out, their audio is bad: see {loader.report_name}"
@@ -223,10 +270,17 @@ def validate(run: Run, number: int) -> None:
   if cfg.sample_answers:
     (batch,) = loader.validation(1, [])
     for shown in validation.sample_answers(
-      run.state, batch, loader.val_encoder, cfg.sample_answers, run.programs.answer
+      run.state,
+      batch,
+      loader.val_encoder,
+      cfg.sample_answers,
+      run.programs.answer,
+      run.workdir / "clips",
     ):
       run.writer.write_answer(number, shown)
-      parallel.log("  Q {question}\n  A {answer}   (expected: {expected})".format(**shown))
+      parallel.log(
+        "  {clip1}\n  Q {question}\n  A {answer}   (expected: {expected})".format(**shown)
+      )
 
 
 def save(run: Run, number: int) -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from mellow_jax import parallel
 from mellow_jax.config import Config
@@ -24,7 +23,7 @@ class Programs(NamedTuple):
   learning_rate: optax.Schedule
   init_state: Callable[[Flat], TrainState]
   train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # donates the old state
-  eval_step: Callable[[TrainState, Batch], tuple[Array, Array]]
+  eval_step: Callable[[TrainState, Batch], step.Scores]
   answer: Callable[[TrainState, Batch], decode.Generation]
 
 

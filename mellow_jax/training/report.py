@@ -6,9 +6,11 @@ Training writes the page at its end; the command writes it at any time, also of 
 `report.html` holds everything it shows and needs no network.
 """
 
+import base64
 import collections
 import html
 import io
+import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,6 @@ from mellow_jax import cli, files
 from mellow_jax.errors import DataError, FlagsError
 
 POINTS = 400  # of a curve at the most; longer ones are averaged
-SHOWN_STEPS = 5  # validations whose answers are shown
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -33,7 +34,10 @@ table { border-collapse: collapse; width: 100% } th { text-align: left }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #dde2e8; vertical-align: top }
 td.right { background: #e4f4e4 } td.number { text-align: right; font-variant-numeric: tabular-nums }
 .bar { display: flex; height: 1.6rem; border-radius: 4px; overflow: hidden }
-svg { max-width: 100%; height: auto } details { margin-top: 2rem } pre { overflow-x: auto }
+span.right { background: #e4f4e4 } small { color: #5a6472; display: block }
+audio { display: block; width: 15rem; max-width: 100%; height: 2rem; margin: .2rem 0 }
+.wide { overflow-x: auto } svg { max-width: 100%; height: auto }
+details { margin-top: 2rem } pre { overflow-x: auto }
 """
 COLOURS = {
   "train": "#3a7d44",
@@ -67,18 +71,22 @@ def _plot(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, str], titl
 
 
 def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
-  figure = Figure(figsize=(10, 5.6), layout="constrained")
-  axes = figure.subplots(2, 2)
+  figure = Figure(figsize=(11, 5.6), layout="constrained")
+  axes = figure.subplots(2, 3)
   loss = {"loss": "training", "val_loss": "validation"}
   _plot(axes[0, 0], metrics, loss, "loss, nats an answer token")
   if all(line[name] > 0 for line in metrics for name in loss if name in line):
     axes[0, 0].set_yscale("log")
-  _plot(axes[0, 1], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
+  right = [{**x, "val_accuracy": 100 * x["val_accuracy"]} for x in metrics if "val_accuracy" in x]
+  _plot(axes[0, 1], right, {"val_accuracy": "accuracy"}, "held-out answers right, %")
+  axes[0, 1].set_ylim(0, 102)
+  _plot(axes[0, 2], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
   _plot(axes[1, 0], metrics, {"learning_rate": "learning rate"}, "learning rate")
   _plot(
     axes[1, 1], times, {"examples_per_s": "examples/s"}, "examples/s, waiting for data included"
   )
   axes[1, 1].set_ylim(bottom=0)
+  axes[1, 2].axis("off")
   text = io.StringIO()
   figure.savefig(text, format="svg")
   return text.getvalue()[text.getvalue().index("<svg") :]
@@ -110,31 +118,80 @@ def _goodput(times: list[dict[str, Any]]) -> str:
   )
   return (
     f"<h2>Where the time went</h2><p>{100 * seconds['train'] / total:.1f}% of "
-    f"{total:.0f} s trained (goodput). What was lost between a kill and the log line before it is "
-    f'not in the sum.</p><div class="bar">{bar}</div><table>{rows}</table>'
+    f"{total:.0f} s trained (goodput). Where the run was killed, the time since the last log "
+    f'line is not counted.</p><div class="bar">{bar}</div><table>{rows}</table>'
   )
 
 
-def _answers(answers: list[dict[str, Any]]) -> str:
-  steps = sorted({line["step"] for line in answers})
-  if len(steps) > SHOWN_STEPS:
-    steps = [steps[i] for i in np.linspace(0, len(steps) - 1, SHOWN_STEPS).round().astype(int)]
-  table: dict[tuple[str, str], dict[int, str]] = {}
-  for line in answers:
-    table.setdefault((line["question"], line["expected"]), {})[line["step"]] = line["answer"]
-  head = "".join(f"<th>step {step}</th>" for step in steps)
-  rows = []
-  for (question, expected), given in table.items():
-    cells = "".join(
-      f'<td class="{"right" if given.get(step) == expected else ""}">'
-      f"{html.escape(given.get(step, ''))}</td>"
-      for step in steps
-    )
-    rows.append(f"<tr><td>{html.escape(question)}</td><td>{html.escape(expected)}</td>{cells}</tr>")
+def _validations(metrics: list[dict[str, Any]]) -> str:
+  """A row for each validation: loss, and answers that are right."""
+  rows = [
+    f'<tr><td class="number">{line["step"]}</td><td class="number">{line["val_loss"]:.4f}</td>'
+    f'<td class="number">{_right(line)}</td></tr>'
+    for line in metrics
+    if "val_loss" in line
+  ]
+  if not rows:
+    return ""
   return (
-    "<h2>Answers over time</h2><p>Validation questions; green: word for word as expected.</p>"
-    f"<table><tr><th>question</th><th>expected</th>{head}</tr>{''.join(rows)}</table>"
+    "<h2>Validation</h2><p>Held-out questions; an answer is right that is word for word as "
+    "expected, its end included.</p><table><tr><th>step</th><th>loss</th><th>right</th></tr>"
+    f"{''.join(rows)}</table>"
   )
+
+
+def _right(line: dict[str, Any]) -> str:
+  """The accuracy of a validation, with the number of answers; "" where an older run has none."""
+  if "val_accuracy" not in line:
+    return ""
+  answers = line["val_answers"]
+  return f"{100 * line['val_accuracy']:.1f}% ({round(line['val_accuracy'] * answers)} of {answers})"
+
+
+def _answers(answers: list[dict[str, Any]], workdir: pathlib.Path) -> str:
+  """A row for each sample question, with its clips and the answers of every validation."""
+  table: dict[tuple, dict[int, str]] = {}  # answers by step
+  for step, lines in itertools.groupby(answers, key=lambda line: line["step"]):
+    seen: collections.Counter[tuple] = collections.Counter()
+    for line in lines:
+      clips = tuple((line.get(f"clip{i}"), line.get(f"audio{i}")) for i in (1, 2))
+      key = (clips, line["question"], line["expected"])
+      seen[key] += 1  # runs of older versions do not name the clips: several look alike
+      table.setdefault((*key, seen[key]), {})[step] = line["answer"]
+  rows = []
+  for (clips, question, expected, _), given in table.items():
+    heard = "".join(_player(workdir, name, file) for name, file in clips if name)
+    cells = (heard, html.escape(question), html.escape(expected), _over_time(given, expected))
+    rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+  return (
+    "<h2>Answers over time</h2><p>Held-out questions, the clips as the model hears them, and the "
+    "answers of each validation; green: word for word as expected.</p><div class=wide><table>"
+    "<tr><th>clip</th><th>question</th><th>expected</th><th>answers</th></tr>"
+    f"{''.join(rows)}</table></div>"
+  )
+
+
+def _player(workdir: pathlib.Path, name: str, file: str | None) -> str:
+  """The name of a clip and a player that holds the clip, where the run has kept it."""
+  path = workdir / (file or "")
+  if not path.is_file():
+    return html.escape(name)
+  data = base64.b64encode(path.read_bytes()).decode()
+  sound = f'<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
+  return f"{html.escape(name)}{sound}"
+
+
+def _over_time(given: dict[int, str], expected: str) -> str:
+  """The answers of each step, those that stay the same together."""
+  parts = []
+  for answer, steps in itertools.groupby(sorted(given), key=given.__getitem__):
+    first, *_, last = [*steps] * 2
+    span = f"step {first}" if first == last else f"steps {first} to {last}"
+    kind = "right" if answer == expected else ""
+    parts.append(
+      f'<small>{span}</small><span class="{kind}">{html.escape(answer) or "(none)"}</span>'
+    )
+  return "".join(parts)
 
 
 def _bad(workdir: pathlib.Path) -> str:
@@ -168,22 +225,27 @@ def render(workdir: pathlib.Path) -> str:
   )
   settings = (workdir / "run.json").read_text() if (workdir / "run.json").exists() else "{}"
   losses = [line["loss"] for line in metrics if "loss" in line]
-  val = [(line["val_loss"], line["step"]) for line in metrics if "val_loss" in line]
+  checked = [line for line in metrics if "val_loss" in line]
+  val = [(line["val_loss"], line["step"]) for line in checked]
   facts = [f"{max(line['step'] for line in metrics)} steps", f"loss {losses[-1]:.4f}"]
   if val:
     facts.append(
       f"validation loss {val[-1][0]:.4f}, lowest {min(val)[0]:.4f} at step {min(val)[1]}"
     )
+    if _right(checked[-1]):
+      facts.append(f"{_right(checked[-1])} held-out answers right")
   if times:
     facts.append(f"{times[-1]['examples_per_s']:.1f} examples/s")
   return "".join(
     [
       '<!doctype html><html lang="en"><meta charset="utf-8">',
+      '<meta name="viewport" content="width=device-width">',
       f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
       f"<h1>{html.escape(workdir.name)}</h1><p>{', '.join(facts)}</p>",
       _curves(metrics, times),
+      _validations(metrics),
+      _answers(answers, workdir) if answers else "",
       _goodput(times) if times else "",
-      _answers(answers) if answers else "",
       _bad(workdir),
       "<details><summary>Every setting</summary>",
       f"<pre>{html.escape(settings)}</pre></details></html>\n",

@@ -85,18 +85,24 @@ def encode_pair(
   return audio[:, 0], audio[:, 1]
 
 
-def answer_nll(
+def answer_states(
   model: MellowModel,
   batch: Batch,
   encoder_keys: Key[Array, "B"] | None = None,
   mapper_keys: Key[Array, "B"] | None = None,
   decoder_keys: Key[Array, "B"] | None = None,
-) -> Float[Array, "B R"]:
-  """Negative log-likelihood of each answer token, in nats."""
+) -> Float[Array, "B R D"]:
+  """The decoder's hidden states from which it says each token of the right answer."""
   audio1, audio2 = encode_pair(model, batch, encoder_keys, mapper_keys)
   prefix = model.prefix(audio1, audio2, batch.text_ids)
-  hidden = model.hidden(prefix, batch.text_lengths, batch.answer_ids, decoder_keys)
-  return model.decoder.nll(hidden, batch.answer_ids)
+  return model.hidden(prefix, batch.text_lengths, batch.answer_ids, decoder_keys)
+
+
+def answer_nll(
+  model: MellowModel, batch: Batch, *keys: Key[Array, "B"] | None
+) -> Float[Array, "B R"]:
+  """Negative log-likelihood of each answer token, in nats; keys are those of `answer_states`."""
+  return model.decoder.nll(answer_states(model, batch, *keys), batch.answer_ids)
 
 
 def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> TrainState:
@@ -213,12 +219,32 @@ def adapter(state: TrainState, cfg: Config) -> Flat:
   return lora.scaled(flat, lora.scale(cfg.optim.lora))
 
 
-def eval_step(
-  params: Flat, batch: Batch, *, cfg: ModelConfig
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-  """Summed loss and number of answer tokens of a batch; nothing is random."""
-  nll = answer_nll(merge(cfg, params), batch)
-  return jnp.sum(nll * batch.loss_mask), jnp.sum(batch.loss_mask)
+class Scores(NamedTuple):
+  """Sums over the answers of a batch."""
+
+  loss: Float[Array, ""]  # nats
+  tokens: Int[Array, ""]
+  right: Int[Array, ""]  # answers that greedy decoding gives word for word
+  answers: Int[Array, ""]
+
+
+def eval_step(params: Flat, batch: Batch, *, cfg: ModelConfig) -> Scores:
+  """Scores of a batch; nothing is random.
+
+  Greedy decoding gives an answer word for word if, after the right tokens so far, the next one is
+  the most probable each time: no answer has to be decoded.
+  """
+  model = merge(cfg, params)
+  hidden = answer_states(model, batch)
+  nll = model.decoder.nll(hidden, batch.answer_ids)
+  is_right = model.decoder.is_first_choice(hidden, batch.answer_ids) | ~batch.loss_mask
+  is_answer = batch.loss_mask.any(axis=1)
+  return Scores(
+    jnp.sum(nll * batch.loss_mask),
+    jnp.sum(batch.loss_mask),
+    jnp.sum(is_right.all(axis=1) & is_answer),
+    jnp.sum(is_answer),
+  )
 
 
 def answer(params: Flat, batch: Batch, *, cfg: ModelConfig) -> decode.Generation:

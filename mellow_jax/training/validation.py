@@ -1,33 +1,63 @@
-"""Validation: loss over the answer tokens, and sample answers."""
+"""Validation: loss and accuracy over all answers, and sample answers with their clips."""
 
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
+import soundfile
 
-from mellow_jax import parallel
+from mellow_jax import files, parallel
 from mellow_jax.data import pipeline
 from mellow_jax.training.step import Batch, Flat, TrainState
 
 
-def mean_loss(state: TrainState | Flat, batches: Iterator[Batch], eval_step: Callable) -> float:
-  """Mean loss over the answer tokens of all batches; state is what eval_step takes."""
-  loss, tokens = 0.0, 0
+class Scores(NamedTuple):
+  """What validation found."""
+
+  loss: float  # mean over the answer tokens, in nats
+  right: int  # answers that are word for word right
+  answers: int
+
+
+def scores(state: TrainState | Flat, batches: Iterable[Batch], eval_step: Callable) -> Scores:
+  """Scores over all batches; state is what eval_step takes."""
+  loss, tokens, right, answers = 0.0, 0, 0, 0
   for batch in batches:
-    batch_loss, batch_tokens = eval_step(state, batch)
-    loss, tokens = loss + float(batch_loss), tokens + int(batch_tokens)
-  return loss / max(tokens, 1)
+    found = eval_step(state, batch)
+    loss, tokens = loss + float(found.loss), tokens + int(found.tokens)
+    right, answers = right + int(found.right), answers + int(found.answers)
+  return Scores(loss / max(tokens, 1), right, answers)
 
 
 def sample_answers(
-  state: TrainState, batch: Batch, encoder: pipeline.Preprocessor, count: int, answer_step: Callable
+  state: TrainState,
+  batch: Batch,
+  encoder: pipeline.Preprocessor,
+  count: int,
+  answer_step: Callable,
+  folder: pathlib.Path,
 ) -> list[dict[str, str]]:
-  """The first `count` validation questions, each with the expected answer and the model's."""
+  """The first `count` validation questions, each with clips, the expected answer and the model's.
+
+  The clips as the model hears them are written to folder by the first process, if they are not
+  there yet, and named by their path below the folder that holds it.
+  """
   generated = answer_step(state, batch)
   tokens, lengths = np.asarray(generated.tokens)[:, 0], np.asarray(generated.lengths)[:, 0]
   # Rows without loss are padding, or rows whose audio is bad.
   is_used = parallel.to_host(batch.loss_mask).any(axis=1)
+  clips = [parallel.to_host(wav) for wav in (batch.wav1, batch.wav2)]
   samples = []
   for i in np.flatnonzero(is_used)[:count].tolist():
     row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
-    samples.append({"question": row.input, "expected": row.answer, "answer": text})
+    sample = {"question": row.input, "expected": row.answer, "answer": text}
+    for number, path in enumerate(filter(None, (row.filepath1, row.filepath2))):
+      file = folder / f"{i}{'ab'[number]}.flac"
+      sample |= {f"clip{number + 1}": path, f"audio{number + 1}": f"{folder.name}/{file.name}"}
+      if parallel.is_first() and not file.exists():
+        with files.replacing(file, "wb") as out:
+          rate = encoder.model.audio.sample_rate
+          soundfile.write(out, clips[number][i], rate, "PCM_16", format="FLAC")
+    samples.append(sample)
   return samples

@@ -143,7 +143,7 @@ def test_the_adapted_kernels_are_held_and_freeze_says_what_else_is():
 def test_a_run_saves_its_adapter_and_the_merged_model(run_config, compile_cache, tmp_path):
   cfg = tiny.run()
   base = tiny.params(cfg.model)
-  tokenizer = init.tokenizer(cfg, [])
+  tokenizer, _ = init.tokenizer(cfg, [])
   checkpoint.save_model(tmp_path / "base", base, cfg.model, "clean", tokenizer)
   flags = [f"--config.init_from=('{tmp_path / 'base'}',)", f"--config.optim.lora.kernels=('{QV}',)"]
   flags += ["--config.optim.lora.rank=2", "--config.optim.lora.dropout=0.3"]

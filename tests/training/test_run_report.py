@@ -1,5 +1,6 @@
 """The page of a run says what the run's files say."""
 
+import base64
 import json
 import re
 
@@ -19,7 +20,10 @@ def workdir(tmp_path):
   write_lines(
     tmp_path / "metrics.jsonl",
     [{"step": n, "loss": 2 / n, "grad_norm": 1.0, "learning_rate": 0.1} for n in range(1, 1001)]
-    + [{"step": 500, "val_loss": 0.25}, {"step": 1000, "val_loss": 0.5}],
+    + [
+      {"step": 500, "val_loss": 0.25},
+      {"step": 1000, "val_loss": 0.5, "val_accuracy": 0.75, "val_answers": 8},
+    ],
   )
   seconds = [{"train": 30.0, "compile": 10.0}, {"train": 60.0, "compile": 10.0}, {"train": 20.0}]
   write_lines(
@@ -30,9 +34,16 @@ def workdir(tmp_path):
     ],
   )
   asked = {"question": "is it <b>?", "expected": "yes"}
+  (tmp_path / "clips").mkdir()
+  (tmp_path / "clips/0a.flac").write_bytes(b"heard")
+  clips = ({"clip1": "x/one.wav", "audio1": "clips/0a.flac"}, {"clip1": "two.wav"})
   write_lines(
     tmp_path / "answers.jsonl",
-    [{"step": n, **asked, "answer": "yes" if n > 300 else "no"} for n in range(100, 1001, 100)],
+    [
+      {"step": n, **asked, **clip, "answer": "yes" if n > 300 * number else "no"}
+      for n in range(100, 1001, 100)
+      for number, clip in enumerate(clips, 1)
+    ],
   )
   (tmp_path / "run.json").write_text('{"seed": 17}')
   return tmp_path
@@ -44,13 +55,38 @@ def test_a_page_shows_the_runs_figures(workdir):
   assert text.count("<svg") == 1 and "&quot;seed&quot;: 17" in text
   # 60 + 20 s of training in 90 s, over both starts.
   assert "88.9% of 90 s trained" in text
-  assert re.findall(r"<th>(step \d+)</th>", text) == [
-    f"step {n}" for n in (100, 300, 500, 800, 1000)
-  ]
-  assert text.count('class="right">yes') == 3 and text.count('class="">no') == 2
+  assert "75.0% (6 of 8) held-out answers right" in text
   assert "is it &lt;b&gt;?" in text and "<b>" not in text
   assert "Clips that could not be used" not in text
   assert not re.search(r'(src|href)="http', text)  # nothing is fetched
+
+
+def test_two_clips_of_one_question_are_two_rows_each_with_its_name_and_player(workdir):
+  text = report.render(workdir)
+  table = text[text.index("Answers over time") :]
+  one, two = re.findall(r"<tr><td>.*?</tr>", table[: table.index("</table>")])
+  assert one.startswith(
+    '<tr><td>x/one.wav<audio controls preload="none" src="data:audio/flac;base64,'
+  )
+  assert base64.b64decode(re.search('base64,([^"]+)', one)[1]) == b"heard"
+  assert two.startswith("<tr><td>two.wav</td>") and "<audio" not in two  # not kept
+  for row, last in ((one, 300), (two, 600)):
+    assert re.findall("<small>(.*?)</small>", row) == [
+      f"steps 100 to {last}",
+      f"steps {last + 100} to 1000",
+    ]
+    assert row.count('class="right">yes') == 1 and row.count('class="">no') == 1
+
+
+def test_every_validation_is_on_the_page_and_so_are_answers_of_older_runs(workdir):
+  asked = {"question": "what?", "expected": "rain"}  # of two clips, which older runs did not name
+  lines = [{"step": n, **asked, "answer": a} for n in range(1, 31) for a in ("rain", f"dog {n}")]
+  write_lines(workdir / "answers.jsonl", lines)
+  text = report.render(workdir)
+  assert re.findall(r'"number">(\d+)</td><td class="number">0\.', text) == ["500", "1000"]
+  one, two = re.findall(r"<tr><td></td>.*?</tr>", text)
+  assert re.findall("<small>(.*?)</small>", one) == ["steps 1 to 30"]
+  assert re.findall("<small>(.*?)</small>", two) == [f"step {n}" for n in range(1, 31)]
 
 
 def test_a_page_counts_the_clips_that_could_not_be_used(workdir):

@@ -1,0 +1,211 @@
+"""Fine-tuning: a run takes its model from the folder it starts from, learns new words, says faults.
+
+The case of 60 clips, marked slow, is that of docs/finetune.md.
+"""
+
+import dataclasses
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mellow_jax import checkpoint, cli, files, parallel
+from mellow_jax.config import DataConfig, validate
+from mellow_jax.configs import finetune
+from mellow_jax.data import tokenizer as tokenizers
+from mellow_jax.data.preprocessing import Preprocessor
+from mellow_jax.data.records import Record
+from mellow_jax.errors import CheckpointError, ConfigError
+from mellow_jax.models import mellow
+from mellow_jax.training import init, loop, optim, survey
+from mellow_jax.training.checkpoints import TrainCheckpoints
+
+
+def row(question, answer, number=0):
+  return Record("", f"{number}.wav", "", "", "", question, answer, "t.csv", number)
+
+
+def config_of(folder, arg="", **data):
+  cfg = finetune.get_config(arg)
+  data = dataclasses.replace(cfg.data, train="t.csv", **data)
+  return dataclasses.replace(cfg, init_from=(str(folder),), data=data)
+
+
+# --- Model and preset ----------------------------------------------------------------------------
+
+
+def test_a_run_adopts_the_model_and_the_preset_of_the_folder_it_starts_from(
+  tiny_model_folder, tiny_config
+):
+  given = {"model.text_tokens": 9, "model.encoder.spec_augment": True, "steps": 3}
+  cfg = init.adopt(config_of(tiny_model_folder), given)
+  assert (cfg.model.text_tokens, cfg.model.encoder.spec_augment) == (9, True)
+  assert cfg.model.encoder.width == tiny_config.encoder.width
+  assert cfg.data.preset == "training" and cfg.steps == 1000
+  init.check_folders(cfg)
+  with pytest.raises(ConfigError, match=r"config.model.encoder.dropout: the model in .* no such"):
+    init.adopt(config_of(tiny_model_folder), {"model.encoder.dropout": 0.1})
+
+
+@pytest.mark.parametrize(("preset", "adopted"), [("clean", "clean"), ("release", "training")])
+def test_released_weights_are_trained_as_they_were(tiny_config, tmp_path, preset, adopted):
+  checkpoint.save_model(tmp_path / "m", {}, tiny_config, preset, tiny.tokenizer())
+  assert init.adopt(config_of(tmp_path / "m"), {}).data.preset == adopted
+  assert init.adopt(config_of(tmp_path / "m"), {"data.preset": "clean"}).data.preset == "clean"
+
+
+def test_without_a_folder_the_line_says_what_to_give():
+  cfg = finetune.get_config()
+  cfg.data.train = "t.csv"
+  with pytest.raises(ConfigError, match=r"give --config.init_from=FOLDER, a model folder"):
+    validate(cfg)
+
+
+def test_another_architecture_is_told_before_parameters_are_read(tiny_model_folder, tmp_path):
+  folder = shutil.copytree(tiny_model_folder, tmp_path / "m")
+  shutil.rmtree(folder / "params")
+  cfg = tiny.run(init_from=(str(folder),))
+  message = "m: another architecture: .* there, .* in config.model .*start from it with --config=f"
+  with pytest.raises(CheckpointError, match=message):
+    init.check_folders(cfg)
+
+
+@pytest.mark.parametrize("arg", ["lora", "small", ""])
+def test_what_is_trained_follows_the_argument(arg, tiny_model_folder):
+  cfg = init.adopt(config_of(tiny_model_folder, arg), {})
+  flat = mellow.flatten(mellow.abstract(cfg.model)[1])
+  trainable, _ = optim.split(flat, cfg.optim.freeze, {"lora": 0} if arg == "lora" else {})
+  assert any(name.startswith("encoder/") for name in trainable) == (arg == "small")
+  assert bool(cfg.optim.lora.kernels) == (arg == "lora")
+  if arg == "lora":
+    assert set(trainable) == {"lora"}
+  with pytest.raises(ConfigError, match="finetune:full: write finetune, finetune:lora or"):
+    finetune.get_config("full")
+
+
+# --- Words ---------------------------------------------------------------------------------------
+
+
+def test_new_words_join_the_tokenizer_and_are_trained_also_beside_lora(tiny_model_folder, capsys):
+  cfg = init.adopt(config_of(tiny_model_folder, "lora"), {})
+  old = tokenizers.load_tokenizer(tiny_model_folder).get_vocab()
+  rows = [row("What is heard?", f"a zebra brays {i}") for i in range(100, 150)]
+  grown, found = init.tokenizer(cfg, rows)
+  new = grown.get_vocab()
+  assert old.items() <= new.items() and {"zebra", "brays", "100", "149"} <= set(new)
+  assert sorted(new.values()) == [*range(len(new))]
+  assert grown.decode(grown.encode("a zebra, brays").ids) == "a zebra, brays"
+  assert found.model.decoder.vocab == len(new) > cfg.model.decoder.vocab
+  flat = mellow.flatten(mellow.abstract(found.model)[1])
+  trainable, _ = optim.split(flat, found.optim.freeze, {"lora": 0})
+  assert set(trainable) == {"lora", init.EMBEDDING}
+  said = capsys.readouterr().out
+  assert "52 words of the rows are new to the tokenizer" in said and "100, 101" in said
+  # Known words alone change nothing.
+  same, found = init.tokenizer(cfg, [row("what is heard?", "a dog barks")])
+  assert same.get_vocab() == old and found == cfg
+
+
+def test_embeddings_of_new_words_start_at_the_mean_of_the_old():
+  loaded = jnp.arange(8.0).reshape(4, 2)  # its last row has no token
+  old, new = {"a": 0, "b": 1, "c": 2}, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
+  found = init.move_embeddings(loaded, -jnp.ones((5, 2)), old, new)
+  assert found.tolist() == [[0, 1], [2, 3], [4, 5], [2, 3], [2, 3]]
+
+
+def test_texts_that_do_not_fit_are_told_with_the_remedy(tiny_config):
+  rows = [row("is it a dog?", "yes"), row("a dog " * 9, "rain falls and falls on four dog zebra ?")]
+  data = DataConfig(preset="clean")
+  encoder = Preprocessor(rows, None, tiny.tokenizer(), tiny_config, data)
+  assert [*survey.faults("training", encoder)] == [
+    "training: questions of 1 of 2 rows are longer than 8 tokens and are cut: shorten them, or "
+    "give --config.model.text_tokens=19",
+    "training: answers of 1 of 2 rows are longer than 8 tokens and are cut: shorten them, or give "
+    "--config.model.answer_tokens=10",
+    "training: 5 words are unknown to the tokenizer, and read as one and the same: it, yes, and, "
+    "on, zebra",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "mix"), [("{}", {}), ("{'a.json': 4.0}", {"a.json": 4.0}), ("{'a': 2}", {"a": 2})]
+)
+def test_a_mix_can_be_set_on_the_command_line(text, mix):
+  argv = ["train", "--config=demo", f"--config.data.mix={text}"]
+  f = cli.flag_values()
+  cli.define_config(f, argv)
+  f(argv)
+  assert f.config.data.mix == mix
+  argv[2] = "--config.data.mix=4"
+  with pytest.raises(Exception, match=re.escape("or {} for none")):
+    f(argv)
+
+
+# --- A run's folder ------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from mellow_jax import files
+with files.locked(sys.argv[1]) as free:
+  print(free, flush=True)
+  time.sleep(60)
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path):
+  root = Path(__file__).parents[2]
+  first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, cwd=root)
+  assert first.stdout.readline() == b"True\n"
+  message = r"another run is writing there: .* name another --workdir"
+  with pytest.raises(ConfigError, match=message), loop.own_folder(tmp_path):
+    pass
+  first.send_signal(signal.SIGKILL)
+  first.communicate()
+  with loop.own_folder(tmp_path), files.locked(tmp_path) as free:
+    assert not free
+  assert not list(tmp_path.iterdir())  # the lock is no file
+
+
+def test_a_failed_start_leaves_no_empty_folder(tmp_path):
+  for made in ("checkpoints", "checkpoints/1"):
+    with pytest.raises(KeyError), loop.own_folder(tmp_path / "run"):
+      (tmp_path / "run" / made).mkdir(parents=True)
+      raise KeyError
+    assert (tmp_path / "run").exists() == (made == "checkpoints/1")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_finished_run_goes_on_where_its_schedule_allows_it(tmp_path, schedule):
+  saved = {"steps": 2, "optim.schedule": schedule, "data.source": "files", "seed": 0}
+  checkpoints = TrainCheckpoints(tmp_path / "checkpoints", keep=2)
+  state = {"a": np.ones(3, np.float32)}
+  checkpoints.save(2, state, saved, {})
+  checkpoints.wait()
+  like = {"a": jax.ShapeDtypeStruct((3,), np.float32)}
+  more = saved | {"steps": 4}
+  if schedule == "constant":
+    assert checkpoints.restore(like, more)
+  else:
+    with pytest.raises(CheckpointError, match=r"steps = 2, .* 4; .*--config.init_from=.*/model"):
+      checkpoints.restore(like, more)
+  with pytest.raises(CheckpointError, match="seed = 0, this run has 1"):
+    checkpoints.restore(like, more | {"seed": 1})
+  checkpoints.close()
+
+
+def test_nothing_is_silent_for_long(capsys):
+  parallel.log("compiling")
+  with parallel.never_silent(0.3):
+    time.sleep(0.8)
+  said = capsys.readouterr().out.splitlines()
+  assert said[0] == "compiling" and 1 <= len(said[1:]) <= 2
+  assert all("still working" in line for line in said[1:])
