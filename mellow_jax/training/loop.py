@@ -57,7 +57,9 @@ def train(
   that says what to change.
   """
   with own_folder(workdir), parallel.never_silent():
-    return _train(setup(cfg, workdir), profile, stop_requested)
+    run = setup(cfg, workdir)
+    with contextlib.closing(run.loader.train(run.start, run.counters)) as batches:
+      return _train(run, batches, profile, stop_requested)
 
 
 @contextlib.contextmanager
@@ -81,9 +83,10 @@ def own_folder(workdir: pathlib.Path) -> Iterator[None]:
     raise
 
 
-def _train(run: Run, profile: range, stop_requested: Callable[[], bool]) -> TrainState:
+def _train(
+  run: Run, batches: Iterator[Batch], profile: range, stop_requested: Callable[[], bool]
+) -> TrainState:
   cfg, workdir = run.cfg, run.workdir
-  batches = run.loader.train(run.start, run.counters)
   profile = range(max(profile.start, run.start + 1), min(profile.stop, cfg.steps + 1))
 
   for number in range(run.start + 1, cfg.steps + 1):

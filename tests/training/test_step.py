@@ -48,6 +48,24 @@ def spoilt(cfg, number):
   return batch
 
 
+def test_validation_counts_the_answers_that_greedy_decoding_gives_word_for_word():
+  cfg = config()
+  params = mellow.flatten(tiny.params(cfg.model))
+  batch = topology.batch(cfg, 0)
+  found = jax.jit(functools.partial(step.answer, cfg=cfg.model))(params, batch)
+  answers = np.array(found.tokens[:, 0])
+  lengths = np.minimum(np.asarray(found.lengths[:, 0]) + 1, answers.shape[1])  # with the end
+  mask = np.arange(answers.shape[1]) < lengths[:, None]
+  answers = np.where(mask, answers, 1)
+  scores = jax.jit(functools.partial(step.eval_step, cfg=cfg.model))
+  right = scores(params, batch._replace(answer_ids=answers, loss_mask=mask))
+  assert (right.right, right.answers, right.tokens) == (4, 4, mask.sum())
+  answers[1, lengths[1] - 1] += 1  # the last token is wrong in one, and one is padding
+  mask[2] = False
+  wrong = scores(params, batch._replace(answer_ids=answers, loss_mask=mask))
+  assert (wrong.right, wrong.answers) == (2, 3)
+
+
 # --- Updates that are left out -------------------------------------------------------------------
 
 
