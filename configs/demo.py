@@ -32,6 +32,10 @@ def get_config(arg: str = "") -> config.Config:
       window=4,
       classes=64,
       tscam_init_scale=4.0,
+      # Not for the demo, which has no end of scenes: for a run on a few clips that starts from it.
+      spec_augment=True,
+      time_stripe_frames=16,
+      mel_stripe_bins=6,
     ),
     mapper=config.NonlinearConfig(downsample=16, dropout=0.0, c2l_init_std=1.0),
     decoder=config.SmolLM2Config(

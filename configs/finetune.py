@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> config.Config:
       freeze=() if small else freeze,
       lora=lora,
     ),
+    encoder_train_mode=small,  # SpecAugment, where the model's encoder has it
     batch_size=16,
     steps=1000,
     calibrate_batches=16 if small else 0,  # the demo's model has met no recordings

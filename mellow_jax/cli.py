@@ -99,7 +99,7 @@ class _NumbersParser(flags.ArgumentParser):
     try:
       found = dict(ast.literal_eval(argument))
       if all(isinstance(name, str) and isinstance(x, int | float) for name, x in found.items()):
-        return found
+        return {name: float(x) for name, x in found.items()}
     except (SyntaxError, TypeError, ValueError):
       pass
     raise ValueError("write \"{'NAME': NUMBER}\", or {} for none")

@@ -5,18 +5,16 @@
 The folder ask/ of the run gets 1.wav to 6.wav, and rows.json with a question and answer for each.
 """
 
-import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import soundfile
 from absl import flags
 
 from mellow_jax import cli, config, files
-from mellow_jax.data import scenes, tokenizer
+from mellow_jax.data import audio, scenes, tokenizer
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import FlagsError
 
@@ -37,13 +35,13 @@ def write(workdir: Path) -> list[tuple[Path, str]]:
   Raises DataError where workdir holds no run.
   """
   cfg = config.from_dict(config.Config, files.read_json(workdir / "run.json", "a run's settings"))
-  audio, folder = cfg.model.audio, workdir / "ask"
-  clips = scenes.SceneClips(audio.sample_rate, audio.clip_samples)
+  rate, folder = cfg.model.audio.sample_rate, workdir / "ask"
+  clips = scenes.SceneClips(rate, cfg.model.audio.clip_samples)
   folder.mkdir(exist_ok=True)
   written, table = [], []
   for number, row in enumerate(choose(cfg.seed), 1):
     file = folder / f"{number}.wav"
-    soundfile.write(file, clips.load(row.filepath1), audio.sample_rate)
+    audio.write(file, clips.load(row.filepath1), rate)
     written.append((file, row.caption1))
     table.append({field: getattr(row, field) for field in FIELDS} | {"filepath1": file.name})
   files.write_json(folder / "rows.json", table)
@@ -65,7 +63,7 @@ def describe(workdir: Path, clips: Sequence[tuple[Path, str]]) -> str:
   lines += textwrap.wrap(", ".join(words), 96, initial_indent="  ", subsequent_indent="  ")
   lines += ["", "Three commands to try:"]
   if not shutil.which("mellow"):
-    lines.append(f"  source {os.path.relpath(sys.prefix)}/bin/activate")
+    lines.append(f"  source {sys.prefix}/bin/activate")
   lines += [
     f'  {ask} --audio={one} --prompt="caption the audio"',
     f'  {ask} --audio={two} --prompt="is there a bell?"',

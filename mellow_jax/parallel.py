@@ -217,25 +217,6 @@ def silent_seconds() -> float:
   return time.monotonic() - _logged
 
 
-@contextlib.contextmanager
-def never_silent(seconds: float = 10.0) -> Iterator[None]:
-  """Logs that the work goes on whenever nothing was logged for so long, until the block ends."""
-  ended, begun = threading.Event(), time.monotonic()
-
-  def watch() -> None:
-    while not ended.wait(max(seconds - silent_seconds(), 0.1)):
-      if silent_seconds() >= seconds:
-        log(f"  still working, {time.monotonic() - begun:.0f} s since the start")
-
-  thread = threading.Thread(target=watch, daemon=True, name="never-silent")
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
-
-
 def from_first(value: int) -> int:
   """The first process's value, in every process; all must call it."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

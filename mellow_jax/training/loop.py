@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from mellow_jax import checkpoint, config, files, parallel
+from mellow_jax import checkpoint, config, files, parallel, progress
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError
@@ -56,7 +56,7 @@ def train(
   last step is saved and its state returned. Raises the errors of the parts, each with a message
   that says what to change.
   """
-  with own_folder(workdir), parallel.never_silent():
+  with own_folder(workdir):
     run = setup(cfg, workdir)
     with contextlib.closing(run.loader.train(run.start, run.counters)) as batches:
       return _train(run, batches, profile, stop_requested)
@@ -112,7 +112,7 @@ def _train(
       # Metrics are written before the checkpoint of their step: a resumed run misses no line.
       log_pending(run)
     if validates:
-      with run.timer.section("evaluate"):
+      with run.timer.section("evaluate"), progress.stage("validating", parallel.log):
         validate(run, number)
     if saves:
       with run.timer.section("save"):
@@ -129,7 +129,8 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
     init.check_folders(cfg)
   mesh = parallel.make_mesh(cfg.mesh)
   parallel.log(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
-  loader = Loader(cfg, mesh, workdir)
+  with progress.stage("reading the rows", parallel.log):
+    loader = Loader(cfg, mesh, workdir)
   cfg = loader.cfg
   for line in loader.faults():
     parallel.log(line)
@@ -142,7 +143,8 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
     state, counters = restored
     parallel.log(f"resumed from step {int(state.step)} of {workdir}")
   else:
-    state, counters = first_state(cfg, loader, compiled), {}
+    with progress.stage("making the first state", parallel.log):
+      state, counters = first_state(cfg, loader, compiled), {}
   trainable, frozen = (
     sum(x.size for x in part.values()) for part in (state.trainable, state.frozen)
   )
@@ -188,7 +190,8 @@ def run_step(run: Run, number: int, batch: Batch) -> None:
   audit = {"batch": batch_digest(batch)} if run.cfg.audit else {}
   if number == run.start + 1:
     parallel.log("compiling the training step, once")
-    with run.timer.section("compile"):
+    stage = progress.stage("compiling", parallel.log, is_said=True)
+    with run.timer.section("compile"), stage:
       compiled = run.programs.train_step.lower(run.state, batch).compile()
       run.programs = run.programs._replace(train_step=compiled)
       run.state, metrics = compiled(run.state, batch)

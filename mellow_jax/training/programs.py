@@ -23,7 +23,7 @@ class Programs(NamedTuple):
   learning_rate: optax.Schedule
   init_state: Callable[[Flat], TrainState]
   train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # donates the old state
-  eval_step: Callable[[TrainState, Batch], step.Scores]
+  eval_step: Callable[[TrainState, Batch], step.AnswerSums]
   answer: Callable[[TrainState, Batch], decode.Generation]
 
 

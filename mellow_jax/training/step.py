@@ -219,7 +219,7 @@ def adapter(state: TrainState, cfg: Config) -> Flat:
   return lora.scaled(flat, lora.scale(cfg.optim.lora))
 
 
-class Scores(NamedTuple):
+class AnswerSums(NamedTuple):
   """Sums over the answers of a batch."""
 
   loss: Float[Array, ""]  # nats
@@ -228,8 +228,8 @@ class Scores(NamedTuple):
   answers: Int[Array, ""]
 
 
-def eval_step(params: Flat, batch: Batch, *, cfg: ModelConfig) -> Scores:
-  """Scores of a batch; nothing is random.
+def eval_step(params: Flat, batch: Batch, *, cfg: ModelConfig) -> AnswerSums:
+  """Loss and right answers of a batch; nothing is random.
 
   Greedy decoding gives an answer word for word if, after the right tokens so far, the next one is
   the most probable each time: no answer has to be decoded.
@@ -239,7 +239,7 @@ def eval_step(params: Flat, batch: Batch, *, cfg: ModelConfig) -> Scores:
   nll = model.decoder.nll(hidden, batch.answer_ids)
   is_right = model.decoder.is_first_choice(hidden, batch.answer_ids) | ~batch.loss_mask
   is_answer = batch.loss_mask.any(axis=1)
-  return Scores(
+  return AnswerSums(
     jnp.sum(nll * batch.loss_mask),
     jnp.sum(batch.loss_mask),
     jnp.sum(is_right.all(axis=1) & is_answer),

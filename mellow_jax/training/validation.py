@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
-from mellow_jax import files, parallel
-from mellow_jax.data import pipeline
+from mellow_jax import parallel
+from mellow_jax.data import audio, pipeline
 from mellow_jax.training.step import Batch, Flat, TrainState
 
 
@@ -56,8 +55,6 @@ def sample_answers(
       file = folder / f"{i}{'ab'[number]}.flac"
       sample |= {f"clip{number + 1}": path, f"audio{number + 1}": f"{folder.name}/{file.name}"}
       if parallel.is_first() and not file.exists():
-        with files.replacing(file, "wb") as out:
-          rate = encoder.model.audio.sample_rate
-          soundfile.write(out, clips[number][i], rate, "PCM_16", format="FLAC")
+        audio.write(file, clips[number][i], encoder.model.audio.sample_rate)
     samples.append(sample)
   return samples
