@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import pytest
 import tiny
 from absl import flags
 
-from mellow_jax import checkpoint, cli, files
+from mellow_jax import checkpoint, cli, files, parallel
 from mellow_jax.config import DataConfig, validate
 from mellow_jax.configs import finetune
 from mellow_jax.data import scenes
@@ -26,7 +27,7 @@ from mellow_jax.data.preprocessing import Preprocessor
 from mellow_jax.data.records import Record
 from mellow_jax.errors import CheckpointError, ConfigError
 from mellow_jax.models import mellow
-from mellow_jax.training import init, loop, optim, survey
+from mellow_jax.training import init, loop, optim, step, survey
 from mellow_jax.training.checkpoints import TrainCheckpoints
 
 LORA = {"lora": jnp.zeros(1)}
@@ -205,3 +206,21 @@ def test_a_finished_run_goes_on_where_its_schedule_allows_it(tmp_path, schedule)
   with pytest.raises(CheckpointError, match="seed = 0, this run has 1"):
     checkpoints.restore(like, more | {"seed": 1})
   checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  ("number", "silent", "said"), [(3, 2.5, True), (3, 1.0, False), (60, 2.5, False), (60, 8.5, True)]
+)
+def test_the_first_steps_are_not_silent_nor_are_slow_ones(
+  number, silent, said, monkeypatch, capsys
+):
+  run = mock.Mock(spec=loop.Run, cfg=tiny.run(log_every=50, steps=100), start=0)
+  one, zero = jnp.float32(1.5), jnp.int32(0)
+  run.pending = (number, step.Metrics(one, one, zero, zero), {})
+  run.programs, run.writer, run.timer = mock.Mock(), mock.Mock(), mock.Mock()
+  run.programs.learning_rate.return_value = 0.1
+  run.timer.seconds.return_value = {"train": 4.0}
+  monkeypatch.setattr(parallel, "silent_seconds", lambda: silent)
+  loop.log_pending(run)
+  line = f"step {number}/100  loss 1.5000  {(number - 1) * 2:.1f} examples/s"
+  assert (line in capsys.readouterr().out) == said
