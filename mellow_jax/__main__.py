@@ -9,13 +9,15 @@
   mellow plan        memory and step time of a run on a TPU slice
   mellow ablate      trains and evaluates every system of the paper's ablations
   mellow serve       serves a model over HTTP, with a page
+  mellow decide      gives probabilities of yes and no, of options, of levels
+  mellow calibrate   makes those probabilities right as often as they say
 
 `mellow COMMAND --help` shows the flags of each, `mellow --version` the version. Each is also
 `python -m mellow_jax.COMMAND`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mellow_jax
 from mellow_jax import cli
@@ -30,6 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
   _, *words = sys.argv if argv is None else argv
   name = words[0] if words else ""
+  if name == "--version":
+    print(f"mellow {mellow_jax.__version__}")
+    return 0
+  if name in ("--help", "-h", "help"):
+    print(__doc__.strip())
+    return 0
+  command = _command(name)
+  if command is None:
+    fault = f"{name!r} is no command" if name else "a command is missing"
+    print(f"error: {fault}: mellow --help lists them", file=sys.stderr)
+    return 1
+  return command([f"mellow {name}", *words[1:]])
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int] | None:
+  """The function of a command; None for a name that is none."""
   # Imported where it is called: the commands need different things, some of them JAX.
   match name:
     case "train":
@@ -50,18 +68,13 @@ def _run(argv: Sequence[str] | None) -> int:
       from mellow_jax.ablate import main as command
     case "serve":
       from mellow_jax.serve import main as command
-    case "--version":
-      print(f"mellow {mellow_jax.__version__}")
-      return 0
-    case "--help" | "-h" | "help":
-      print(__doc__.strip())
-      return 0
+    case "decide":
+      from mellow_jax.decide import main as command
+    case "calibrate":
+      from mellow_jax.evaluation.commands.calibrate import main as command
     case _:
-      fault = f"{name!r} is no command" if name else "a command is missing"
-      commands = "train, generate, convert, evaluate, inspect, reasonaqa, plan, ablate or serve"
-      print(f"error: {fault}: write {commands}", file=sys.stderr)
-      return 1
-  return command([f"mellow {name}", *words[1:]])
+      return None
+  return command
 
 
 if __name__ == "__main__":

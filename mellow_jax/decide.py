@@ -1,0 +1,77 @@
+"""Decides typed questions about a clip: the probability of yes, of each option, of each level.
+
+  mellow decide clip.wav --checkpoint=DIR --question="which sound is heard?" --options=dog,rain,car
+  mellow decide clip.wav --checkpoint=DIR --question="is there a dog?"
+  mellow decide clip.wav --checkpoint=DIR --question="how loud is it?" --levels=soft,medium,loud
+
+Without --options and --levels the question is answered by yes or no. A second clip is a second
+argument. `mellow calibrate` makes a model's probabilities right as often as they say.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from mellow_jax import cli
+from mellow_jax.errors import FlagsError
+
+BAR = 40  # characters
+
+
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  words = functools.partial(flags.DEFINE_list, default=[], flag_values=f)
+  text("checkpoint", None, "Model folder.")
+  text("question", None, "What is asked.")
+  words("options", help="The options of a choice.")
+  words("levels", help="The levels of a rating, in ascending order.")
+  text("state", "", "What is known beside the clip: text before the question.")
+  flags.DEFINE_bool("json", False, "Print a line of JSON instead of bars.", flag_values=f)
+  text("preset", None, "Preprocessing; by default the model's own.")
+  cli.define_device(f)
+  return f
+
+
+def _decide(f: flags.FlagValues, *clips: str) -> None:
+  for name in ("checkpoint", "question"):
+    if not f[name].value:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  if not 1 <= len(clips) <= 2:
+    raise FlagsError(f"{len(clips)} clips: give one or two files")
+  if f.options and f.levels:
+    raise FlagsError("--options make a choice, --levels a rating: give one of them")
+  # Here, so that --help needs none of it.
+  from mellow_jax.inference.api import Mellow
+  from mellow_jax.inference.decide import Choice, Rating, YesNo
+
+  if f.options:
+    question = Choice(f.question, tuple(f.options))
+  elif f.levels:
+    question = Rating(f.question, tuple(f.levels))
+  else:
+    question = YesNo(f.question)
+  model = Mellow.load(f.checkpoint, f.preset)
+  second = clips[1] if clips[1:] else None
+  found = model.decide(clips[0], {"": question}, audio2=second, state=f.state)[""]
+  if f.json:
+    probabilities = dict(zip(found.options, found.probabilities, strict=True))
+    line = {"best": found.best, "probabilities": probabilities, "confidence": found.confidence}
+    print(json.dumps(line | ({"expected": found.expected} if f.levels else {})))
+    return
+  width = max(map(len, found.options))
+  for option, probability in zip(found.options, found.probabilities, strict=True):
+    print(f"{option:<{width}} {100 * probability:5.1f} %  {'#' * round(BAR * probability)}")
+  print(f"confidence {found.confidence:.2f}")
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status."""
+  return cli.run(argv, _flags(), __doc__, _decide, example=None)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

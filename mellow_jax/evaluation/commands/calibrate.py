@@ -1,0 +1,75 @@
+"""Fits the temperature of a model's decisions, and keeps it in the model folder.
+
+  mellow evaluate predict --benchmark=reasonaqa --data=val.json --checkpoint=DIR --options_loglik \\
+    --output=val.jsonl
+  mellow calibrate --checkpoint=DIR --predictions=val.jsonl
+
+Give predictions of rows that the model was not trained on, and that no figure is reported of. The
+report has the expected calibration error before and after on a half of them that the other half's
+temperature was fitted for; what is kept is fitted on all of them.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from mellow_jax import cli
+from mellow_jax.errors import FlagsError, PredictionsError
+
+LEAST = 20  # choices
+
+
+def _flags() -> flags.FlagValues:
+  f = cli.flag_values()
+  text = functools.partial(flags.DEFINE_string, flag_values=f)
+  text("checkpoint", None, "Model folder that the temperature is kept in.")
+  text("predictions", None, "Answers of this model, with --options_loglik.")
+  flags.DEFINE_bool("dry_run", False, "Print what would be kept.", flag_values=f)
+  return f
+
+
+def _calibrate(f: flags.FlagValues) -> None:
+  for name in ("checkpoint", "predictions"):
+    if not f[name].value:
+      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  # Here, so that --help needs none of it.
+  from mellow_jax import checkpoint
+  from mellow_jax.evaluation.benchmarks import prediction_files
+  from mellow_jax.evaluation.metrics import calibration
+
+  checkpoint.load_calibration(f.checkpoint)  # a damaged folder is told before anything is read
+  found = [
+    p
+    for p in prediction_files.read(f.predictions).predictions
+    if p.option_log_probs and p.item.answer in p.item.choices
+  ]
+  if len(found) < LEAST:
+    raise PredictionsError(
+      f"{f.predictions}: {len(found)} choices with log-likelihoods, {LEAST} are needed: answer "
+      "with --options_loglik"
+    )
+  scores = [[total for total, _ in p.option_log_probs] for p in found]
+  answers = [p.item.choices.index(p.item.answer) for p in found]
+  fitted = calibration.fit(scores[::2], answers[::2])
+  before, after = (
+    calibration.expected_error(calibration.bins(scores[1::2], answers[1::2], temperature))
+    for temperature in (1.0, fitted)
+  )
+  print(f"expected calibration error on {len(scores[1::2])} choices of {f.predictions}:")
+  print(f"  temperature 1: {before:.4f}   temperature {fitted:.3f}, of the others: {after:.4f}")
+  temperature = calibration.fit(scores, answers)
+  if not f.dry_run:
+    checkpoint.save_calibration(f.checkpoint, temperature, choices=len(found))
+    print(f"temperature {temperature:.3f} is kept in {f.checkpoint}/calibration.json")
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; its exit status."""
+  example = "--checkpoint=DIR --predictions=FILE"
+  return cli.run(argv, _flags(), __doc__, _calibrate, example=example)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,81 @@
+"""Calibration: known errors, a temperature that is found again, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mellow_jax import checkpoint
+from mellow_jax.errors import CheckpointError
+from mellow_jax.evaluation.commands import calibrate
+from mellow_jax.evaluation.metrics import calibration
+
+
+def made(temperature: float, n: int = 4000) -> tuple[list[np.ndarray], list[int]]:
+  """Log-likelihoods that are `temperature` times as large as those that answers follow."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 1.5, (n, 4))
+  answers = [int(rng.choice(4, p=calibration.probabilities(row))) for row in logits]
+  return list(logits * temperature), answers
+
+
+def test_the_error_of_known_choices():
+  # Confidence 0.75 and right in half of the cases, and 0.95, always right.
+  sure, unsure = np.log([0.95, 0.05]), np.log([0.75, 0.25])
+  found = calibration.bins([unsure, unsure, sure, sure], [0, 1, 0, 0])
+  assert [one.count for one in found] == [2, 2]
+  assert calibration.expected_error(found) == pytest.approx((0.25 + 0.05) / 2)
+
+
+def test_a_temperature_is_found_again_and_mends_the_error():
+  choices, answers = made(temperature=3.0)
+  fitted = calibration.fit(choices, answers)
+  assert fitted == pytest.approx(3.0, rel=0.06)
+  errors = [
+    calibration.expected_error(calibration.bins(choices, answers, t)) for t in (1.0, fitted)
+  ]
+  assert errors[0] > 0.2 and errors[1] < 0.03
+
+
+def predictions(path, n: int) -> str:
+  choices, answers = made(temperature=4.0, n=n)
+  lines = [
+    {
+      "item": {
+        "id": str(i),
+        "kind": "choice",
+        "audio1": "a.wav",
+        "question": "what?",
+        "choices": list("wxyz"),
+        "answer": "wxyz"[answer],
+      },
+      "benchmark": "table",
+      "prompt": "what? a) w b) x c) y d) z",
+      "prediction": "a) w",
+      "order": [0, 1, 2, 3],
+      "option_log_probs": [[float(x) - 100, 3] for x in row],
+    }
+    for i, (row, answer) in enumerate(zip(choices, answers, strict=True))
+  ]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  return str(path)
+
+
+def test_the_command_keeps_the_temperature_in_the_model_folder(tmp_path, capsys):
+  argv = ["mellow calibrate", f"--checkpoint={tmp_path}"]
+  argv.append(f"--predictions={predictions(tmp_path / 'p.jsonl', 2000)}")
+  assert calibrate.main([*argv, "--dry_run"]) == 0
+  assert checkpoint.load_calibration(tmp_path) == 1.0
+  assert calibrate.main(argv) == 0
+  assert checkpoint.load_calibration(tmp_path) == pytest.approx(4.0, rel=0.1)
+  assert "expected calibration error on 1000 choices" in capsys.readouterr().out
+
+
+def test_too_few_choices_and_a_damaged_file_are_told(tmp_path, capsys):
+  path = predictions(tmp_path / "p.jsonl", 5)
+  argv = ["mellow calibrate", f"--checkpoint={tmp_path}", f"--predictions={path}"]
+  assert calibrate.main(argv) == 1
+  assert "5 choices with log-likelihoods, 20 are needed" in capsys.readouterr().err
+  (tmp_path / "calibration.json").write_text('{"temperature": -1}')
+  with pytest.raises(CheckpointError, match=r"calibration\.json.*mellow calibrate"):
+    checkpoint.load_calibration(tmp_path)
