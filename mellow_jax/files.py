@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +94,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any) -> None:
   """Writes a JSON file, whole or not at all; NaN is refused with ValueError."""
   write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def json_list(path: str | os.PathLike) -> Iterator[Callable[[Any], None]]:
+  """A function that adds an item to a JSON list, which is written whole once the block ends."""
+  with replacing(path) as file:
+    before = "[\n"
+
+    def add(item: Any) -> None:
+      nonlocal before
+      file.write(before + json.dumps(item, ensure_ascii=False))
+      before = ",\n"
+
+    yield add
+    file.write("\n]\n" if before == ",\n" else "[]\n")
 
 
 def read_json(path: str | os.PathLike, what: str) -> Any:

@@ -65,7 +65,7 @@ def test_what_cannot_be_built_is_told_in_a_line_and_leaves_nothing(folder, capsy
   fails("val.json, row 0 (from 0): field 'taskname' is missing")
   (folder / "train.json").unlink()
   builder_module.read.cache_clear()
-  fails("holds no train.json: name the folder by --manual_dir")
+  fails("holds no train.json: name the folder that does")
 
 
 def test_a_dataset_of_other_rows_is_not_taken_for_these(folder, capsys):

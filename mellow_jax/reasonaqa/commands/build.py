@@ -16,7 +16,6 @@ vanish with time; --paper_clips keeps those in ADIFF's files, which are as many 
 import collections
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,14 +179,6 @@ def _text(report: dict[str, Any]) -> str:
 # --- Writing -------------------------------------------------------------------------------------
 
 
-def _write_rows(path: Path, rows: Sequence[Record]) -> None:
-  with path.open("w", encoding="utf-8") as file:
-    for i, row in enumerate(rows):
-      fields = {name: getattr(row, name) for name in FIELDS} | {"_id": records.row_id(row)}
-      file.write(("[\n" if i == 0 else ",\n") + json.dumps(fields, ensure_ascii=False))
-    file.write("\n]\n")
-
-
 def _write(
   output: str, rows: dict[str, list[Record]], report: dict[str, Any], audio_root: str | None
 ) -> None:
@@ -196,12 +187,14 @@ def _write(
 
   with files.replacing_folder(output) as folder:
     for split, part in rows.items():
-      _write_rows(folder / f"{split}.json", part)
+      with files.json_list(folder / f"{split}.json") as add:
+        for row in part:
+          add({name: getattr(row, name) for name in FIELDS} | {"_id": records.row_id(row)})
       if audio_root:
         numbered = [dataclasses.replace(row, row=i) for i, row in enumerate(part)]
         cache.write(numbered, audio_root, folder / "array_record" / split)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    (folder / "report.txt").write_text(_text(report))
+    files.write_json(folder / "report.json", report)
+    files.write_text(folder / "report.txt", _text(report))
 
 
 # --- Command -------------------------------------------------------------------------------------

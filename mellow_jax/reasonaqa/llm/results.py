@@ -9,7 +9,7 @@ import collections
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,15 +32,15 @@ _SUBTYPES = {"mcq": "MCQ", "detail": "Detail"}
 class Results:
   """Writes rows and rejects one by one, and counts them."""
 
-  def __init__(self, rows: IO[str], rejects: IO[str]):
-    self._rows, self._rejects = rows, rejects
+  def __init__(self, add_row: Callable[[dict[str, Any]], None], rejects: IO[str]):
+    self._add_row, self._rejects = add_row, rejects
     self.kept = 0
     self._letters = collections.Counter()
     self._by_reason = {reason: {"count": 0, "examples": []} for reason in _REASONS}
 
   def keep(self, row: dict[str, Any]) -> None:
     """Adds a row."""
-    self._rows.write((",\n " if self.kept else "[\n ") + json.dumps(row, ensure_ascii=False))
+    self._add_row(row)
     self.kept += 1
     if row.get("subtype", "").endswith("-MCQ.json"):
       self._letters[row["answer"][0]] += 1
@@ -71,12 +71,11 @@ def writing(folder: Path, report: dict[str, Any]) -> Iterator[Results]:
   report, to which the block may add, gets the counts and is written as well.
   """
   with (
-    files.replacing(folder / "rows.json") as rows,
+    files.json_list(folder / "rows.json") as add_row,
     files.replacing(folder / "rejects.jsonl") as rejects,
   ):
-    results = Results(rows, rejects)
+    results = Results(add_row, rejects)
     yield results
-    rows.write("\n]\n" if results.kept else "[]\n")
   report |= results.counts()
   files.write_json(folder / "report.json", report)
 
