@@ -140,6 +140,8 @@ def save_model(
 
 def _read_config(folder: pathlib.Path) -> dict:
   path = folder / "config.json"
+  if not path.is_file() and (folder / "model" / "config.json").is_file():
+    raise CheckpointError(f"{folder} is the folder of a run: its model is {folder}/model")
   if not path.is_file():
     raise CheckpointError(
       f"{folder}: no readable config.json; name a model folder, which `mellow convert` or training "
@@ -218,7 +220,8 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
       flat = checkpointer.restore(folder / "params", target)
   except Exception as error:  # Orbax raises plain Exception and many others for damage
     raise CheckpointError(
-      f"{folder}/params: damaged, or not of the architecture in config.json: {first_line(error)}"
+      f"{folder}/params: damaged, or not of the architecture in config.json: {first_line(error)}; "
+      "restore it from a copy, or write the folder again with `mellow convert` or training"
     ) from error
   check_digest(f"{folder}/params", flat, names)
   return flat, config, preset

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -177,6 +178,28 @@ def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list
   return extra
 
 
+# By the system's number of an error.
+_REMEDIES = {
+  errno.EEXIST: "a file is there, where a folder is needed: name another folder",
+  errno.ENOTDIR: "a file is there, where a folder is needed: name another folder",
+  errno.EISDIR: "it is a folder, where a file is needed: name a file",
+  errno.ENOENT: "there is no such file or folder: check the path",
+  errno.EACCES: "it may not be used: check its permissions, or name another place",
+  errno.EPERM: "it may not be used: check its permissions, or name another place",
+  errno.EROFS: "nothing can be written there: name another place",
+  errno.ENOSPC: "the disk is full: make room, or name another place",
+  errno.ENAMETOOLONG: "the name is too long: give a shorter one",
+}
+
+
+def _os_fault(error: OSError) -> str:
+  """What the system refused, and the remedy."""
+  remedy, path = _REMEDIES.get(error.errno), error.filename2 or error.filename
+  if not remedy or not isinstance(path, str | bytes | os.PathLike):
+    return str(error)
+  return f"{os.fsdecode(path)}: {remedy}"
+
+
 def run(
   argv: Sequence[str],
   f: flags.FlagValues,
@@ -210,5 +233,6 @@ def run(
       with progress.stage(waits_for) if waits_for else contextlib.nullcontext():
         return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    text = _os_fault(error) if isinstance(error, OSError) else str(error)
+    print(f"error: {text}", file=sys.stderr, flush=True)
     return 1

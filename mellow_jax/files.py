@@ -20,18 +20,18 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
   mode is "w" (UTF-8 with "\\n" as it stands) or "wb".
   """
   path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(path.name + ".part")
   text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-  try:
-    with part.open(mode, **text) as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    part.replace(path)
-  except BaseException:
-    part.unlink(missing_ok=True)
-    raise
+  with made_folder(path.parent):
+    try:
+      with part.open(mode, **text) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      part.replace(path)
+    except BaseException:
+      part.unlink(missing_ok=True)
+      raise
 
 
 @contextlib.contextmanager
@@ -75,6 +75,21 @@ def locked(path: str | os.PathLike) -> Iterator[bool]:
     yield True
   finally:
     os.close(opened)
+
+
+@contextlib.contextmanager
+def made_folder(path: str | os.PathLike) -> Iterator[None]:
+  """path is a folder within the block; after an error, what was made for it is gone if empty."""
+  path = Path(path)
+  new = [place for place in (path, *path.parents) if not place.exists()]
+  path.mkdir(parents=True, exist_ok=True)
+  try:
+    yield
+  except BaseException:
+    for place in new:
+      with contextlib.suppress(OSError):  # it holds something
+        place.rmdir()
+    raise
 
 
 def set_aside(path: str | os.PathLike, ending: str) -> Path:

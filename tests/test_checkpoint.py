@@ -148,3 +148,9 @@ def test_a_disk_that_fills_up_on_the_way_leaves_no_half_of_a_model(tiny_config, 
   assert "model: could not be written" in one_line(caught)
   assert [path.name for path in tmp_path.iterdir()] == ["model"]
   assert_equal(checkpoint.load_params(tmp_path / "model")[0], mellow.flatten(params))
+
+
+def test_the_folder_of_a_run_points_at_its_model(tiny_model_folder, tmp_path):
+  shutil.copytree(tiny_model_folder, tmp_path / "run" / "model")
+  with pytest.raises(CheckpointError, match=r"the folder of a run: its model is .*run/model"):
+    checkpoint.load_model(tmp_path / "run")

@@ -135,3 +135,20 @@ def test_a_stdout_that_nobody_reads_ends_in_a_line():
   os.close(writer)
   assert done.returncode == 1
   assert done.stderr == "error: the output was closed before its end\n"
+
+
+@pytest.mark.parametrize(
+  ("make", "remedy"),
+  [
+    (lambda path: path.mkdir(parents=True), "a file is there, where a folder is needed: name"),
+    (lambda path: path.parent.mkdir(), "a file is there, where a folder is needed: name"),
+    (lambda path: path.parent.parent.write_text(""), "it is a folder, where a file is needed"),
+    (lambda path: (path.parent.parent / "absent").read_text(), "there is no such file or folder"),
+  ],
+)
+def test_an_unusable_path_is_one_line_with_a_remedy(tmp_path, capsys, make, remedy):
+  (tmp_path / "file").write_text("")
+  path = tmp_path / "file" / "inner"
+  assert cli.run(["x"], cli.flag_values(), "Doc.", lambda f: make(path), example="x") == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"error: {tmp_path}") and remedy in line and "Errno" not in line

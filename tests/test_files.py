@@ -76,3 +76,17 @@ def test_a_line_that_never_ended_leaves_an_empty_file(tmp_path):
   files.cut_partial_line(path)
   files.cut_partial_line(tmp_path / "absent")
   assert path.read_bytes() == b""
+
+
+def test_no_empty_folder_is_left_after_a_failed_start(tmp_path):
+  with pytest.raises(ValueError, match="bad"), files.made_folder(tmp_path / "a" / "b"):
+    assert (tmp_path / "a" / "b").is_dir()
+    raise ValueError("bad")
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(ValueError, match="bad"), files.replacing(tmp_path / "a" / "x.txt"):
+    raise ValueError("bad")
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(ValueError, match="bad"), files.made_folder(tmp_path / "a" / "b"):
+    (tmp_path / "a" / "kept.txt").write_text("")
+    raise ValueError("bad")
+  assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept.txt"]

@@ -43,9 +43,13 @@ def write(kind, folder, state):
     index.write_text(f'{{"weight_map": {{{places}}}}}')
     return index, index
   path = folder / f"{kind}.ckpt"
-  {"safetensors": write_safetensors, "zip": torch_files.write, "legacy": write_legacy}[kind](
-    path, state
-  )
+  match kind:
+    case "safetensors":
+      write_safetensors(path, state)
+    case "zip":
+      torch_files.write(path, state)
+    case _:
+      write_legacy(path, state, clips=100)
   return path, path
 
 

@@ -52,10 +52,10 @@ def write_safetensors(path, state_dict) -> None:
   save_file({key: np.asarray(x, order="C") for key, x in state_dict.items()}, path)
 
 
-def write_legacy(path, state_dict) -> None:
+def write_legacy(path, state_dict, clips: int = 1_000_000) -> None:
   """A legacy file as the training code of PANNs writes it, with iteration, model and sampler."""
   data_pkl, storages = torch_files._describe(path, state_dict)
-  sampler = {"indexes": np.arange(1_000_000), "random_state": np.random.RandomState(1)}
+  sampler = {"indexes": np.arange(clips), "random_state": np.random.RandomState(1)}
   text = torch_files._text
   content = [b"\x80\x02}(", text("iteration"), pickled(7)[2:-1], text("model"), data_pkl[2:-1]]
   content += [text("sampler"), pickle.dumps(sampler, protocol=2)[2:-1], b"u."]
