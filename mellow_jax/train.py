@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from mellow_jax import cli, files
+from mellow_jax import cli
 from mellow_jax.errors import ConfigError, FlagsError, StalledError
 
 
@@ -89,8 +89,7 @@ def _train(f: flags.FlagValues) -> int:
   stop = parallel.StopSignal()
   try:
     cfg = init.adopt(f.config, f["config"].override_values)
-    with files.made_folder(workdir):
-      state = loop.train(cfg, workdir, profile, stop.requested)
+    state = loop.train(cfg, workdir, profile, stop.requested)
   except StalledError as error:
     print(f"error: {error}", file=sys.stderr, flush=True)
     os._exit(1)  # an ordinary exit would wait for the thread that hangs
