@@ -175,12 +175,15 @@ class _Decoder:
 
   def _open(self) -> None:
     self.close()
-    if self._part:
-      self._file = _Spliced(self._source.open(), self._part, is_endless=self._is_endless)
-    elif isinstance(self._source.content, str):
-      self._file = os.fsencode(self._source.content)  # it may be no UTF-8
+    source, part = self._source, self._part
+    if part is None and isinstance(source.content, bytes):
+      part = Part(
+        b"", 0, source.size
+      )  # BytesIO raises where a damaged file is sought before itself
+    if part:
+      self._file = _Spliced(source.open(), part, is_endless=self._is_endless)
     else:
-      self._file = self._source.open()
+      self._file = os.fsencode(source.content)  # it may be no UTF-8
     try:
       # TypeError: soundfile wants to be told how to read a file called ".raw".
       self._sound, self._at = _SequentialFile(self._file), 0
@@ -208,6 +211,9 @@ class _Decoder:
       return
     if start < self._at:
       self._open()
+    self._skip_to(start)
+
+  def _skip_to(self, start: int) -> None:
     while self._at < start and len(self._read(min(start - self._at, BLOCK_FRAMES))):
       pass
 
@@ -233,16 +239,19 @@ class _Decoder:
 
   def count(self) -> tuple[int, bool]:
     """The frames that decode, to the limit of length, and whether they end well."""
-    most = MAX_SECONDS * max(self.rate, MIN_RATE)
-    for block in (BLOCK_FRAMES, 256):  # a block that ends in a fault is lost
-      self._open()
+    frames, block = 0, BLOCK_FRAMES
+    while block and frames <= MAX_SECONDS * max(self.rate, MIN_RATE):
       try:
-        while self._at <= most and len(self._read(block)):
-          pass
+        self._skip_to(frames)
+        found = len(self._read(block))
       except soundfile.SoundFileError:
+        self._open()
+        block //= 32  # the block in which a fault stands is lost
         continue
-      return self._at, True
-    return self._at, False
+      frames += found
+      if not found:
+        return frames, True
+    return frames, block > 0
 
 
 class _Chain:
@@ -306,7 +315,8 @@ def _count(source: Encoded, how: Layout) -> int:
   """The frames that decode, of a file whose header does not tell their number."""
   with contextlib.closing(_decoder(source, how)) as decoder:
     frames, is_whole = decoder.count()
-  if not how.loss and (not is_whole or frames < how.least):
+  is_short = frames < how.least if how.least else not is_whole
+  if is_short and not how.loss:
     warn(
       source.name, f"cut short or damaged: the {frames / decoder.rate:.1f} s that decode are used"
     )
