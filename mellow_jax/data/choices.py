@@ -164,7 +164,7 @@ _REWRITTEN = (
   (_any_case(r"<(\w+)>([^<>]*)</\1>"), r"\2"),
   # The A of "Q: .. A: cat" and of "A: B" is no option.
   (_any_case(r"\bQ(?:uestion)?\s*:((?s:.*?))\bA\s*:"), r"\1\nAnswer:"),
-  (_any_case(r"^\s*A\s*:\s*(?=\(?(?:[A-Z]|yes|no)\b\W*$)"), "Answer: "),
+  (_any_case(r"^\s*A\s*:\s*(?=\(?(?:[A-Z]|yes|no)\b\W*$|\([A-Z]\))"), "Answer: "),
 )
 _MARKUP = re.compile(r"\*\*|__|~~|[`$]|(?<!\w)[*_]+|[*_]+(?!\w)|^\s*(?:#+|>|[-•])\s", re.MULTILINE)
 
@@ -172,7 +172,7 @@ _SIGN = "[\ue000-\uf8ff]"  # stands for an option's text: the first of these and
 _FIRST_SIGN = ord("\ue000")
 _SENTENCE_ENDS = re.compile(
   rf"\n+|;\s+|(?<=[^\W_][^\W_][.!?])\s+|(?:(?<=[\ue000-\uf8ff)\]\"'][.!?])|(?<=\W[A-Za-z]\.))\s+"
-  rf"(?!{_SIGN}\W*(?:\n|$|because\b|since\b|as\b))"
+  rf"(?!{_SIGN}\W*(?:\n|$|because\b|since\b|as\b)|[Oo]r\b)"
 )
 _ANSWER_IS = _any_case(
   r"\b(?:answer|ans|choice|option|selection|response|prediction|conclusion)\b[.\"']*"
@@ -180,8 +180,8 @@ _ANSWER_IS = _any_case(
   r"(?:(?:is|was|be|should be|would be|must be|will be|has to be)\b\s*:?|[:=]+|-+>?|→)"
 )
 _NO_ANSWER_IS = _any_case(
-  r"(?:\b(?:wrong|incorrect|or|nor|not|never|cannot|doubt|if|whether|sure|guess|maybe|perhaps"
-  r"|possibly|probably|might)|n't)(?:\s+\w+){0,4}\s*$"
+  r"(?:\b(?:wrong|incorrect|worst|least|opposite|or|nor|not|never|cannot|doubt|if|whether|unless"
+  r"|sure|guess|maybe|perhaps|possibly|probably|might)|n't)(?:\s+\w+){0,4}\s*$"
 )
 _ONLY_OPTION = _any_case(
   rf"\W*?(?:(?:option|choice|letter)\s+)?(?:([A-Z])\b([^\w?\ue000-\uf8ff]*))?(?:({_SIGN})[^\w?]*)?"
@@ -195,17 +195,19 @@ _CHOSEN = _any_case(
   r"|went with|opt for|settle on)[\s:(\"']*$"
 )
 _IS = _any_case(
-  r"(?:\b(?:is|be|was|it's|that's|say|think|believe|so|therefore|thus|hence)|[:=>→]),?\s*"
+  r"(?:\b(?:is|be|was|it's|that's|say|think|believe|so|but|therefore|thus|hence"
+  r"|definitely|clearly|certainly|obviously)|[:=>→]),?\s*"
   r"(?:definitely |clearly |certainly )?[(\"']*$"
 )
 _LABELS = re.compile(rf"[.:)\]]*\s*(?:-\s*)?{_SIGN}")
 _ANOTHER = _any_case(
-  r"[)\]\"']*(?:\s*(?:[/&+,]|,?\s*\b(?:and/or|or|and|nor)\b))+\s*(?:option\s+)?[(\"']*"
+  r"[)\]\"']*(?:\s*(?:[/&+,>]|-+>|,?\s*\b(?:and/or|or|and|nor|vs|versus|then)\b))+\s*(?:option\s+)?[(\"']*"
 )
 _NO_ARTICLE = _any_case(
-  r"\s*(?:$|[^\w\s\ue000-\uf8ff]|(?:because|since|as|is|was|or|and|seems|fits|matches|best)\b)"
+  r"\s*(?:$|[^\w\s\ue000-\uf8ff]|(?:because|since|as|is|was|or|and|seems|fits|matches|best|rather|option)\b)"
 )
 _NO_LETTER = _any_case(r"\s*(?:major|minor|flat|sharp|maj|min|dim|chord|note)\b|[-/.]\w")
+_CLOSES = _any_case(r"\W*$|\s*(?:fits|matches|(?:is|seems)\b.{0,12}\b(?:best|correct|right))\b")
 _CHORD_CHOSEN = _any_case(
   r"\W*$|[.,:;)-]|\s*(?:because|since)\b"
   r"|\s*(?:is|would be|seems)\b.{0,20}\b(?:correct|right|best|answer)"
@@ -214,27 +216,27 @@ _CHORD = re.compile(r"[A-G](?:[#♯♭b]|m\b|maj|min|dim|sus|\d|[:/]|\s*(?:[Mm]a
 
 _DENIAL = (
   r"(?:\b(?:not|no|never|neither|nor|none|cannot|without|except|excluding|instead of|rather than"
-  r"|other than|anything but|wrong|incorrect|exclud\w+|eliminat\w+|rul(?:e|es|ed|ing) out|reject\w*"
-  r"|unlikely|doubt\w*|absent|lacks?)\b|n't\b)"
+  r"|other than|(?:anything|everything|all|any) but|wrong|incorrect|exclud\w+|eliminat\w+"
+  r"|rul(?:e|es|ed|ing) out|reject\w*|unlikely|doubt\w*|absent|lacks?)\b|n't\b)"
 )
 _DENIED = _any_case(_DENIAL)
 _DENIED_AFTER = _any_case(
-  r"\W*(?:\w+n't\b|(?:wrong|incorrect|unlikely|out)\b|(?:is|was|are|were|be|do|does|did|can|will|would"
+  r"\W*(?:\w+n't\b|(?:is\s+)?(?:wrong|incorrect|unlikely|out|false|impossible)\b|(?:is|was|are|were|be|do|does|did|can|will|would"
   rf"|has|have|seems?|looks?|sounds?)\b.*?{_DENIAL})"
 )
 _CLAUSE = _any_case(
-  r"(?<!anything )\bbut\b|\brather\b(?! than)|\binstead\b(?! of)|\bhowever\b"
-  r"|[,-]\s*(?:so|therefore|thus|hence|it is|it's|this is)\b"
+  r"(?<!anything )(?<!everything )(?<!all )(?<!any )\bbut\b|\brather\b(?! than)"
+  r"|\binstead\b(?! of)|\bhowever\b|[,-]\s*(?:so|therefore|thus|hence|it is|it's|this is)\b"
 )
 _REASON = _any_case(
   r",\s*(?:not|rather|unlike|instead)\b|\b(?:and|but|because|since|as|while|whereas|which)\b|[.:;]\s"
 )
 _DOUBTED_BEFORE = _any_case(
   r"\b(?:might|may|maybe|perhaps|possibl[ey]|possibility|probabl[ey]|could (?:\w+ )?be|potentially"
-  r"|presumably|(?<!most )(?<!more )likely|if|whether|either|suspect\w*)\b"
+  r"|presumably|(?<!most )(?<!more )likely|if|unless|whether|either|suspect\w*)\b"
 )
 _DOUBTED_AFTER = _any_case(
-  r"[\s,.()\"']*(?:(?:is|seems)\s+)?(?:\?|(?:might|may|maybe|perhaps|possibl[ey]|probabl[ey]|could"
+  r"[\s,.()\"']*(?:(?:is|seems)\s+)?(?:\?|(?:or|and/or|plausible|might|may|maybe|perhaps|possibl[ey]|probabl[ey]|could"
   r"|potentially|likely)\b)"
 )
 _DOUBT = _any_case(
@@ -354,7 +356,11 @@ def _decisive(answer: str) -> str:
   if not found:
     return answer
   last = found[-1]
-  return "" if _NO_ANSWER_IS.search(answer[: last.start()]) else answer[last.end() :]
+  before = re.split(r"[.!?\n]\s", answer[: last.start()])[-1]
+  if _NO_ANSWER_IS.search(before) or _DOUBT.search(before):
+    return ""
+  first = _ANSWER_IS.search(before)  # "the answer is A and the answer is B" has none
+  return "" if first and re.search(r"\band\b", before[first.end() :]) else answer[last.end() :]
 
 
 @functools.lru_cache(4096)  # several rules ask about each answer
@@ -390,9 +396,10 @@ def _read(answer: str, offered: list[str], options: tuple[str, ...]) -> Mentione
   else:
     chosen = only or sentences
   found = [one for sentence in chosen for one in _mentions(sentence, offered)]
-  doubted = _DOUBT.search(tail[tail.index(chosen[0]) :]) if chosen else None
-  doubted = doubted or any(one.doubted for one in found)
-  kept = [] if doubted else [one for one in found if not one.denied]
+  doubted = _DOUBT.search(tail) or any(one.doubted for one in found)
+  kept = [one for one in found if not one.denied]
+  if doubted and len({one.place for one in kept if not one.is_text}) < 2:
+    kept = []
   return Mentioned(
     letters=frozenset(one.place for one in kept if not one.is_text),
     texts=frozenset(one.place for one in kept if one.is_text),
@@ -462,13 +469,16 @@ def _is_letter(letter: str, before: str, after: str, offered: list[str]) -> bool
   """Whether a single letter without brackets names an option, as no word and no chord does."""
   if _NO_LETTER.match(after) or LETTERS.index(letter.lower()) >= max(len(offered), 8):
     return False
-  if letter in "aA" and not _NO_ARTICLE.match(after) and not re.match(rf"[.:)-]\s*{_SIGN}", after):
+  if re.match(rf"[.:)\]]+\s*{_SIGN}", after):
+    return True
+  if letter in "aA" and not _NO_ARTICLE.match(after):
     return False
   if not re.search(r"\w", before):
     may_be_chord = any(_CHORD.match(one.capitalize()) for one in offered)
     follows = _CHORD_CHOSEN if may_be_chord else _NO_ARTICLE
     return bool(follows.match(after) or _LABELS.match(after))
-  if _CHOSEN.search(before):
+  closes = before.rstrip()[-1:] == "," and letter.isupper() and _CLOSES.match(after)
+  if _CHOSEN.search(before) or closes:
     return True
   may_be_chord = any(
     _CHORD.match(one.capitalize()) and one.startswith(letter.lower()) for one in offered

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,15 @@ def test_answers_of_other_models(answer, options, place):
 )
 def test_yes_and_no_of_other_models(answer, said):
   assert choices.said_yes_or_no(answer) == said
+
+
+SOUNDS = ("dog", "cat", "rain", "a man speaking")
+WRITTEN = json.loads((Path(__file__).parents[1] / "golden/answer_forms.json").read_text())
+
+
+def test_the_second_of_four_sounds_in_many_words():
+  assert [said for said in WRITTEN["second"] if choices.picked(said, SOUNDS) != 1] == []
+
+
+def test_many_answers_that_pick_no_one_of_four_sounds():
+  assert [said for said in WRITTEN["not_one"] if choices.picked(said, SOUNDS) is not None] == []

@@ -78,11 +78,11 @@ def failure(text: str, options: Sequence[str]) -> str | None:
   if not re.search(r"\w", text):
     return "empty"
   found, answer = choices.mentioned(text, tuple(options)), bare(text)
-  if found.denied:
-    return "denied or doubted"
   several = sum(bare(option) in answer for option in set(options)) > 1
   if several or max(len(found.letters), len(found.texts)) > 1:
     return "several options"
+  if found.denied:
+    return "denied or doubted"
   if found.letters:
     return "letter not offered"
   if answer in ("yes", "no"):
