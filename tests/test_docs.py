@@ -34,6 +34,8 @@ NOT_RUN = {
   "python -m benchmarks.": "a measurement, of minutes or with PyTorch or a GPU",
   "python -m lmms_eval": "needs lmms-eval; test_harness.py calls the plug-in as it does",
   "sbatch ": "needs SLURM; test_launch.py runs the script with a substitute",
+  "mellow serve": "runs until it is stopped; tests/serving asks it",
+  "make serve": "runs until it is stopped; tests/serving asks it",
   "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
   "mellow convert --input=": "needs published weights; tests/convert makes files like them",
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",
@@ -151,7 +153,7 @@ def test_the_links_of_a_page_lead_somewhere(page):
 
 
 HELP = (
-  *("train", "generate", "convert", "inspect", "plan", "ablate", "serve"),
+  *("train", "generate", "convert", "inspect", "plan", "ablate", "serve", "decide", "calibrate"),
   *(f"evaluate {name}" for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   *(f"reasonaqa {name}" for name in ("build", "synthesize", "stats", "check", "tfds")),
 )
