@@ -79,7 +79,8 @@ def write(folder):
     captions.append((name, f"a {sound} is heard", sound))
     questions.append((name, "which sound is heard? a) dog b) rain c) bell d) wind", sound))
   write_csv(folder / "clips.csv", ["file", "question", "answer"], *questions)
-  write_csv(folder / "questions.csv", ["file", "question", "answer"], *questions[:4])
+  for name in ("questions", "held_out"):
+    write_csv(folder / f"{name}.csv", ["file", "question", "answer"], *questions[:4])
   write_csv(folder / "captions.csv", ["file", "caption", "label"], *captions)
   write_mmau(folder)
   write_downloads(folder)

@@ -160,7 +160,8 @@ def move_embeddings(
 ) -> Float[Array, "V D"]:
   """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh.
 
-  But where the new vocabulary is the old one and more, the others start at the mean of the old.
+  But where the new vocabulary is the old one and more, the others start as random embeddings of the
+  mean and the deviation of the old: of another scale they would be learnt late.
   """
   if old == new:
     return loaded
@@ -168,7 +169,8 @@ def move_embeddings(
   source, target = ([vocab[token] for token in shared] for vocab in (old, new))
   parallel.log(f"{len(shared)} of {len(new)} tokens keep their embedding")
   if len(shared) == len(old):
-    fresh = jnp.broadcast_to(loaded[np.asarray(source)].mean(axis=0), fresh.shape)
+    known = loaded[np.asarray(source)]
+    fresh = known.mean(axis=0) + known.std(axis=0) * fresh / fresh.std()
   return fresh.at[np.asarray(target)].set(loaded[np.asarray(source)])
 
 

@@ -4,6 +4,8 @@ The case of 60 clips, marked slow, is that of docs/finetune.md.
 """
 
 import dataclasses
+import json
+import os
 import re
 import shutil
 import signal
@@ -14,11 +16,12 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 from absl import flags
 
-from mellow_jax import checkpoint, cli, files, parallel
+from mellow_jax import Mellow, checkpoint, cli, files, parallel
 from mellow_jax.config import DataConfig, validate
 from mellow_jax.configs import finetune
 from mellow_jax.data import scenes
@@ -119,11 +122,15 @@ def test_new_words_join_the_tokenizer_and_are_trained_also_beside_lora(tiny_mode
   assert same.get_vocab() == old and found == cfg
 
 
-def test_embeddings_of_new_words_start_at_the_mean_of_the_old():
-  loaded = jnp.arange(8.0).reshape(4, 2)  # its last row has no token
-  old, new = {"a": 0, "b": 1, "c": 2}, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
-  found = init.move_embeddings(loaded, -jnp.ones((5, 2)), old, new)
-  assert found.tolist() == [[0, 1], [2, 3], [4, 5], [2, 3], [2, 3]]
+def test_embeddings_of_new_words_are_drawn_from_those_of_the_old():
+  rng = np.random.default_rng(0)
+  loaded = jnp.asarray(rng.normal((3, -1), (2, 0.5), (500, 2)), jnp.float32)
+  fresh = jnp.asarray(0.02 * rng.standard_normal((1500, 2)), jnp.float32)
+  old, new = ({str(i): i for i in range(size)} for size in (500, 1500))
+  found = init.move_embeddings(loaded, fresh, old, new)
+  assert np.array_equal(found[:500], loaded)
+  np.testing.assert_allclose(found[500:].mean(axis=0), (3, -1), atol=0.3)
+  np.testing.assert_allclose(found[500:].std(axis=0), (2, 0.5), rtol=0.1)
 
 
 def test_texts_that_do_not_fit_are_told_with_the_remedy(tiny_config):
@@ -224,3 +231,78 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
   loop.log_pending(run)
   line = f"step {number}/100  loss 1.5000  {(number - 1) * 2:.1f} examples/s"
   assert (line in capsys.readouterr().out) == said
+
+
+# --- The case of docs/finetune.md ----------------------------------------------------------------
+
+CLASSES = ("hum", "whistle", "siren", "click", "rush", "purr", "knock", "sweep", "trill", "drone")
+
+
+def generated_clips(folder, count):
+  """Clips of ten sounds that the demo has not met, made of a tone, its beat and noise."""
+  rng, seconds = np.random.default_rng(0), np.arange(4 * 16_000) / 16_000
+  for number in range(count):
+    kind = number % 10
+    pitch = 150 * 1.45**kind * rng.uniform(0.95, 1.05)
+    beat = 1 + np.sign(np.sin(2 * np.pi * (1 + kind % 4) * (seconds + rng.random())))
+    noise = (kind % 3) * 0.1 * rng.standard_normal(len(seconds))
+    wav = (0.1 * beat * np.sin(2 * np.pi * pitch * seconds) + 0.2 * noise).astype(np.float32)
+    audio.write(folder / f"{number}.wav", wav, 16_000)
+    yield f"{number}.wav", f"a {CLASSES[kind]} is heard"
+
+
+def sixty_and_ten(folder, shared):
+  """The audio root, and (file, caption) of 60 clips and of 10 held out: of ESC-10 where it is."""
+  if not (shared / "esc10/train.json").is_file():
+    found = [*generated_clips(folder, 70)]
+    return folder, found[:60], found[60:]
+  splits = []
+  for split, count in (("train", 6), ("val", 1)):
+    captions = {}
+    for one in json.loads((shared / f"esc10/{split}.json").read_text()):
+      captions[one["filepath1"]] = one["caption1"]
+    chosen = {}
+    for path, caption in sorted(captions.items()):
+      chosen.setdefault(caption, []).append((path, caption))
+    splits.append([clip for clips in chosen.values() for clip in clips[:count]])
+  return shared / "esc10", *splits
+
+
+def run_train(*flags):
+  """The training command as users run it: with programs that the tests' settings do not slow."""
+  environ = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
+  words = [sys.executable, "-m", "mellow_jax.train", *map(str, flags)]
+  subprocess.run(words, check=True, env=environ, cwd=Path(__file__).parents[2])
+
+
+@pytest.fixture
+def demo_model(tmp_path):
+  """The model of `make demo`: that of MELLOW_DEMO_MODEL, or one that is trained here."""
+  if found := os.environ.get("MELLOW_DEMO_MODEL"):
+    return Path(found)
+  run_train("--config=demo", f"--workdir={tmp_path / 'demo'}")
+  return tmp_path / "demo/model"
+
+
+@pytest.mark.slow
+def test_sixty_clips_teach_the_demos_model_to_name_sounds_it_has_not_heard(
+  tmp_path, reference_data, demo_model
+):
+  root, *splits = sixty_and_ten(tmp_path, reference_data)
+  for name, clips in zip(("clips", "held_out"), splits, strict=True):
+    lines = [f"{path},what is heard?,{caption},{caption}\n" for path, caption in clips]
+    (tmp_path / f"{name}.csv").write_text("file,question,answer,caption\n" + "".join(lines))
+  workdir, (_, held) = tmp_path / "mine", splits
+  run_train(
+    *("--config=finetune:small", f"--workdir={workdir}", f"--config.init_from={demo_model}"),
+    *(f"--config.data.train={tmp_path / 'clips.csv'}", "--config.data.cache_clips=true"),
+    *(f"--config.data.val={tmp_path / 'held_out.csv'}", f"--config.data.audio_root={root}"),
+  )
+  model = Mellow.load(workdir / "model")
+  answers = [model.answer(root / path, "what is heard?").text for path, _ in held]
+  right = sum(answer == caption for answer, (_, caption) in zip(answers, held, strict=True))
+  print(f"{right} of {len(held)} held-out sounds are named")
+  assert right >= 6
+  last = files.read_lines(workdir / "metrics.jsonl")[-1]
+  assert round(last["val_accuracy"] * last["val_answers"]) == right
+  assert held[0][0] in (workdir / "report.html").read_text()
