@@ -41,20 +41,24 @@ NOT_RUN = {
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",
 }
 # What a command gets in addition here, by its beginning, so that it is done in seconds.
-TRAIN = [
-  *docs_folder.model_flags(),
+FEW_STEPS = [
   "--config.steps=2",
   "--config.batch_size=4",
   "--config.eval_batches=1",
   "--config.sample_answers=1",
-  "--config.data.tokenizer=runs/demo/model",
+  "--config.calibrate_batches=0",
   "--config.data.max_bad_fraction=1",
 ]
-FULL_SIZE = [*TRAIN, "--config.init_from=('weights/mellow',)"]
+FULL_SIZE = [
+  *docs_folder.model_flags(),
+  *FEW_STEPS,
+  "--config.data.tokenizer=runs/demo/model",
+  "--config.init_from=weights/mellow",
+]
 SMALLER = {
   "mellow train --config=mellow": FULL_SIZE,
   "mellow train --config=esc10": [*FULL_SIZE, "--config.data.mix={}"],
-  "mellow train": TRAIN,
+  "mellow train --config=finetune": FEW_STEPS,
   "mellow generate": ["--max_new_tokens=4"],
   "mellow evaluate predict": ["--max_new_tokens=4", "--batch_size=4"],
   "launch/": ["--dry_run"],
@@ -195,10 +199,9 @@ def test_every_command_of_a_page_runs(page, folder, capfd):
       if beginning(command, NOT_RUN) or is_placeholder(command):
         continue
       prepare(command, folder)
-      key = beginning(command, SMALLER)
       for words in words_of(command):
         words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
-        status = call([*words, *SMALLER.get(key, ())])
+        status = call([*words, *SMALLER.get(beginning(" ".join(words), SMALLER), ())])
         said = capfd.readouterr()
         expected = STATUS.get(beginning(command, STATUS), 0)
         assert status == expected, f"{command}\n{said.out[-2000:]}{said.err[-2000:]}"
