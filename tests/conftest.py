@@ -65,3 +65,9 @@ def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
   path = tmp_path_factory.mktemp("config") / "tiny_run.py"
   path.write_text("import tiny\nget_config = tiny.get_config\n")
   return path
+
+
+def pytest_runtest_setup(item):
+  """Tests marked gpu are skipped where there is no NVIDIA GPU, whatever -m asks for."""
+  if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
+    pytest.skip("there is no NVIDIA GPU here")

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mellow_jax import __main__, evaluate
 from mellow_jax.reasonaqa import __main__ as reasonaqa
 
+ROOT = Path(__file__).parents[1]
 LINES = 40
 HEAVY = "flax grain jax librosa matplotlib orbax pandas scipy sklearn tensorflow torch transformers"
 
@@ -36,3 +38,14 @@ def test_help_imports_nothing_heavy_and_fits_a_screen(command):
   assert done.stderr.split() == []
   lines = done.stdout.splitlines()
   assert 5 < len(lines) <= LINES and max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("name", ["accelerator", "check", "decode", "sources"])
+def test_help_of_a_benchmark_needs_no_pytorch(name):
+  code = (
+    "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['x', '--help'];"
+    f"runpy.run_module('benchmarks.{name}', run_name='__main__')"
+  )
+  argv = [sys.executable, "-c", code]
+  done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.startswith("usage: ")
