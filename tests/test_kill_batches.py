@@ -8,20 +8,28 @@ from pathlib import Path
 import pytest
 
 # Tables that are answered under kills; 100 of them were once, by MELLOW_KILLED_BATCHES=100.
-TABLES = os.environ.get("MELLOW_KILLED_BATCHES", "3")
+TABLES = os.environ.get("MELLOW_KILLED_BATCHES")
 
 
-@pytest.mark.slow
-def test_batches_with_bad_clips_that_are_killed_at_random_end_complete(
-  tiny_model_folder, compile_cache, tmp_path
-):
+def end_complete(folder: Path, model: str | Path, tables: str, seconds: str, cache: Path) -> None:
   program = Path(__file__).with_name("kill_batches.py")
   result = subprocess.run(
-    [sys.executable, program, tmp_path / "tables", tiny_model_folder, TABLES, "0.3"],
+    [sys.executable, program, folder, model, tables, seconds],
     capture_output=True,
     text=True,
     check=False,
-    env={**os.environ, "MELLOW_CACHE": str(compile_cache)},
+    env={**os.environ, "MELLOW_CACHE": str(cache)},
   )
   assert result.returncode == 0, result.stderr[-3000:]
-  assert result.stdout.startswith(f"{TABLES} tables, ") and "named as bad once" in result.stdout
+  assert result.stdout.startswith(f"{tables} tables, ") and "named as bad once" in result.stdout
+
+
+def test_killed_at_random_they_end_complete(tmp_path):
+  end_complete(tmp_path / "tables", "none", TABLES or "12", "0.05", tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_random_they_end_complete_with_a_network(
+  tiny_model_folder, compile_cache, tmp_path
+):
+  end_complete(tmp_path / "tables", tiny_model_folder, TABLES or "3", "0.3", compile_cache)
