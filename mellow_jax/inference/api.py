@@ -481,7 +481,7 @@ class Mellow:
       return
     says = "compiling, once: %s in batches of %d"
     told = parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size))
-    with told, progress.stage("compiling", logger.info, is_said=True):
+    with told, progress.stage("preparing", logger.info, is_said=True):
       yield
     self._compiled.add((program, batch_size))
 
