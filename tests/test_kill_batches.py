@@ -25,7 +25,7 @@ def end_complete(folder: Path, model: str | Path, tables: str, seconds: str, cac
 
 
 def test_killed_at_random_they_end_complete(tmp_path):
-  end_complete(tmp_path / "tables", "none", TABLES or "12", "0.05", tmp_path)
+  end_complete(tmp_path / "tables", "none", TABLES or "8", "0.05", tmp_path)
 
 
 @pytest.mark.slow
