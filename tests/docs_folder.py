@@ -64,7 +64,7 @@ def write(folder):
     shutil.move(folder / "reasonaqa/audio" / table, folder / "reasonaqa" / table)
 
   first, second = (np.asarray(clips.load(f"scenes/val/0/{i}.wav")) for i in (1, 2))
-  for name in ("a.wav", "runs/demo/ask/1.wav"):
+  for name in ("a.wav", "clip.wav", "runs/demo/ask/1.wav"):
     soundfile.write(folder / name, first, cfg.sample_rate)
   for name in ("b.wav", "runs/demo/ask/2.wav"):
     soundfile.write(folder / name, second, cfg.sample_rate)
@@ -78,10 +78,13 @@ def write(folder):
       soundfile.write(path, wav, 16_000)
     captions.append((name, f"a {sound} is heard", sound))
     questions.append((name, "which sound is heard? a) dog b) rain c) bell d) wind", sound))
+  write_csv(folder / "held_out.csv", ["file", "question", "answer"], *questions[-4:])
   write_csv(folder / "clips.csv", ["file", "question", "answer"], *questions)
   for name in ("questions", "held_out"):
     write_csv(folder / f"{name}.csv", ["file", "question", "answer"], *questions[:4])
   write_csv(folder / "captions.csv", ["file", "caption", "label"], *captions)
+  run = {"seed": 0, "data": {"source": "scenes", "mix": scenes.MIX}}
+  (folder / "runs/demo/run.json").write_text(json.dumps(run))
   write_mmau(folder)
   write_downloads(folder)
 
