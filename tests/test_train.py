@@ -177,6 +177,15 @@ def validation_loss(model):
   return validation.scores(flat, [step.Batch(**arrays)], evaluate).loss
 
 
+@pytest.mark.slow
+def test_a_run_with_worker_processes_ends_without_leaked_shared_memory(train, whole, tmp_path):
+  process = train(tmp_path / "run", "--config.data.workers=2")
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, out + err
+  assert "leaked" not in err
+  assert (tmp_path / "run/metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
+
+
 def test_a_finished_run_has_nothing_left_to_do(train, whole):
   workdir, _ = whole
 

@@ -68,19 +68,18 @@ def own_folder(workdir: pathlib.Path) -> Iterator[None]:
 
   Raises ConfigError where another run is in it.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
-  try:
-    with files.locked(workdir) if parallel.is_first() else contextlib.nullcontext(True) as is_free:
-      if parallel.any_process(not is_free):
-        raise ConfigError(
-          f"{workdir}: another run is writing there: wait for its end, or name another --workdir"
-        )
+  lock = files.locked(workdir) if parallel.is_first() else contextlib.nullcontext(True)
+  with files.made_folder(workdir), lock as is_free:
+    if parallel.any_process(not is_free):
+      raise ConfigError(
+        f"{workdir}: another run is writing there: wait for its end, or name another --workdir"
+      )
+    try:
       yield
-  except BaseException:
-    for folder in (workdir / "checkpoints", workdir):
+    except BaseException:
       with contextlib.suppress(OSError):  # absent, or not empty
-        folder.rmdir()
-    raise
+        (workdir / "checkpoints").rmdir()
+      raise
 
 
 def _train(
