@@ -342,7 +342,8 @@ def said_yes_or_no(answer: str) -> str | None:
 
 def _plainly_written(answer: str) -> str:
   """An answer without thoughts, tags and markup; what they mark as the answer follows "Answer:"."""
-  answer = _THOUGHT_ENDS.sub("", _THOUGHT.sub("\n", straight(answer)))
+  answer = re.sub(r"(\W)\1{9,}", r"\1\1", straight(answer))  # no line of dashes takes seconds
+  answer = _THOUGHT_ENDS.sub("", _THOUGHT.sub("\n", answer))
   for pattern, by in _REWRITTEN:
     answer = pattern.sub(by, answer)
   return _MARKUP.sub("", answer)
