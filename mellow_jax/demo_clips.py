@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from mellow_jax import cli, config, files
-from mellow_jax.data import audio, scenes, tokenizer
+from mellow_jax.data import scenes, sound_files, tokenizer
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import FlagsError
 
@@ -41,7 +41,7 @@ def write(workdir: Path) -> list[tuple[Path, str]]:
   written, table = [], []
   for number, row in enumerate(choose(cfg.seed), 1):
     file = folder / f"{number}.wav"
-    audio.write(file, clips.load(row.filepath1), rate)
+    sound_files.write(file, clips.load(row.filepath1), rate)
     written.append((file, row.caption1))
     table.append({field: getattr(row, field) for field in FIELDS} | {"filepath1": file.name})
   files.write_json(folder / "rows.json", table)

@@ -17,7 +17,6 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float32
 
-from mellow_jax import files
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio_forms, resampling, sound_files
 from mellow_jax.data.audio_forms import Samples, Source
@@ -273,10 +272,3 @@ def survey(source: Source) -> Survey:
       least, most = min(least, float(frames.min())), max(most, float(frames.max()))
   seconds = signal.frames / signal.rate
   return Survey(seconds, max(-least, most, 0.0), (most - least) / 2, digest.digest())
-
-
-def write(path: str | os.PathLike, wav: Float32[np.ndarray, "S"], sample_rate: int) -> None:
-  """Writes a mono clip with 16 bits a sample, as WAV or FLAC by the ending of path."""
-  kind = Path(path).suffix.removeprefix(".").upper()
-  with files.replacing(path, "wb") as file:
-    soundfile.write(file, wav, sample_rate, "PCM_16", format=kind)

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from mellow_jax import files
 from mellow_jax.data import containers
 from mellow_jax.data.containers import Layout, Part
 from mellow_jax.errors import AudioError
@@ -365,3 +366,10 @@ def open_signal(source: Encoded) -> Iterator[Signal]:
     if decoder.form == "FLAC" and not how.is_counted:
       _check_end(source, decoder)
     yield Signal(source.name, decoder.rate, decoder.channels, decoder.frames, decoder.read)
+
+
+def write(path: str | os.PathLike, wav: Float32[np.ndarray, "S"], sample_rate: int) -> None:
+  """Writes a mono clip with 16 bits a sample, as WAV or FLAC by the ending of path."""
+  kind = Path(path).suffix.removeprefix(".").upper()
+  with files.replacing(path, "wb") as file:
+    soundfile.write(file, wav, sample_rate, "PCM_16", format=kind)

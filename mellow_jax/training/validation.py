@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mellow_jax import parallel
-from mellow_jax.data import audio, pipeline
+from mellow_jax.data import pipeline, sound_files
 from mellow_jax.training.step import Batch, Flat, TrainState
 
 
@@ -55,6 +55,6 @@ def sample_answers(
       file = folder / f"{i}{'ab'[number]}.flac"
       sample |= {f"clip{number + 1}": path, f"audio{number + 1}": f"{folder.name}/{file.name}"}
       if parallel.is_first() and not file.exists():
-        audio.write(file, clips[number][i], encoder.model.audio.sample_rate)
+        sound_files.write(file, clips[number][i], encoder.model.audio.sample_rate)
     samples.append(sample)
   return samples

@@ -24,7 +24,7 @@ from absl import flags
 from mellow_jax import Mellow, checkpoint, cli, files, parallel
 from mellow_jax.config import DataConfig, validate
 from mellow_jax.configs import finetune
-from mellow_jax.data import scenes
+from mellow_jax.data import scenes, sound_files
 from mellow_jax.data import tokenizer as tokenizers
 from mellow_jax.data.preprocessing import Preprocessor
 from mellow_jax.data.records import Record
@@ -247,7 +247,7 @@ def generated_clips(folder, count):
     beat = 1 + np.sign(np.sin(2 * np.pi * (1 + kind % 4) * (seconds + rng.random())))
     noise = (kind % 3) * 0.1 * rng.standard_normal(len(seconds))
     wav = (0.1 * beat * np.sin(2 * np.pi * pitch * seconds) + 0.2 * noise).astype(np.float32)
-    audio.write(folder / f"{number}.wav", wav, 16_000)
+    sound_files.write(folder / f"{number}.wav", wav, 16_000)
     yield f"{number}.wav", f"a {CLASSES[kind]} is heard"
 
 
