@@ -1,7 +1,9 @@
 """Model folders from PyTorch weights, and PyTorch weights from model folders."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import huggingface_hub
@@ -81,20 +83,33 @@ class _Weights(NamedTuple):
   flat: dict[str, np.ndarray]
 
 
-def _read(weights: str, like: ModelConfig | None, *, print_plan: bool) -> _Weights:
-  """Reads weights of the architecture `like`, by default of the released sizes."""
-  state_dict, path = sources.load_state_dict(weights, like and like.decoder)
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+  """Puts the file before what CheckpointErrors of its content say."""
   try:
-    kind, state_dict, renamed = convert.recognise(state_dict)
-    if renamed:
-      print(f"{path}: prefixes of keys are taken off: {renamed[0]} is read as {renamed[1]}")
-    cfg = like or convert.config_of(state_dict)
-    lines = convert.plan(state_dict, cfg)
-    if print_plan:
-      _print_plan(kind, lines)
-    return _Weights(path, kind, cfg, lines, convert.convert(state_dict, cfg))
+    yield
   except CheckpointError as error:
     raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read(weights: str, like: ModelConfig | None, *, print_plan: bool) -> _Weights:
+  """Reads weights of the architecture `like`, by default of the released sizes.
+
+  Names and shapes are checked before the values of large files are read.
+  """
+  decoder = like and like.decoder
+  names, path = sources.load_state_dict(weights, decoder, names_only=True)
+  with _naming(path):
+    kind, names, renamed = convert.recognise(names)
+    if renamed:
+      print(f"{path}: prefixes of keys are taken off: {renamed[0]} is read as {renamed[1]}")
+    cfg = like or convert.config_of(names)
+    lines = convert.plan(names, cfg)
+  if print_plan:
+    _print_plan(kind, lines)
+  state_dict, _ = sources.load_state_dict(str(path), decoder)
+  with _naming(path):
+    return _Weights(path, kind, cfg, lines, convert.convert(state_dict, cfg))
 
 
 def to_model_folder(

@@ -10,9 +10,10 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import huggingface_hub
-import ml_dtypes  # noqa: F401  Importing it teaches numpy, and thereby safetensors, bfloat16.
+import ml_dtypes  # Importing it teaches numpy, and thereby safetensors, bfloat16.
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -31,22 +32,25 @@ _OLDER = re.compile(
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 # What training leaves beside a model's weights.
 _COMPANION = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args).*")
+# The types that are converted, as safetensors calls them; any other is refused later on.
+_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64}
 _HUB = "hf://"
 _HUB_SYNTAX = "hf://owner/repo[/file][@revision]"
 
 
 def load_state_dict(
-  source: str, decoder: SmolLM2Config | None = None
+  source: str, decoder: SmolLM2Config | None = None, *, names_only: bool = False
 ) -> tuple[dict[str, np.ndarray], Path]:
   """The tensors of a checkpoint by name, and the file they came from.
 
   `source` is a file of PyTorch, safetensors or GGUF, whatever its ending, the index of a sharded
   one, a folder that holds one checkpoint, or hf://owner/repo[/file][@revision]. Wrappers such as
   {"state_dict": ...} are taken off. `decoder` has the sizes that a GGUF file must have, by default
-  SmolLM2-135M's. Raises CheckpointError.
+  SmolLM2-135M's. With names_only the values of large files stay unread, and are zeros here. Raises
+  CheckpointError.
   """
   path = locate(source)
-  tensors = _read(path, decoder)
+  tensors = _read(path, decoder, names_only=names_only)
   if not tensors:
     raise CheckpointError(f"{path}: holds no tensors")
   return tensors, path
@@ -62,16 +66,16 @@ def locate(source: str) -> Path:
   return path
 
 
-def _read(path: Path, decoder: SmolLM2Config | None) -> dict[str, np.ndarray]:
+def _read(path: Path, decoder: SmolLM2Config | None, *, names_only: bool) -> dict[str, np.ndarray]:
   match file_kinds.told(path):
     case file_kinds.TORCH:
-      return _unwrap(torch_files.read(path), path)
+      return _unwrap(torch_files.read(path, names_only=names_only), path)
     case file_kinds.SAFETENSORS:
-      return _read_safetensors(path)
+      return _read_safetensors(path, names_only=names_only)
     case file_kinds.GGUF:
       return gguf_files.read(path, decoder)
     case _:
-      return _read_shards(path)
+      return _read_shards(path, names_only=names_only)
 
 
 def _choose(names: list[str], place: str) -> str:
@@ -180,9 +184,11 @@ def _unwrap(tree: dict, path: Path) -> dict[str, np.ndarray]:
   return dict(tree)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, *, names_only: bool) -> dict[str, np.ndarray]:
   try:
     with safe_open(path, framework="np") as file:
+      if names_only:
+        return {key: _zeros(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
       return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  It is no dict.
   # Unknown dtypes surface as KeyError or TypeError, from the depths of the binding.
   except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
@@ -191,7 +197,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     ) from error
 
 
-def _read_shards(index: Path) -> dict[str, np.ndarray]:
+def _zeros(stored: Any) -> np.ndarray:
+  """Of the shape and type of a tensor of safetensors, without memory."""
+  zero = np.zeros((), _DTYPES.get(stored.get_dtype(), np.float64))
+  return np.broadcast_to(zero, stored.get_shape())
+
+
+def _read_shards(index: Path, *, names_only: bool) -> dict[str, np.ndarray]:
   places = _read_index(index)
   tensors: dict[str, np.ndarray] = {}
   for shard in sorted(set(places.values())):
@@ -200,7 +212,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
       raise CheckpointError(f"{path}: missing, though {index.name} names it; download it too")
     if file_kinds.told(path) == file_kinds.INDEX:
       raise CheckpointError(f"{path}: it is JSON, not a shard of {index.name}; download it again")
-    content = _read(path, None)
+    content = _read(path, None, names_only=names_only)
     expected = {key for key, place in places.items() if place == shard}
     if odd := sorted(content.keys() ^ expected):
       raise CheckpointError(f"{path}: {index.name} disagrees with it about {_some(odd)}")

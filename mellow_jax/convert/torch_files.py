@@ -31,11 +31,12 @@ _STORAGES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDERED_DICT = pickle.GLOBAL + b"collections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
 
 
-def read(path: str | Path) -> dict:
+def read(path: str | Path, *, names_only: bool = False) -> dict:
   """What a `.pt`, `.pth` or `.ckpt` file holds: dicts, lists, tuples and scalars of numpy arrays.
 
-  Arrays that share a storage in the file share memory here. Optimizer state, hyper-parameters and
-  the like come along where they are plain data. Raises CheckpointError, naming the file.
+  With names_only the values of a zip file stay unread, and are zeros here. Arrays that share a
+  storage in the file share memory. Optimizer state, hyper-parameters and the like come along where
+  they are plain data. Raises CheckpointError, naming the file.
   """
   try:
     with Path(path).open("rb") as file:
@@ -43,7 +44,7 @@ def read(path: str | Path) -> dict:
       file.seek(0)
       if head.startswith(torch_legacy.HEAD):
         return torch_legacy.read(file)
-      return _ZipReader(file).read()
+      return _ZipReader(file, names_only=names_only).read()
   except CheckpointError as error:
     raise CheckpointError(f"{path}: {error}") from None
   except OSError as error:
@@ -53,8 +54,8 @@ def read(path: str | Path) -> dict:
 class _ZipReader:
   """One open checkpoint of PyTorch 1.6 and later."""
 
-  def __init__(self, file: BinaryIO):
-    self.file = file
+  def __init__(self, file: BinaryIO, *, names_only: bool):
+    self.file, self.names_only = file, names_only
     self.members = stored_zip.directory(file)
     self.storages: dict[str, Storage] = {}
     self.root = self._root()
@@ -103,7 +104,10 @@ class _ZipReader:
         f"storage {key} has {member.size} bytes, which is not the number of {dtype} it declares"
       )
     if key not in self.storages:
-      values = stored_zip.read(self.file, member).view(dtype)
+      if self.names_only:
+        values = np.zeros(count, dtype)  # which the system makes when it is touched
+      else:
+        values = stored_zip.read(self.file, member).view(dtype)
       self.storages[key] = torch_tensors.make_storage(key, values)
     storage = self.storages[key]
     if storage.values.dtype != dtype:

@@ -254,3 +254,13 @@ def test_a_repository_is_asked_for_the_one_checkpoint_at_its_top(tmp_path, monke
 )
 def test_malformed_addresses_are_refused(source):
   assert "not of the form hf://owner/repo[/file][@revision]" in refusal(source)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_names_are_read_without_values(name, tmp_path):
+  save = (lambda path, state: save_file(state, path)) if "safe" in name else torch_files.write
+  save(tmp_path / name, STATE)
+  held, _ = sources.load_state_dict(str(tmp_path / name), names_only=True)
+  assert set(held) == set(STATE)
+  for key, value in STATE.items():
+    assert (held[key].dtype, held[key].shape, held[key].any()) == (value.dtype, value.shape, False)
