@@ -171,14 +171,15 @@ def draw_curves(workdir: Path, names: Sequence[str]) -> None:
 
   figure = Figure(figsize=(9, 5), layout="constrained")
   axes = figure.subplots()
-  for system in names:
+  for number, system in enumerate(names):
     path = workdir / system / "metrics.jsonl"
     lines = [line for line in files.read_lines(path) if "val_loss" in line] if path.exists() else []
-    axes.plot([x["step"] for x in lines], [x["val_loss"] for x in lines], label=system)
+    style = "-" if number < 10 else "--"  # there are ten colours
+    axes.plot([x["step"] for x in lines], [x["val_loss"] for x in lines], style, label=system)
   axes.set_xlabel("step")
   axes.set_ylabel("validation loss, nats a token")
   axes.grid(alpha=0.25)
-  axes.legend(fontsize="small")
+  figure.legend(loc="outside right upper", fontsize="small")
   with files.replacing(workdir / "curves.png", "wb") as file:
     figure.savefig(file, format="png", dpi=150)
 
