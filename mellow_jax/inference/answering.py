@@ -28,7 +28,6 @@ from mellow_jax.inference.notes import NoteCounts
 
 # Names of the files in a folder that are clips; another may be given by itself.
 ENDINGS = ("wav", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "caf", "w64")
-INCOMPLETE = 2  # exit status where some rows could not be asked
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _say_failures(name: str, total: int, failures: Sequence[dict[str, Any]]) -> 
       f"({first['failure']}): the same command tries them again"
     )
   (logger.warning if failures else logger.info)(says)
-  return INCOMPLETE if failures else 0
+  return predictions.INCOMPLETE if failures else 0
 
 
 # --- Answers -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from jaxtyping import Int
 from mellow_jax import files
 from mellow_jax.errors import DataError, PredictionsError
 
+INCOMPLETE = 2  # exit status of a command where some rows could not be asked
 NEW, FAILED, ANSWERED = range(3)
 Line = dict[str, Any]
 

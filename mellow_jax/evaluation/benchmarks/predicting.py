@@ -18,9 +18,8 @@ from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.prompt_styles import Style
 from mellow_jax.evaluation.benchmarks.runner import Asking, Question
 from mellow_jax.inference.api import Mellow
-from mellow_jax.inference.predictions import Predictions
+from mellow_jax.inference.predictions import INCOMPLETE, Predictions
 
-INCOMPLETE = 2  # exit status where some items could not be asked
 NAMED = 5  # missing files that are named
 
 
