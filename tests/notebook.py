@@ -33,10 +33,15 @@ def run(notebook, **values):
   return printed
 
 
+# Lines of how long something takes, or will take.
+PROGRESS = re.compile(r" \.\.\.( \d+ s)?$| left$|^compiled in ")
+
+
 def main(path):
   notebook = read(path)
   for i, (cell, text) in enumerate(zip(code_cells(notebook), run(notebook), strict=True), 1):
-    lines = text.splitlines(keepends=True)
+    text = text.replace(f"{Path.cwd()}/", "")
+    lines = [line for line in text.splitlines(keepends=True) if not PROGRESS.search(line)]
     output = {"name": "stdout", "output_type": "stream", "text": lines}
     cell |= {"execution_count": i, "outputs": [output] if lines else []}
   text = json.dumps(notebook, indent=1, ensure_ascii=False)
