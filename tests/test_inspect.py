@@ -83,7 +83,14 @@ def timeline(seconds):
 def test_words_are_checked_against_the_window_they_are_about():
   dog, heard = audioset.CLASSES.index("Dog"), timeline(2)
   heard.probabilities[10, dog] = 0.7  # 1.25 s: in the second window
-  answer = Answer(texts=("a dog barks",), log_probs=(-1.0,), tokens=(3,), heard=("", ""))
+  answer = Answer(
+    texts=("a dog barks",),
+    log_probs=(-1.0,),
+    tokens=(3,),
+    finish_reasons=("stop",),
+    notes=(),
+    heard=("", ""),
+  )
   first, second = (inspecting.report_answer(answer, i, [heard], 0.1) for i in range(2))
   assert first["check"]["unsupported"] == ["dog", "barks"]
   assert second["check"]["unsupported"] == ["barks"]
