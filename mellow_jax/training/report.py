@@ -32,7 +32,8 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem aut
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th { text-align: left }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #dde2e8; vertical-align: top }
-td.right { background: #e4f4e4 } td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.right { background: #e4f4e4 }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .bar { display: flex; height: 1.6rem; border-radius: 4px; overflow: hidden }
 span.right { background: #e4f4e4 } small { color: #5a6472; display: block }
 audio { display: block; width: 15rem; max-width: 100%; height: 2rem; margin: .2rem 0 }
@@ -133,10 +134,10 @@ def _validations(metrics: list[dict[str, Any]]) -> str:
   ]
   if not rows:
     return ""
+  head = "".join(f'<th class="number">{name}</th>' for name in ("step", "loss", "right"))
   return (
     "<h2>Validation</h2><p>Held-out questions; an answer is right that is word for word as "
-    "expected, its end included.</p><table><tr><th>step</th><th>loss</th><th>right</th></tr>"
-    f"{''.join(rows)}</table>"
+    f"expected, its end included.</p><table><tr>{head}</tr>{''.join(rows)}</table>"
   )
 
 
