@@ -6,6 +6,7 @@
   mellow evaluate    answers benchmarks, scores and compares the answers
   mellow inspect     plots the sound events that the encoder detects beside an answer
   mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
+  mellow cache-features  keeps what a frozen encoder makes of clips, for training
   mellow plan        memory and step time of a run on a TPU slice
   mellow ablate      trains and evaluates every system of the paper's ablations
   mellow serve       serves a model over HTTP, with a page
@@ -54,16 +55,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int] | None:
       from mellow_jax.train import main as command
     case "generate":
       from mellow_jax.generate import main as command
-    case "convert":
-      from mellow_jax.convert.__main__ import main as command
     case "evaluate":
       from mellow_jax.evaluate import main as command
     case "inspect":
       from mellow_jax.inspect import main as command
-    case "reasonaqa":
-      from mellow_jax.reasonaqa.__main__ import main as command
-    case "plan":
-      from mellow_jax.plan import main as command
     case "ablate":
       from mellow_jax.ablate import main as command
     case "serve":
@@ -72,6 +67,22 @@ def _command(name: str) -> Callable[[Sequence[str]], int] | None:
       from mellow_jax.decide import main as command
     case "calibrate":
       from mellow_jax.evaluation.commands.calibrate import main as command
+    case _:
+      return _preparation(name)
+  return command
+
+
+def _preparation(name: str) -> Callable[[Sequence[str]], int] | None:
+  """The same of what is done before training."""
+  match name:
+    case "convert":
+      from mellow_jax.convert.__main__ import main as command
+    case "reasonaqa":
+      from mellow_jax.reasonaqa.__main__ import main as command
+    case "cache-features":
+      from mellow_jax.cache_features import main as command
+    case "plan":
+      from mellow_jax.plan import main as command
     case _:
       return None
   return command

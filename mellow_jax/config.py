@@ -253,6 +253,10 @@ class GPT2Config:
   dropout: float = 0.1
   remat: bool = False  # as SmolLM2's
 
+  @property
+  def head_size(self) -> int:
+    return self.width // self.heads
+
   def check(self) -> None:
     """Raises ConfigError, naming the fields, where sizes do not fit together."""
     _require(self.width % self.heads == 0, "decoder.heads must divide decoder.width")
@@ -333,7 +337,18 @@ class DataConfig:
   warmup_share: float = 0.0  # scenes: part of the run that samples from warmup_mix
   # Each training row gets the clips of another row: a baseline that has the text alone.
   shuffled_audio: bool = False
+  # Lengths of answers that the step is compiled for, chosen from the training rows: a batch takes
+  # the least that holds its longest answer, or its parts (accumulate) each theirs. 1: every answer
+  # takes model.answer_tokens. The same update to rounding, but where attention has dropout.
+  answer_lengths: int = 1
+  # Questions on the same clips that share them: batch_size questions then have fewer clips. Rows
+  # are grouped once, and a group has one second clip and one window of each. 1: none.
+  share_prefix: int = 1
+  # Batches of rows whose answers have about one length: cheaper, and other rows share a batch.
+  group_answers: bool = False
   augment: bool = False  # distort training clips, mix those of one caption, redraw the options
+  # Folder of `mellow cache-features`: what a frozen encoder makes of the clips, in their place.
+  features: str = ""
   cache_clips: bool = False  # keep decoded clips in memory; for presets without random crops
   max_bad_fraction: float = 0.01  # of the records; with more bad audio than that the run ends
   threads: int = 2  # decoding and tokenising, in each process
@@ -394,6 +409,12 @@ class Config:
   # Gradient accumulation: parts of a batch computed one after the other, in less memory:
   # the same update to rounding. bn0's batch statistics, where they are used, are those of a part.
   accumulate: int = 1
+  # Attention of the decoder in training: "scores" keeps all scores for the gradient; "pieces" those
+  # of no position, they are computed again; "cudnn" and "splash" are kernels of GPUs and TPUs.
+  # "auto": the kernel where it can be used, else pieces. The same numbers to rounding.
+  attention: str = "auto"
+  # Switch model.decoder.remat on where a step would not fit the memory of a device without.
+  auto_remat: bool = False
   steps: int = 1000  # optimiser steps of the run
   # In training the encoder runs with SpecAugment, stochastic depth and bn0 statistics as its config
   # says, or without, as in evaluation; training: True, also where it is frozen.
@@ -416,6 +437,7 @@ class Config:
 CHOICES = {
   "model.audio.stft": ("convolution", "fft"),
   "model.dtype": ("auto", "float32", "bfloat16"),
+  "attention": ("auto", "scores", "pieces", "cudnn", "splash"),
   "data.source": ("files", "scenes"),
   "data.preset": tuple(PRESETS),
   "data.second_clip": ("another", "silence", "same"),
@@ -429,6 +451,7 @@ OLD_SOURCES = ("json", "array_record")
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
   (
     "batch_size accumulate steps save_every keep eval_every log_every data.threads "
+    "data.answer_lengths data.share_prefix "
     "optim.max_skipped optim.lora.rank",
     lambda x: x >= 1,
     "must be at least 1",
@@ -457,11 +480,17 @@ def validate(cfg: Config, *, devices: int = 1, reads_data: bool = True) -> None:
   the run reads rows. What follows from rows, parameters or the mesh is checked where they are made.
   """
   found = [*_faults_of_fields(cfg)]
-  if not found and cfg.batch_size % (devices * cfg.accumulate):
+  share = cfg.data.share_prefix
+  if not found and cfg.batch_size % (devices * cfg.accumulate * share):
+    groups = f" of {share} questions (config.data.share_prefix)" if share > 1 else ""
     found.append(
       f"config.batch_size {cfg.batch_size} does not divide over {devices} devices in "
-      f"{cfg.accumulate} parts (config.accumulate)"
+      f"{cfg.accumulate} parts (config.accumulate){groups}"
     )
+  if share > 1 and cfg.data.source == "scenes":
+    found.append("config.data.share_prefix: no two generated scenes have the same clips")
+  if cfg.data.group_answers and cfg.data.answer_lengths == 1:
+    found.append("config.data.group_answers needs lengths: give --config.data.answer_lengths=4")
   if reads_data and cfg.data.source in ("files", *OLD_SOURCES):
     found += _faults_of_files(cfg)
   if found:

@@ -18,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from mellow_jax.config import Config
 from mellow_jax.errors import ConfigError
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
@@ -264,6 +265,31 @@ def one_all_reduce(mesh: Mesh) -> dict[str, int]:
   return {f"{prefix}in_bytes": 2**31 - 1, f"{prefix}count": 10_000}
 
 
+def attention(cfg: Config, mesh: Mesh | None) -> str:
+  """The way of config.attention on the devices of a mesh; None: on those of this process.
+
+  The kernels are for heads as wide as half of a TPU's registers, and cuDNN's for masks that hide
+  nothing but later positions, and not for float32.
+  """
+  if cfg.attention != "auto":
+    return cfg.attention
+  platform, model = mesh.devices.flat[0].platform if mesh else jax.default_backend(), cfg.model
+  if model.decoder.head_size % 64 == 0:
+    if platform == "tpu":
+      return "splash"
+    if platform == "gpu" and not model.mask_padding and model.dtype != "float32":
+      return "cudnn"
+  return "pieces"
+
+
+def device_memory(mesh: Mesh) -> int:
+  """Bytes of memory of a device of the mesh; of a CPU, those of the machine."""
+  found = mesh.devices.flat[0].memory_stats()
+  if found and "bytes_limit" in found:
+    return found["bytes_limit"]
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
   """A NamedSharding for each array of an abstract state.
 
@@ -348,6 +374,13 @@ def told_of_compilation(say: Callable[[], None]) -> Iterator[None]:
     jax.monitoring.unregister_event_listener(listen)
     for timer in timers:
       timer.cancel()
+
+
+def max_over_processes(values: np.ndarray) -> np.ndarray:
+  """The maximum of an array over all processes; all must call it."""
+  if jax.process_count() == 1:
+    return values
+  return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
 
 
 def use_compilation_cache() -> None:

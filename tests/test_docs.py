@@ -37,6 +37,7 @@ NOT_RUN = {
   "mellow serve": "runs until it is stopped; tests/serving asks it",
   "make serve": "runs until it is stopped; tests/serving asks it",
   "mellow calibrate": "needs 20 choices or more; test_calibration.py has them",
+  "mellow cache-features": "needs published weights; test_features.py writes small features",
   "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
   "mellow convert --input=": "needs published weights; tests/convert makes files like them",
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",

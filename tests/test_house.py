@@ -24,7 +24,7 @@ ROOMS = """
     | reasonaqa.commands reasonaqa.tfds
     | evaluation.benchmarks | evaluation.metrics | evaluation.report evaluation.inspection
     | evaluation.external evaluation.linear_probe | evaluation.commands
-    | reasonaqa.__main__ demo_clips train generate evaluate inspect plan decide
+    | reasonaqa.__main__ demo_clips train generate evaluate inspect plan cache_features decide
     | ablate
     | serving
     | serve

@@ -460,3 +460,31 @@ def test_other_settings_leave_a_run_as_it_is(whole):
   with pytest.raises(CheckpointError, match=message):
     loop.train(tiny.run(optim=other), workdir)
   assert (workdir / "run.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_lengths_of_answers_keep_the_losses_and_resume_bit_for_bit(
+  run_config, tmp_path, compile_cache
+):
+  def run(name, *flags):
+    (out,) = processes.finish(
+      processes.train(tmp_path / name, run_config, compile_cache, "--config.accumulate=2", *flags)
+    )
+    return out, lines(tmp_path / name)
+
+  flags = ("--config.data.answer_lengths=3",)
+  (_, whole), (out, cut) = run("whole"), run("cut", *flags)
+  assert "compiling the training step for answers of up to" in out
+  for line, other in zip(cut, whole, strict=True):
+    assert line == pytest.approx(other, rel=1e-5)
+  flags = (*flags, "--config.data.group_answers=true", "--config.audit=true")
+  _, grouped = run("grouped", *flags)
+  assert [line["batch"] for line in grouped if "batch" in line]
+  assert [line["loss"] for line in grouped if "loss" in line] != [
+    line["loss"] for line in cut if "loss" in line
+  ]
+  shutil.copytree(tmp_path / "grouped", tmp_path / "resumed")
+  for part in ("checkpoints/4", "model"):
+    shutil.rmtree(tmp_path / "resumed" / part)
+  out, resumed = run("resumed", *flags)
+  assert "resumed from step 2" in out and resumed == grouped

@@ -132,6 +132,10 @@ class CacheClips:
     """CRC-32 of the encoded file, or None where it could not be used."""
     return self.cache.crc32.get(path)
 
+  def stamp(self, path: str) -> list[int]:
+    """The same: a cache knows it."""
+    return [self.cache.crc32.get(path, -1)]
+
 
 # --- Writing -------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class Store(Clips, Protocol):
     """CRC-32 of the encoded file, or None where it cannot be used."""
     ...
 
+  def stamp(self, path: str) -> list[int]:
+    """What tells at a glance that the encoded file is the same."""
+    ...
+
 
 @dataclass(frozen=True)
 class FileClips:
@@ -77,6 +81,14 @@ class FileClips:
       return zlib.crc32((Path(self.root) / _relative(path)).read_bytes())
     except (AudioError, OSError):
       return None
+
+  def stamp(self, path: str) -> list[int]:
+    """Size in bytes and time of change in ns, or nothing where it cannot be read."""
+    try:
+      found = (Path(self.root) / _relative(path)).stat()
+      return [found.st_size, found.st_mtime_ns]
+    except (AudioError, OSError):
+      return []
 
 
 def _relative(path: str) -> str:
@@ -120,6 +132,14 @@ class JoinedClips:
   def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
     """The clip of a path. Raises AudioError as its store does."""
     return self.stores[self.place[path]].load(path, rng)
+
+  def crc32(self, path: str) -> int | None:
+    """CRC-32 of the encoded file, or None where it cannot be used."""
+    return self.stores[self.place[path]].crc32(path)
+
+  def stamp(self, path: str) -> list[int]:
+    """What tells at a glance that the encoded file is the same."""
+    return self.stores[self.place[path]].stamp(path)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The batch of a step is a pure function of the seed and the step, so a run resume
 any number of hosts, threads and workers, and no iterator's state is ever saved.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,12 @@ import grain
 import numpy as np
 
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, scenes, selection, workers
+from mellow_jax.data import answer_lengths, bad_records, scenes, selection, workers
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
 from mellow_jax.data.preprocessing import Preprocessor
 from mellow_jax.data.records import Record, Rows
-from mellow_jax.data.selection import JoinedRows
+from mellow_jax.data.selection import JoinedRows, SharedClips
 from mellow_jax.data.sources import OpenSources
 from mellow_jax.errors import ConfigError
 
@@ -87,25 +88,31 @@ def train_batches(
   shuffle: bool,
   shard: int = 0,
   shards: int = 1,
+  groups: Sequence[int] = (),
   note: Callable[[list[BadRecord]], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
   """This host's part of the global batch of start_step, of the step after it, and so on.
 
   The parts of all hosts, one after the other, are the batch that a single one would have. Each
-  epoch is shuffled anew; without shuffle rows come in their own order. Seeds are named at each
-  operation, since Grain otherwise derives them from an operation's place in the chain.
+  epoch is shuffled anew; without shuffle rows come in their own order. groups are the lengths of
+  answers by which rows are put into batches; none: batches follow the rows' order. Seeds are named
+  at each operation, since Grain otherwise derives them from an operation's place in the chain.
 
   Beside the arrays of examples, "bad" has the number of bad records for each of audio.REASONS; note
   is called with the records. Raises PipelineError where a row cannot be used, or no batch comes in
   time.
   """
-  ds = _in_order(preprocessor.rows, seed if shuffle else None).random_map(
-    preprocessor.training_example, seed=seed + 1
-  )
+  data = preprocessor.data
+  rows = _in_order(preprocessor.rows, seed if shuffle else None, data.share_prefix)
+  batch_size //= data.share_prefix
+  ds = rows.random_map(preprocessor.training_example, seed=seed + 1)
+  if groups:
+    length, settings = preprocessor.answer_length, {"batch_size": batch_size, "seed": seed}
+    grouped = answer_lengths.Grouped(ds, rows, length, allowed=groups, **settings)
+    ds = grain.MapDataset.source(grouped)
   # The dataset repeats without end, so no remainder is dropped.
   ds = ds.batch(batch_size // shards, drop_remainder=True, batch_fn=_stack)
   ds = ds[start_step * shards + shard :: shards]
-  data = preprocessor.data
   with workers.batches(
     ds, threads=data.threads, workers=data.workers, timeout_seconds=data.timeout_seconds
   ) as batches:
@@ -115,18 +122,18 @@ def train_batches(
       yield {**batch, "bad": bad_records.count(batch["bad"])}
 
 
-def _in_order(rows: Sequence[Record], seed: int | None) -> grain.MapDataset:
-  """Rows without end, each epoch shuffled anew unless seed is None.
+def _in_order(rows: Sequence[Record], seed: int | None, share: int) -> grain.MapDataset:
+  """Rows without end, each epoch shuffled anew unless seed is None; groups of rows with share > 1.
 
   Sources with weights are interleaved: of any stretch of the order each has its share, to a row and
   to a hundredth of the least weight, and each begins its next epoch where its own ends.
   """
   if not (isinstance(rows, JoinedRows) and rows.weights):
-    ds = grain.MapDataset.source(rows)
+    ds = grain.MapDataset.source(SharedClips(rows, share, seed or 0) if share > 1 else rows)
     return (ds if seed is None else ds.shuffle(seed=seed)).repeat()
   # Grain shuffles an epoch by seed + epoch: seeds far apart keep the sources' epochs distinct.
   seeds = [None if seed is None else (seed + i * 2**27) % 2**32 for i in range(len(rows.parts))]
-  parts = map(_in_order, rows.parts, seeds)
+  parts = map(_in_order, rows.parts, seeds, itertools.repeat(share))
   return grain.MapDataset.mix([*parts], rows.weights)
 
 

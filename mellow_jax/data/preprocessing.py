@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from mellow_jax.config import DataConfig, ModelConfig
 from mellow_jax.data import augment, bad_records, presets, prompts
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import Clips
+from mellow_jax.data.features import FeatureClips
 from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, PipelineError
 
@@ -29,10 +30,10 @@ T, U = TypeVar("T"), TypeVar("U")
 class _Silence:
   """Silent clips, for validation rows that have no loss and yet fill their place in a batch."""
 
-  samples: int
+  silence: Float32[np.ndarray, "S"]
 
   def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
-    return np.zeros(self.samples, np.float32)
+    return self.silence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,28 +72,61 @@ class Preprocessor:
     )
     return question, answer
 
-  def training_example(self, row: Record, rng: np.random.Generator) -> dict[str, Any]:
+  def training_example(
+    self, row: Record | tuple[Record, ...], rng: np.random.Generator
+  ) -> dict[str, Any]:
     """A training example of the row, or of another one where its audio cannot be used.
+
+    Of several rows on the same clips, their clips once and their texts stacked.
 
     Beside the arrays it holds "bad", the list of BadRecord found on the way. Raises PipelineError
     for text that cannot be used, and where all records of a long series are bad.
     """
+    if isinstance(row, tuple):
+      return self._group(row, rng)
+    return self._usable(row, rng)[1]
+
+  def _usable(self, row: Record, rng: np.random.Generator) -> tuple[bool, dict[str, Any]]:
+    """Whether the row's audio can be used, and the training example of it or of another."""
     bad: list[BadRecord] = []
     if self.data.shuffled_audio:
       other = self._any_row(rng)
       row = dataclasses.replace(row, filepath1=other.filepath1, filepath2=other.filepath2)
-    example = _first_usable(
-      self._any_row, lambda chosen, rng: self._example(chosen, rng, bad), rng, first=row
+    chosen, example = _first_usable(
+      self._any_row,
+      lambda chosen, rng: (chosen, self._example(chosen, rng, bad)),
+      rng,
+      first=row,
     )
-    return {**example, "bad": bad}
+    return chosen is row, {**example, "bad": bad}
+
+  def _group(self, rows: tuple[Record, ...], rng: np.random.Generator) -> dict[str, Any]:
+    """The clips of the first row, and the texts of share_prefix rows; absent ones have no loss."""
+    is_own, made = self._usable(rows[0], rng)
+    texts = [{name: made[name] for name in made if name not in ("wav1", "wav2", "bad")}]
+    for row in rows[1:] if is_own else ():
+      try:
+        texts.append(self._texts(self._redrawn(row, rng), rng))
+      except ValueError as error:
+        raise PipelineError(f"row {row.row} ({row.subtype}): {error}") from error
+    blank = {**texts[0], "loss_mask": np.zeros_like(texts[0]["loss_mask"])}
+    texts += [blank] * (self.data.share_prefix - len(texts))
+    return {**made, **{name: np.stack([text[name] for text in texts]) for name in texts[0]}}
 
   def validation_example(self, row: Record, bad: list[BadRecord]) -> dict[str, np.ndarray]:
     """A validation example; where the audio cannot be used, silence without loss, and bad grows."""
     try:
       return self._example(row, None, bad)
     except AudioError:
-      example = dataclasses.replace(self, clips=_Silence(self.model.audio.clip_samples))(row)
+      example = dataclasses.replace(self, clips=_Silence(self.silence))(row)
       return {**example, "loss_mask": np.zeros_like(example["loss_mask"])}
+
+  @property
+  def silence(self) -> Float32[np.ndarray, "S"]:
+    """A silent clip, or its features."""
+    if isinstance(self.clips, FeatureClips | _Silence):
+      return self.clips.silence
+    return np.zeros(self.model.audio.clip_samples, np.float32)
 
   def _example(
     self, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
@@ -108,45 +142,71 @@ class Preprocessor:
   def _encode(
     self, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> dict[str, np.ndarray]:
-    preset, model = presets.PRESETS[self.data.preset], self.model
-    if rng is not None and self.data.augment:
-      # Another caption of the row's own clips would be right as well.
-      own = {row.filepath1, row.filepath2}
-      captions = [c for c, paths in self.clips_by_caption.items() if own.isdisjoint(paths)]
-      row = augment.redraw_options(row, captions, rng)
+    row = self._redrawn(row, rng)
+    return {**self._clip_pair(row, rng, bad), **self._texts(row, rng)}
+
+  def _redrawn(self, row: Record, rng: np.random.Generator | None) -> Record:
+    """The row, in training with other options where the data are augmented."""
+    if rng is None or not self.data.augment:
+      return row
+    # Another caption of the row's own clips would be right as well.
+    own = {row.filepath1, row.filepath2}
+    captions = [c for c, paths in self.clips_by_caption.items() if own.isdisjoint(paths)]
+    return augment.redraw_options(row, captions, rng)
+
+  def _clip_pair(
+    self, row: Record, rng: np.random.Generator | None, bad: list[BadRecord]
+  ) -> dict[str, np.ndarray]:
+    """The arrays of a row's clips. Raises AudioError, adding to bad."""
     wav1 = self._clip(row.filepath1, row.caption1, row, rng, bad)
     if row.filepath2:
       wav2 = self._clip(row.filepath2, row.caption2, row, rng, bad)
     else:
       wav2 = self._second_clip(wav1, rng, bad)
+    return {"wav1": wav1, "wav2": wav2}
+
+  def _texts(self, row: Record, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    """The arrays of a row's question and answer. Raises ValueError."""
+    preset, model = presets.PRESETS[self.data.preset], self.model
     question, answer = self.texts(row, rng)
     ids = (model.pad_id, model.end_id)
     text_ids, text_length = prompts.encode(
       self.tokenizer, question, preset.question_end, model.text_tokens, *ids
     )
-    answer_ids, answer_length = prompts.encode(
-      self.tokenizer, answer, preset.answer_end, model.answer_tokens, *ids
-    )
+    answer_ids, answer_length = self._answer_ids(answer)
     if preset.answer_end == "string":
       # The reference leaves out the loss of every pad token, also of a genuine "!".
       loss_mask = answer_ids != model.pad_id
     else:
       loss_mask = np.arange(model.answer_tokens) < answer_length
     return {
-      "wav1": wav1,
-      "wav2": wav2,
       "text_ids": text_ids,
       "text_lengths": np.int32(text_length),
       "answer_ids": answer_ids,
       "loss_mask": loss_mask,
     }
 
+  def _answer_ids(self, text: str) -> tuple[Int32[np.ndarray, "R"], int]:
+    """The ids of an answer and its end, padded, and their number. Raises ValueError."""
+    preset, model = presets.PRESETS[self.data.preset], self.model
+    slots, ids = model.answer_tokens, (model.pad_id, model.end_id)
+    return prompts.encode(self.tokenizer, text, preset.answer_end, slots, *ids)
+
+  def answer_length(self, row: Record | tuple[Record, ...]) -> int:
+    """Tokens of the longest answer in training; of one that cannot be used as many as may be."""
+    if isinstance(row, tuple):
+      return max(map(self.answer_length, row))
+    try:
+      return self._answer_ids(self.texts(row)[1])[1]
+    except ValueError:
+      return self.model.answer_tokens
+
   def _second_clip(
     self, wav1: Float32[np.ndarray, "S"], rng: np.random.Generator | None, bad: list[BadRecord]
   ) -> Float32[np.ndarray, "S"]:
     """The second clip of a row that has one."""
     if self.data.second_clip == "silence":
-      return np.zeros_like(wav1)
+      return self.silence
     if self.data.second_clip == "same" or rng is None:
       return wav1
     if rng.random() >= self.data.another_clip_share:

@@ -147,3 +147,21 @@ def repeat(parts: Sequence[Rows], mix: Mapping[str, float]) -> list[Rows]:
 def join(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
   """One sequence of all the sources' rows."""
   return parts[0] if len(parts) == 1 else JoinedRows(parts, weights)
+
+
+class SharedClips(Sequence[tuple[Record, ...]]):
+  """Rows in groups of at most `most` on the same clips, put together at random."""
+
+  def __init__(self, rows: Sequence[Record], most: int, seed: int):
+    self._rows, groups = rows, {}
+    for i, row in enumerate(rows):
+      groups.setdefault((row.filepath1, row.filepath2), []).append(i)
+    rng = np.random.default_rng(seed)
+    of_each = (rng.permutation(indices) for indices in groups.values())
+    self._groups = [part for i in of_each for part in np.split(i, range(most, len(i), most))]
+
+  def __len__(self) -> int:
+    return len(self._groups)
+
+  def __getitem__(self, index: SupportsIndex) -> tuple[Record, ...]:
+    return tuple(self._rows[int(i)] for i in self._groups[operator.index(index)])

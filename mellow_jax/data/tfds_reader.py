@@ -153,3 +153,8 @@ class TfdsClips:
       return zlib.crc32(self._bytes(path))
     except AudioError:
       return None
+
+  def stamp(self, path: str) -> list[int]:
+    """Nothing: what the bytes are, only reading them tells."""
+    del path
+    return []

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax.config import GPT2Config, SmolLM2Config
-from mellow_jax.models import example_rng, lora
+from mellow_jax.models import attention, example_rng, lora
 
-QUERIES = 128  # positions of a question that attend at a time, in decoding
+QUERIES = 128  # positions that attend at a time, in pieces
 LOGITS_BYTES = 2**26  # of the logits that training holds at a time, a few times over
 
 
@@ -48,6 +48,9 @@ class Context(NamedTuple):
   mask: Bool[Array, "b L T"]  # True where a position may attend to a slot
   keys: Key[Array, "B"] | None = None  # an example's, of dropout; None: there is none
   first: int = 0  # the first position that the layer is asked for; it reads those before, too
+  # Positions of what several parts of the sequence share, and of each part; None: it is one.
+  shared: tuple[int, int] | None = None
+  method: str = "scores"  # how a sequence attends to itself, as Decoder.attention
 
   def part(self, number: int | Int[Array, ""]) -> "Context":
     """The same with keys of its own for a layer, or for a part of one."""
@@ -66,38 +69,68 @@ def attend(
   cache: LayerCache | None,
   start: Int[Array, ""] | int,
   *,
-  in_turns: bool,
   dropout: float = 0.0,
 ) -> tuple[Float[Array, "B l NG"], LayerCache]:
   """What the asked of L new positions gather from all slots; N / K query heads share a key head.
 
-  With a cache, keys and values are written to its slots start to start + L first. in_turns: a
-  question's positions take turns, some at a time. dropout is the rate on the attention weights,
-  where the context has keys.
+  With a cache, keys and values are written to its slots start to start + L first. dropout is the
+  rate on the attention weights, where the context has keys.
   """
-  (b, l, kv_heads, size), mask = k.shape, context.asked(context.mask)
-  rows = b * kv_heads
-  k = k.transpose(0, 2, 3, 1).reshape(rows, size, l)
-  v = v.swapaxes(1, 2).reshape(rows, l, size)
+  (b, l, kv_heads, size), mask, queries = k.shape, context.asked(context.mask), q.shape[1]
+  draws = dropout > 0 and context.keys is not None
+  method = "scores" if cache is not None or draws else context.method
+  if method in attention.KERNELS and queries == l and not context.shared:
+    y = attention.KERNELS[method](q, k, v, mask).reshape(b, l, -1)
+    return y, LayerCache(*_slots(k, v))
+  k, v = _slots(k, v)
   if cache is not None:
     k = jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, start))
     v = jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, start, 0))
-  queries = q.shape[1]
   q = q.reshape(b, queries, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-  if in_turns and cache is None and queries == l > QUERIES:
-    # No piece looks at the slots after its own, so a third of the work falls away, and the scores
-    # stay in the processor's cache.
-    pieces = -(-l // QUERIES)
+  pieces = () if cache is not None or draws else _pieces(context, method, queries)
+  if pieces:
+    # A piece looks at no slots that none of it may attend to, so a third of the work falls away.
+    # Its scores stay in the processor's cache, and are computed again for the gradient.
+    gather = jax.checkpoint(_gather)
+
+    def looks(x: Array, slots: Sequence[slice], axis: int) -> Array:
+      parts = [jax.lax.slice_in_dim(x, of.start or 0, of.stop, axis=axis) for of in slots]
+      return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
+
     y = jnp.concatenate(
       [
-        _gather(q[..., first:end, :], k[..., :end], v[:, :end], mask[:, first:end, :end])
-        for first, end in itertools.pairwise(l * i // pieces for i in range(pieces + 1))
+        gather(
+          q[..., n:m, :], looks(k, slots, 2), looks(v, slots, 1), looks(mask[:, n:m], slots, 2)
+        )
+        for n, m, slots in pieces
       ],
       axis=3,
     )
   else:
     y = _gather(q, k, v, mask, dropout, context.keys)
   return y.transpose(0, 3, 1, 2, 4).reshape(b, queries, -1), LayerCache(k, v)
+
+
+def _pieces(context: Context, method: str, queries: int) -> list[tuple[int, int, list[slice]]]:
+  """The pieces of a sequence that attend one after the other: first and end, and slots they see."""
+  first = context.first
+  if context.shared:
+    common, own = context.shared
+    of_parts = range(common - first, queries, own)
+    parts = [(n, n + own, [slice(common), slice(first + n, first + n + own)]) for n in of_parts]
+    return parts if first else [(0, common, [slice(common)]), *parts]
+  if method == "scores" or queries <= QUERIES:
+    return []
+  count = -(-queries // QUERIES)
+  ends = itertools.pairwise(queries * i // count for i in range(count + 1))
+  return [(n, m, [slice(first + m)]) for n, m in ends]
+
+
+def _slots(k: Float[Array, "B L K G"], v: Float[Array, "B L K G"]) -> tuple[Array, Array]:
+  """Keys and values as a LayerCache has them."""
+  b, l, kv_heads, size = k.shape
+  k = k.transpose(0, 2, 3, 1).reshape(b * kv_heads, size, l)
+  return k, v.swapaxes(1, 2).reshape(b * kv_heads, l, size)
 
 
 def _gather(
@@ -132,12 +165,21 @@ class Decoder(nnx.Module):
   dtype: jnp.dtype
   fused: bool
   dropout: float = 0.0  # rate, while training
+  # How a sequence attends to itself: "scores" has all scores at once; "pieces" those of some
+  # positions at a time; the others are KERNELS of attention.py, where nothing is drawn.
+  attention: str = "scores"
 
   def begin(
     self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], context: Context
   ) -> tuple[Float[Array, "B L D"], Context]:
     """What the first layer reads: embeddings at their positions, and the context of all layers."""
     raise NotImplementedError
+
+  def _begin(
+    self, x: Array, positions: Array, mask: Array, keys: Array | None
+  ) -> tuple[Float[Array, "B L D"], Context]:
+    context = Context(None, mask, keys, method=self.attention)
+    return self.begin(x.astype(self.dtype), positions, context)
 
   def __call__(
     self,
@@ -155,7 +197,7 @@ class Decoder(nnx.Module):
     slots are the L positions themselves, and the mask shows none of them a later one. With keys,
     one an example, dropout is as the config says.
     """
-    x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
+    x, context = self._begin(x, positions, mask, keys)
     layers = []
     for i, block in enumerate(self.blocks):
       x, layer = block(x, context.part(i), None if cache is None else cache[i], start)
@@ -169,15 +211,20 @@ class Decoder(nnx.Module):
     mask: Bool[Array, "b L T"],
     keys: Key[Array, "B"] | None = None,
     first: int = 0,
+    shared: tuple[int, int] | None = None,
   ) -> Float[Array, "B l D"]:
     """The hidden states alone, from position `first` on, for training; see `remat` in the config.
+
+    shared says how many positions stand once for all, and how many each of several parts has after
+    them; first is then 0 or the first of the parts.
 
     Of the last layer no others are computed, unless something random there would be drawn anew.
     With remat, layers of one structure run in a loop over their stacked parameters. XLA on CPU
     would see through a recomputation that is written out layer by layer, and keep everything after
     all.
     """
-    x, context = self.begin(x.astype(self.dtype), positions, Context(None, mask, keys))
+    x, context = self._begin(x, positions, mask, keys)
+    context = context._replace(shared=shared)
     *blocks, last = self.blocks
     x = (self._recomputed if self.cfg.remat else self._kept)(blocks, x, context)
     is_random = keys is not None and (self.dropout > 0 or lora.has_dropout(last))

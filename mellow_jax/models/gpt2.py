@@ -38,7 +38,7 @@ class GPT2Attention(nnx.Module):
     shape, dropout = (b, l, self.cfg.heads, d // self.cfg.heads), self.cfg.dropout
     q, k, v = (y.reshape(shape) for y in jnp.split(self.qkv(x), 3, axis=-1))
     q = context.asked(q)
-    y, cache = decoder.attend(q, k, v, context, cache, start, in_turns=self.fused, dropout=dropout)
+    y, cache = decoder.attend(q, k, v, context, cache, start, dropout=dropout)
     return self.o(y), cache
 
 
@@ -71,6 +71,7 @@ class GPT2(Decoder):
 
   def __init__(self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
     self.cfg, self.dtype, self.fused, self.dropout = cfg, dtype, fused, cfg.dropout
+    self.attention = "pieces" if fused else "scores"
     init = nnx.initializers.normal(INIT_STD)
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.position = nnx.Embed(cfg.positions, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)

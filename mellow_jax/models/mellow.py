@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -22,10 +24,10 @@ from mellow_jax.config import (
 )
 from mellow_jax.models import gpt2, smollm2
 from mellow_jax.models import lora as lora_lib
-from mellow_jax.models.cnn14 import CNN14
+from mellow_jax.models.cnn14 import CNN14, CNN14Output
 from mellow_jax.models.decoder import Cache, Decoder
 from mellow_jax.models.gpt2 import GPT2
-from mellow_jax.models.htsat import HTSAT
+from mellow_jax.models.htsat import HTSAT, HTSATOutput
 from mellow_jax.models.mapper import Mapper
 from mellow_jax.models.smollm2 import SmolLM2
 
@@ -53,8 +55,15 @@ class MellowModel(nnx.Module):
     encoder_keys: Key[Array, "B"] | None = None,
     mapper_keys: Key[Array, "B"] | None = None,
   ) -> Float[Array, "B A D"]:
-    """Audio tokens of clips; keys, one a clip, put their part in training mode."""
-    return self.mapper(self.encoder(wav, encoder_keys), mapper_keys)
+    """Audio tokens of clips; keys, one a clip, put their part in training mode.
+
+    Rows that are not as long as a clip are its features, as `pack` makes them.
+    """
+    samples = self.cfg.audio.clip_samples
+    if wav.shape[1] == samples:
+      return self.mapper(self.encoder(wav, encoder_keys), mapper_keys)
+    like = jax.eval_shape(self.encoder, jax.ShapeDtypeStruct((len(wav), samples), wav.dtype))
+    return self.mapper(unpack(wav, like), mapper_keys)
 
   def prefix(
     self,
@@ -100,6 +109,45 @@ class MellowModel(nnx.Module):
     start = last_state(hidden[:, : pads + 1], mask[:, first:prefix_tokens])
     return jnp.concatenate([start[:, None], hidden[:, pads + 1 :]], axis=1)
 
+  def shared_hidden(
+    self,
+    audio1: Float[Array, "B A D"],
+    audio2: Float[Array, "B A D"],
+    text_ids: Int[Array, "B K L"],
+    text_lengths: Int[Array, "B K"],
+    answer_ids: Int[Array, "B K R"],
+    keys: Key[Array, "B"] | None = None,
+  ) -> Float[Array, "BK R D"]:
+    """The same as `hidden` of K questions on one pair of clips, which stands once before them all.
+
+      [audio 1][sep][audio 2][sep] [question 1][answer 1] [question 2][answer 2] ...
+
+    Each question attends to the clips and to itself, and its positions go on from the clips'.
+    """
+    b, count, length = text_ids.shape
+    answers = self.decoder.embed(answer_ids.reshape(b * count, -1)[:, :-1])
+    own = jnp.concatenate([self.decoder.embed(text_ids.reshape(-1, length)), answers], axis=1)
+    clips = self.prefix(audio1, audio2, jnp.zeros((b, 0), jnp.int32))
+    common, size = clips.shape[1], own.shape[1]
+
+    def joined(x: Array) -> Array:
+      """Of an array by position of each question alone, the positions of the whole sequence."""
+      return jnp.concatenate([x[::count, :common], x[:, common:].reshape(b, -1)], axis=1)
+
+    alone = self.attention_mask(text_lengths.reshape(-1), answers.shape[1])
+    part = np.repeat(np.arange(-1, count), [common, *[size] * count])
+    sees = (part[:, None] == part) | (part == -1)  # itself, and the clips
+    hidden = self.decoder.states(
+      jnp.concatenate([clips, own.reshape(b, count * size, -1)], axis=1),
+      joined(positions(alone)),
+      causal(joined(alone)) & sees,
+      keys,
+      common,
+      (common, size),
+    ).reshape(b * count, size, -1)
+    start = last_state(hidden[:, :length], alone[:, common : common + length])
+    return jnp.concatenate([start[:, None], hidden[:, length:]], axis=1)
+
   def prefill(
     self,
     prefix: Float[Array, "B P D"],
@@ -144,6 +192,31 @@ def make_decoder(cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False) -> De
       return SmolLM2(cfg.decoder, dtype, rngs=rngs, fused=fused)
     case GPT2Config():
       return GPT2(cfg.decoder, dtype, rngs=rngs, fused=fused)
+
+
+def pack(output: HTSATOutput | CNN14Output) -> Float[Array, "B F"]:
+  """The features of clips: what an encoder makes of each in one row."""
+  return jnp.concatenate([x.reshape(len(x), -1).astype(jnp.float32) for x in output], axis=1)
+
+
+def feature_width(cfg: ModelConfig) -> int:
+  """Numbers in the features of a clip."""
+
+  def features() -> Float[Array, "1 F"]:
+    return pack(make_encoder(cfg, rngs=nnx.Rngs(0))(jnp.zeros((1, cfg.audio.clip_samples))))
+
+  return jax.eval_shape(features).shape[1]
+
+
+def unpack(
+  features: Float[Array, "B F"], like: HTSATOutput | CNN14Output
+) -> HTSATOutput | CNN14Output:
+  """Undoes `pack`, with the shapes and types of `like`."""
+  ends = np.cumsum([math.prod(x.shape[1:]) for x in like])
+  parts = jnp.split(features, ends[:-1], axis=1)
+  return type(like)(
+    *(part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, like, strict=True))
+  )
 
 
 def resolve_dtype(cfg: ModelConfig) -> str:

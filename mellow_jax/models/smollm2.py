@@ -82,7 +82,7 @@ class Attention(nnx.Module):
     q = rotate(q.reshape(*q.shape[:2], cfg.heads, cfg.head_size), asked)
     k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), context.positions)
     v = v.reshape(b, l, cfg.kv_heads, cfg.head_size)
-    y, cache = decoder.attend(q, k, v, context, cache, start, in_turns=self.fused)
+    y, cache = decoder.attend(q, k, v, context, cache, start)
     return self.o(y), cache
 
 
@@ -135,6 +135,7 @@ class SmolLM2(Decoder):
 
   def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
     self.cfg, self.dtype, self.fused = cfg, dtype, fused
+    self.attention = "pieces" if fused else "scores"
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.blocks = nnx.List(Block(cfg, dtype, rngs=rngs, fused=fused) for _ in range(cfg.layers))

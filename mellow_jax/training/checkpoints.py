@@ -37,9 +37,10 @@ Counters = dict[str, int | float]
 CHANGEABLE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
-  "data.quarantine",
+  *("data.quarantine", "data.answer_lengths", "data.features"),
   *("data.cache_clips", "data.max_bad_fraction", "data.workers", "data.timeout_seconds"),
-  *("optim.max_skipped", "accumulate", "keep_best", "audit", "deterministic"),
+  *("optim.max_skipped", "accumulate", "attention", "keep_best", "audit", "deterministic"),
+  *("auto_remat", "model.decoder.remat"),
 )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from mellow_jax.data.tokenizer import (
 from mellow_jax.errors import CheckpointError, ConfigError
 from mellow_jax.models import lora, mellow
 from mellow_jax.training import step, survey
-from mellow_jax.training.step import Batch
+from mellow_jax.training.step import Batch, Parts
 
 EMBEDDING = "decoder/embed/embedding"
 
@@ -175,13 +176,14 @@ def move_embeddings(
 
 
 def calibrate(
-  flat: dict[str, Array], cfg: Config, batches: Iterable[Batch], mesh: Mesh
+  flat: dict[str, Array], cfg: Config, batches: Iterable[Batch | Parts], mesh: Mesh
 ) -> dict[str, Array]:
   """Sets bn0's running statistics to those of the first training batches' mel bins."""
   moments = jax.jit(
     functools.partial(step.mel_moments, cfg=cfg.model), out_shardings=parallel.replicated(mesh)
   )
-  found = [jax.device_get(moments(batch.wav1)) for batch in batches]
+  parts = ((batch,) if isinstance(batch, Batch) else batch for batch in batches)
+  found = [jax.device_get(moments(part.wav1)) for part in itertools.chain.from_iterable(parts)]
   mean, square = np.mean(found, axis=0)
   variance = np.maximum(square - mean**2, 1e-3)  # else a constant bin would divide by 0
   return {

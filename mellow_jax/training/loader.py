@@ -5,13 +5,15 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mellow_jax import parallel
 from mellow_jax.config import Config
-from mellow_jax.data import bad_records, pipeline
+from mellow_jax.data import answer_lengths, bad_records, pipeline
+from mellow_jax.data.features import open_folder
 from mellow_jax.data.records import Rows
-from mellow_jax.training import init, survey
+from mellow_jax.training import features, init, survey
 from mellow_jax.training.metrics import MetricsWriter
 from mellow_jax.training.step import Batch
 
@@ -29,16 +31,51 @@ class Loader:
     self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
     self.tokenizer, self.cfg = init.tokenizer(cfg, self.rows)
     cfg = self.cfg
+    if cfg.data.features:
+      features.check(cfg)
+      clips = open_folder(cfg.data.features, features.made_by(cfg), clips)
     self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
     self.mesh = mesh
+    self._lengths, self._shapes = self._answer_lengths()
     shard = jax.process_index()
     self._part = {"shard": shard, "shards": jax.process_count()}
     self.report_name = f"bad_records.{shard}.jsonl" if shard else "bad_records.jsonl"
     self._report = bad_records.BadRecords(workdir / self.report_name)
     self._reported: dict[str, int] = {}
 
-  def train(self, start_step: int, counters: Mapping[str, int]) -> Iterator[Batch]:
+  def _answer_lengths(self) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The lengths of answers that steps are compiled for, and the slots of a batch's parts."""
+    cfg, most = self.cfg, self.cfg.model.answer_tokens
+    if cfg.data.answer_lengths == 1:
+      return (), []
+    sample = answer_lengths.sample(self.rows)
+    found = np.array([self._encoder.answer_length(row) for row in sample])
+    allowed = answer_lengths.choose(found, cfg.data.answer_lengths, most)
+    parallel.log(f"steps for answers of up to {', '.join(map(str, allowed))} tokens")
+    return allowed, answer_lengths.shapes(found, allowed, cfg.accumulate, cfg.batch_size)
+
+  def _place(self, arrays: dict[str, np.ndarray]) -> Batch | tuple[Batch, ...]:
+    """A batch on the mesh; where answers have several lengths, in parts, each as short as it may.
+
+    All processes must call it, as they take the same shape.
+    """
+    if not self._shapes:
+      return parallel.place_batch(Batch(**arrays), self.mesh)
+    count = self.cfg.accumulate
+    first = self._part["shard"] * len(arrays["loss_mask"])  # in the global batch
+    parts = answer_lengths.in_parts(arrays, count, first) if count > 1 else [arrays]
+    needed = np.array([answer_lengths.needed(part["loss_mask"]).max() for part in parts])
+    needed = parallel.max_over_processes(needed)
+    shape = next(shape for shape in self._shapes if (needed <= shape).all())
+    batches = [
+      Batch(**answer_lengths.cut(part, slots)) for part, slots in zip(parts, shape, strict=True)
+    ]
+    return parallel.place_batch(tuple(batches) if count > 1 else batches[0], self.mesh)
+
+  def train(
+    self, start_step: int, counters: Mapping[str, int]
+  ) -> Iterator[Batch | tuple[Batch, ...]]:
     """The batches of all steps from start_step on, without end.
 
     counters are those of the checkpoint of start_step.
@@ -53,11 +90,12 @@ class Loader:
       batch_size=self.cfg.batch_size,
       start_step=start_step,
       shuffle=data.source != "scenes",  # the order of scenes is a curriculum
+      groups=self._lengths if data.group_answers else (),
       note=self._report.add,
       **self._part,
     ):
       self._tally.add(arrays.pop("bad"), len(arrays["wav1"]))
-      yield parallel.place_batch(Batch(**arrays), self.mesh)
+      yield self._place(arrays)
 
   def validation(self, count: int, skipped: list[bad_records.BadRecord]) -> Iterator[Batch]:
     """The first `count` batches of the validation rows; their bad records join `skipped`."""

@@ -16,12 +16,12 @@ from mellow_jax import checkpoint, config, files, parallel, progress
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError
-from mellow_jax.training import checkpoints, init, programs, report, step, validation
+from mellow_jax.training import checkpoints, features, init, programs, report, step, validation
 from mellow_jax.training.checkpoints import Counters, TrainCheckpoints
 from mellow_jax.training.loader import Loader
 from mellow_jax.training.metrics import MetricsWriter, Timer, batch_digest
 from mellow_jax.training.programs import Programs
-from mellow_jax.training.step import Batch, Flat, TrainState
+from mellow_jax.training.step import Batch, Flat, Parts, TrainState
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +41,8 @@ class Run:
   state: TrainState
   counters: Counters  # saved in each checkpoint beside those of the loader
   saved: int  # the newest step in a checkpoint
+  # The step for each of step.answer_slots that came.
+  compiled: dict[tuple[int, ...], Callable] = dataclasses.field(default_factory=dict)
   pending: tuple[int, step.Metrics, dict[str, str]] | None = None  # the last step, not yet logged
 
 
@@ -133,6 +135,9 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   cfg = loader.cfg
   for line in loader.faults():
     parallel.log(line)
+  if cfg.auto_remat and not cfg.model.decoder.remat:
+    cfg.model.decoder.remat = not programs.fits(cfg, mesh)
+    parallel.log(f"model.decoder.remat: {cfg.model.decoder.remat}, by the memory of a device")
   compiled = programs.make(cfg, mesh, max(len(loader.rows) // cfg.batch_size, 1))
 
   saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
@@ -144,6 +149,8 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   else:
     with progress.stage("making the first state", parallel.log):
       state, counters = first_state(cfg, loader, compiled), {}
+  if cfg.data.features:
+    features.check_encoder(cfg.data.features, state.frozen)
   trainable, frozen = (
     sum(x.size for x in part.values()) for part in (state.trainable, state.frozen)
   )
@@ -184,22 +191,24 @@ def first_state(cfg: Config, loader: Loader, compiled: Programs) -> TrainState:
   return compiled.init_state(jax.device_get(flat))
 
 
-def run_step(run: Run, number: int, batch: Batch) -> None:
+def run_step(run: Run, number: int, batch: Batch | Parts) -> None:
   """Dispatches a step, then logs the one before, so that the device never waits for the host."""
   audit = {"batch": batch_digest(batch)} if run.cfg.audit else {}
-  if number == run.start + 1:
-    parallel.log("compiling the training step, once")
-    stage = progress.stage("compiling", parallel.log, is_said=True)
+  slots = step.answer_slots(batch)
+  if slots not in run.compiled:
+    several = run.cfg.data.answer_lengths > 1
+    lengths = f"for answers of up to {', '.join(map(str, slots))} tokens" if several else "once"
+    parallel.log(f"compiling the training step, {lengths}")
+    stage, before = progress.stage("compiling", parallel.log, is_said=True), run.timer.seconds()
     with run.timer.section("compile"), stage:
-      compiled = run.programs.train_step.lower(run.state, batch).compile()
-      run.programs = run.programs._replace(train_step=compiled)
+      compiled = run.compiled[slots] = run.programs.train_step.lower(run.state, batch).compile()
       run.state, metrics = compiled(run.state, batch)
       metrics.loss.block_until_ready()
     needed = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    seconds = run.timer.seconds()["compile"]
+    seconds = run.timer.seconds()["compile"] - before.get("compile", 0)
     parallel.log(f"compiled in {seconds:.0f} s; a step takes {needed:,.0f} MiB for a while")
   else:
-    run.state, metrics = run.programs.train_step(run.state, batch)
+    run.state, metrics = run.compiled[slots](run.state, batch)
   log_pending(run)
   run.pending = (number, metrics, audit)
 
@@ -241,8 +250,8 @@ def log_pending(run: Run) -> None:
 def log_progress(run: Run, number: int, loss: float) -> float:
   """Prints loss, speed and time left; the speed in examples/s."""
   cfg, seconds = run.cfg, run.timer.seconds()
-  # The first step's time is that of its compilation.
-  examples = (number - run.start - 1) * cfg.batch_size
+  # The time of a step that is compiled is that of its compilation.
+  examples = (number - run.start - len(run.compiled)) * cfg.batch_size
   speed = examples / (seconds["train"] + seconds.get("data", 0))
   left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
   parallel.log(

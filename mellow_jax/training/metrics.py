@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import tensorboardX
+from jaxtyping import PyTree
 
 from mellow_jax import files, parallel
 
@@ -92,10 +93,10 @@ class Timer:
     return seconds["train"] / sum(seconds.values())
 
 
-def batch_digest(batch: tuple[jax.Array, ...]) -> str:
+def batch_digest(batch: PyTree) -> str:
   """BLAKE2 of a global batch, to compare the data of two runs."""
   digest = hashlib.blake2b(digest_size=16)
-  for leaf in batch:
+  for leaf in jax.tree.leaves(batch):
     digest.update(parallel.to_host(leaf).tobytes())
   return digest.hexdigest()
 

@@ -13,7 +13,7 @@ from mellow_jax.config import Config
 from mellow_jax.inference import decode
 from mellow_jax.models import mellow
 from mellow_jax.training import optim, step
-from mellow_jax.training.step import Batch, Flat, Metrics, TrainState
+from mellow_jax.training.step import Batch, Flat, Metrics, Parts, TrainState
 
 
 class Programs(NamedTuple):
@@ -22,7 +22,8 @@ class Programs(NamedTuple):
   abstract: TrainState  # shape, type and sharding of each array of the state
   learning_rate: optax.Schedule
   init_state: Callable[[Flat], TrainState]
-  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # donates the old state
+  # Donates the old state; compiled for each of step.answer_slots.
+  train_step: Callable[[TrainState, Batch | Parts], tuple[TrainState, Metrics]]
   eval_step: Callable[[TrainState, Batch], step.AnswerSums]
   answer: Callable[[TrainState, Batch], decode.Generation]
 
@@ -63,3 +64,44 @@ def make(cfg: Config, mesh: Mesh, steps_per_epoch: int = 1) -> Programs:
     eval_step=evaluation(step.eval_step),
     answer=evaluation(step.answer),
   )
+
+
+def abstract_batch(cfg: Config, share: int = 1) -> Batch:
+  """Shape and type of each array of a step's batch; `share` questions share their clips."""
+  rows, model, several = cfg.batch_size // share, cfg.model, (share,) if share > 1 else ()
+  samples = mellow.feature_width(model) if cfg.data.features else model.audio.clip_samples
+
+  def leaf(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+  return Batch(
+    wav1=leaf(samples, dtype="float32"),
+    wav2=leaf(samples, dtype="float32"),
+    text_ids=leaf(*several, model.text_tokens),
+    text_lengths=leaf(*several),
+    answer_ids=leaf(*several, model.answer_tokens),
+    loss_mask=leaf(*several, model.answer_tokens, dtype="bool"),
+  )
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes that a compiled program takes on a device, by what for."""
+  found = compiled.memory_analysis()
+  return {
+    "arguments": found.argument_size_in_bytes,
+    "results": found.output_size_in_bytes - found.alias_size_in_bytes,  # without donated ones
+    "temporary": found.temp_size_in_bytes,
+    "code": found.generated_code_size_in_bytes,
+  }
+
+
+def fits(cfg: Config, mesh: Mesh) -> bool:
+  """Whether a step fits the memory of a device; compiles it, which a compilation cache keeps."""
+  made, batch = make(cfg, mesh), abstract_batch(cfg, cfg.data.share_prefix)
+  try:
+    compiled = made.train_step.lower(made.abstract, batch).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return False
+  return sum(memory(compiled).values()) <= parallel.device_memory(mesh)

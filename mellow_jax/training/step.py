@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from mellow_jax import parallel
 from mellow_jax.config import Config, ModelConfig
 from mellow_jax.inference import decode
 from mellow_jax.models import example_rng, logmel, lora, mellow
@@ -21,14 +22,23 @@ Flat = dict[str, Array]
 
 
 class Batch(NamedTuple):
-  """Input of a step: two clips, a question and its answer for each example."""
+  """Input of a step: two clips, a question and its answer for each example.
 
-  wav1: Float[Array, "B S"]
+  Where K questions share their clips, texts are of shape [B, K, ...].
+  """
+
+  wav1: Float[Array, "B S"]  # or features in its place, see MellowModel.encode
   wav2: Float[Array, "B S"]
   text_ids: Int[Array, "B L"]
   text_lengths: Int[Array, "B"]
   answer_ids: Int[Array, "B R"]
   loss_mask: Bool[Array, "B R"]  # True at answer tokens that count in the loss
+  # Places of the examples in the step's batch, from which their random numbers follow; None: their
+  # places in this one.
+  rows: Int[Array, "B"] | None = None
+
+
+Parts = tuple[Batch, ...]  # of one step, each with as many slots for answers as it needs
 
 
 class TrainState(NamedTuple):
@@ -50,6 +60,12 @@ class Metrics(NamedTuple):
   grad_norm: Float[Array, ""]
   skipped: Int[Array, ""]
   skipped_in_a_row: Int[Array, ""]
+
+
+def answer_slots(batch: Batch | Parts) -> tuple[int, ...]:
+  """Slots for answers in each part of a batch: a step is compiled for each."""
+  parts = (batch,) if isinstance(batch, Batch) else batch
+  return tuple(part.answer_ids.shape[-1] for part in parts)
 
 
 def merge(cfg: ModelConfig, *parts: Flat) -> MellowModel:
@@ -91,18 +107,26 @@ def answer_states(
   encoder_keys: Key[Array, "B"] | None = None,
   mapper_keys: Key[Array, "B"] | None = None,
   decoder_keys: Key[Array, "B"] | None = None,
-) -> Float[Array, "B R D"]:
-  """The decoder's hidden states from which it says each token of the right answer."""
+) -> Float[Array, "b R D"]:
+  """The decoder's hidden states from which it says each token of the right answer.
+
+  Of K questions that share their clips, b is B times K.
+  """
   audio1, audio2 = encode_pair(model, batch, encoder_keys, mapper_keys)
+  texts = (batch.text_ids, batch.text_lengths, batch.answer_ids)
+  if batch.text_ids.ndim == 3:
+    return model.shared_hidden(audio1, audio2, *texts, decoder_keys)
   prefix = model.prefix(audio1, audio2, batch.text_ids)
-  return model.hidden(prefix, batch.text_lengths, batch.answer_ids, decoder_keys)
+  return model.hidden(prefix, *texts[1:], decoder_keys)
 
 
 def answer_nll(
   model: MellowModel, batch: Batch, *keys: Key[Array, "B"] | None
-) -> Float[Array, "B R"]:
+) -> Float[Array, "B *K R"]:
   """Negative log-likelihood of each answer token, in nats; keys are those of `answer_states`."""
-  return model.decoder.nll(answer_states(model, batch, *keys), batch.answer_ids)
+  hidden = answer_states(model, batch, *keys)
+  nll = model.decoder.nll(hidden, batch.answer_ids.reshape(len(hidden), -1))
+  return nll.reshape(batch.answer_ids.shape)
 
 
 def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> TrainState:
@@ -120,22 +144,24 @@ def init_state(flat: Flat, cfg: Config, tx: optax.GradientTransformation) -> Tra
 def gradient(
   trainable: Flat,
   frozen: Flat,
-  batch: Batch,
-  keys: Key[Array, "B"],
+  batch: Batch | Parts,
+  keys: Key[Array, "B"] | tuple[Key[Array, "b"], ...],
   *,
   cfg: Config,
   axes: tuple[str, ...] = (),
+  attention: str = "scores",
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""], Flat], Flat]:
   """(loss, tokens, gradient) summed over a batch's answer tokens, and the statistics.
 
   With mesh axes, each device computes on its own examples, and one all-reduce at the end sums over
-  the devices.
+  the devices. attention is the decoder's way, one of config.attention without "auto".
   """
 
   def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
     model = merge(cfg.model, trainable, frozen, statistics)
     # Batch statistics are those of all devices.
     model.encoder.set_attributes(nnx.BatchNorm, axis_name=axes or None)
+    model.decoder.attention = attention
     parts = (example_rng.fold(keys, i) for i in range(4))
     encoder_keys, mapper_keys, lora_keys, decoder_keys = parts
     lora.attach(model, trainable, lora_keys, cfg.optim.lora)
@@ -153,22 +179,30 @@ def gradient(
     more, statistics = microbatch(statistics, *part)
     return (jax.tree.map(jnp.add, sums, more), statistics), None
 
+  statistics = optim.statistics(frozen)
+  if not isinstance(batch, Batch):
+    sums, statistics = microbatch(statistics, batch[0], keys[0])
+    for part in zip(batch[1:], keys[1:], strict=True):
+      # One after the other, in the memory of one.
+      sums, part = jax.lax.optimization_barrier((sums, part))
+      (sums, statistics), _ = add((sums, statistics), part)
+    return jax.lax.psum(sums, axes), statistics
   if cfg.accumulate == 1:
-    sums, statistics = microbatch(optim.statistics(frozen), batch, keys)
+    sums, statistics = microbatch(statistics, batch, keys)
     return jax.lax.psum(sums, axes), statistics
   # A microbatch takes every accumulate-th row: the same rows on any number of devices.
   parts = jax.tree.map(
     lambda x: x.reshape(-1, cfg.accumulate, *x.shape[1:]).swapaxes(0, 1), (batch, keys)
   )
   zero = jnp.zeros((), jnp.float32)
-  start = (zero, zero, jax.tree.map(jnp.zeros_like, trainable)), optim.statistics(frozen)
+  start = (zero, zero, jax.tree.map(jnp.zeros_like, trainable)), statistics
   (sums, statistics), _ = jax.lax.scan(add, start, parts)
   return jax.lax.psum(sums, axes), statistics
 
 
 def train_step(
   state: TrainState,
-  batch: Batch,
+  batch: Batch | Parts,
   *,
   cfg: Config,
   tx: optax.GradientTransformationExtraArgs,
@@ -178,10 +212,16 @@ def train_step(
 
   Where loss or gradient is not finite, the update is skipped: only counters change.
   """
-  rows = jnp.arange(len(batch.wav1))
   key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
-  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-  total = functools.partial(gradient, cfg=cfg, axes=mesh.axis_names if mesh else ())
+
+  def keys_of(part: Batch) -> Key[Array, "B"]:
+    rows = jnp.arange(len(part.text_ids)) if part.rows is None else part.rows
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+  keys = keys_of(batch) if isinstance(batch, Batch) else tuple(map(keys_of, batch))
+  attention = parallel.attention(cfg, mesh)
+  axes = mesh.axis_names if mesh else ()
+  total = functools.partial(gradient, cfg=cfg, axes=axes, attention=attention)
   if mesh:
     here, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
     specs = (everywhere, everywhere, here, here)

@@ -5,7 +5,6 @@ v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16.
 """
 
 import importlib.util
-import math
 import os
 import re
 import time
@@ -19,7 +18,7 @@ from jax.stages import Compiled
 from mellow_jax import config, parallel
 from mellow_jax.config import Config
 from mellow_jax.errors import ConfigError
-from mellow_jax.training import programs, step
+from mellow_jax.training import program_costs, programs
 
 
 class Chip(NamedTuple):
@@ -40,7 +39,6 @@ CHIPS = {
   "v5p": Chip(459e12, 95 * 2**30, 2765e9, 180e9, 4),
   "v6e": Chip(918e12, 32 * 2**30, 1640e9, 180e9, 16),
 }
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
 # libtpu reads these on a TPU host. Here there is none, and several processes may load it.
 HOST_VARIABLES = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -56,13 +54,10 @@ def collectives(program: str) -> list[dict[str, Any]]:
   found = []
   # Asynchronous collectives are two operations, of which the start has the shapes.
   for shapes, kind, start in re.findall(rf" = (.*?) ({KINDS})(-start)?\(", program):
-    tensors = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+    tensors = re.findall(r"\b[a-z]+\d*\[[\d,]*\]", shapes)
     if start and kind != "all-reduce":
       tensors = tensors[len(tensors) // 2 :]  # the first half are the operands
-    sizes: dict[str, int] = {}
-    for item, shape in tensors:
-      count = math.prod(int(n) for n in shape.split(",") if n)
-      sizes[item] = sizes.get(item, 0) + count * ITEM_BYTES.get(item, 4)
+    sizes = program_costs.sizes(" ".join(tensors))
     found.append({"kind": kind, "tensors": len(tensors), "bytes": sizes})
   return found
 
@@ -79,23 +74,6 @@ def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
   return 2 * size / rate if rate else 0.0
 
 
-def abstract_batch(cfg: Config) -> step.Batch:
-  """Shape and type of each array of a step's batch."""
-  rows, model = cfg.batch_size, cfg.model
-
-  def leaf(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-  return step.Batch(
-    wav1=leaf(model.audio.clip_samples, dtype="float32"),
-    wav2=leaf(model.audio.clip_samples, dtype="float32"),
-    text_ids=leaf(model.text_tokens),
-    text_lengths=leaf(),
-    answer_ids=leaf(model.answer_tokens),
-    loss_mask=leaf(model.answer_tokens, dtype="bool"),
-  )
-
-
 def analyse(program: Callable, *arguments: Any) -> dict[str, Any]:
   """Compiles a jitted function; its memory, arithmetic and collectives on one chip.
 
@@ -103,28 +81,25 @@ def analyse(program: Callable, *arguments: Any) -> dict[str, Any]:
   """
   began = time.monotonic()
   try:
-    compiled: Compiled = program.lower(*arguments).compile()
+    traced = program.trace(*arguments)
+    compiled: Compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     used = re.search(r"Used \S+ of \S+ hbm", str(error))
     raise ConfigError(
       f"does not fit the memory of a chip ({used[0] if used else str(error).splitlines()[0]}): "
-      "lower --batch_per_chip, or set --config.model.decoder.remat=true"
+      "lower --batch_per_chip, or set --config.auto_remat=true"
     ) from error
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  parts = {
-    "arguments": memory.argument_size_in_bytes,
-    "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,  # without donated ones
-    "temporary": memory.temp_size_in_bytes,
-    "code": memory.generated_code_size_in_bytes,
-  }
+  parts, text = programs.memory(compiled), compiled.as_text()
   return {
     "compile_seconds": round(time.monotonic() - began, 1),
     "memory": {**parts, "total": sum(parts.values())},
-    "flops": cost["flops"],
-    "memory_traffic": cost["bytes accessed"],
-    "collectives": collectives(compiled.as_text()),
+    "flops": program_costs.flops(traced.jaxpr),
+    "memory_traffic": program_costs.traffic(text),
+    # As the compiler counts it: also on the chip, and the body of a loop once.
+    "compilers_traffic": compiled.cost_analysis()["bytes accessed"],
+    "collectives": collectives(text),
   }
 
 
@@ -144,13 +119,22 @@ def plan(
   if cfg.model.dtype == "auto":
     cfg.model.dtype = "bfloat16"  # as "auto" is on a TPU; the compiling host is a CPU
   mesh = parallel.make_mesh(cfg.mesh, devices)
-  compiled, batch = programs.make(cfg, mesh), abstract_batch(cfg)
+  compiled = programs.make(cfg, mesh)
+  batch = programs.abstract_batch(cfg, cfg.data.share_prefix)
   state = compiled.abstract
   log(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   log(f"compiling the training step for {topology}, some minutes on two cores")
-  train = analyse(compiled.train_step, state, batch)
+  try:
+    train = analyse(compiled.train_step, state, batch)
+  except ConfigError:
+    if not cfg.auto_remat:
+      raise
+    log("it does not fit: compiling it with config.model.decoder.remat")
+    cfg.model.decoder.remat = True
+    compiled = programs.make(cfg, mesh)
+    train = analyse(compiled.train_step, state, batch)
   log(f"compiling the decoding of a batch for {topology}")
-  answers = analyse(compiled.answer, state, batch)
+  answers = analyse(compiled.answer, state, programs.abstract_batch(cfg))
   found = {
     "topology": topology,
     "chips": len(devices),
@@ -236,6 +220,7 @@ def table(found: dict[str, Any]) -> str:
     rows.append((f"memory, {name}", *(f"{p['memory'][name] / 2**30:.2f} GiB" for p in both)))
   rows.append(("arithmetic", *(f"{p['flops'] / 1e12:.2f} TFLOP" for p in both)))
   rows.append(("memory traffic", *(f"{p['memory_traffic'] / 1e9:.1f} GB" for p in both)))
+  rows.append(("the compiler's", *(f"{p['compilers_traffic'] / 1e9:.1f} GB" for p in both)))
   rows.append(("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in both)))
   lines = [f"{row[0]:20}{row[1]:>16}{row[2]:>22}" for row in rows]
   lines += [f"collectives, training step: {summary(both[0]['collectives'])}"]
@@ -252,7 +237,7 @@ def table(found: dict[str, Any]) -> str:
   lines += [
     "a step, by arithmetic and not by measurement:",
     f"  {computing} of computing at {found['utilisation']:.0%} of the peak; {memory} of memory "
-    "traffic as the compiler counts it, also where data stay on the chip",
+    "traffic, without what stays on the chip, which the compiler counts as well",
     f"  {links} of all-reduce over the links, not overlapped ({reduced:.1f} MB, the gradient has "
     f"{gradient:.1f} MB)",
     f"  at most {whole} in all",

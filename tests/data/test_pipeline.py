@@ -348,3 +348,35 @@ def test_scenes_that_cannot_be_made_are_an_error_of_the_config(change, message):
   change(cfg)
   with pytest.raises(ConfigError, match=message):
     pipeline.sources(cfg)
+
+
+# --- Questions that share their clips ------------------------------------------------------------
+
+
+def shared(**fields):
+  """Three clips with 5, 2 and 1 questions, three to a group."""
+  rows = [
+    record(clip, answer=str(i), question=f"{i} ?")
+    for clip, n in ((0, 5), (1, 2), (2, 1))
+    for i in range(n)
+  ]
+  rows = [dataclasses.replace(row, row=i) for i, row in enumerate(rows)]
+  return encoder(rows, share_prefix=3, **fields)
+
+
+def test_questions_on_a_clip_come_together_each_once_an_epoch():
+  made = batches(shared(second_clip="same"), 4, batch_size=3)  # an epoch of groups
+  asked = []
+  for batch in made:
+    assert batch["wav1"].shape[0] == 1 and batch["text_ids"].shape[:2] == (1, 3)
+    for ids, mask in zip(batch["text_ids"][0], batch["loss_mask"][0], strict=True):
+      if mask.any():
+        asked.append((batch["wav1"][0, 0], TOKENIZER.decode(ids[:1].tolist())))
+  assert sorted(asked) == [(clip, str(i)) for clip, n in ((0, 5), (1, 2), (2, 1)) for i in range(n)]
+
+
+def test_groups_follow_from_seed_and_step():
+  whole = batches(shared(), 6, batch_size=6)
+  assert_equal(batches(shared(), 4, 2, batch_size=6), whole[2:])
+  grouped = batches(shared(), 3, batch_size=6, groups=(8, 16))
+  assert {batch["wav1"].shape[0] for batch in grouped} == {2}

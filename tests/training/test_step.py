@@ -14,6 +14,7 @@ import topology
 
 from mellow_jax import parallel
 from mellow_jax.config import OptimConfig
+from mellow_jax.data import answer_lengths
 from mellow_jax.models import mellow
 from mellow_jax.training import optim, programs, step
 
@@ -28,12 +29,13 @@ def config(**changes):
   return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, encoder=encoder))
 
 
-def start(cfg, steps=10):
-  """The compiled step of a run on one device, and its first state."""
+def start(cfg, steps=10, batch=None):
+  """The compiled step of a run on one device, for batches as the given, and its first state."""
+  batch = topology.batch(cfg, 0) if batch is None else batch
   compiled = programs.make(dataclasses.replace(cfg, steps=steps), parallel.make_mesh((1, 1)))
   # Programs as small as these compile in half the time unoptimised.
   options = {"xla_backend_optimization_level": 0}
-  run = compiled.train_step.lower(compiled.abstract, topology.batch(cfg, 0)).compile(options)
+  run = compiled.train_step.lower(compiled.abstract, batch).compile(options)
   return run, compiled.init_state(mellow.flatten(tiny.params(cfg.model)))
 
 
@@ -144,6 +146,30 @@ def test_parts_of_a_batch_add_up_to_the_whole_and_draw_the_same():
   for name in grads:
     largest = float(jnp.abs(grads[name]).max())
     np.testing.assert_allclose(grads2[name], grads[name], atol=1e-5 * largest + 1e-6, err_msg=name)
+
+
+def cut_behind_the_longest(cfg, batch):
+  """The batch in two parts by length, each with as many slots as it needs."""
+  arrays = {name: x for name, x in batch._asdict().items() if x is not None}
+  parts = answer_lengths.in_parts(arrays, 2)
+  slots = [int(answer_lengths.needed(part["loss_mask"]).max()) for part in parts]
+  assert slots[0] < slots[1] < cfg.model.answer_tokens
+  return tuple(
+    step.Batch(**answer_lengths.cut(part, n)) for part, n in zip(parts, slots, strict=True)
+  )
+
+
+def test_a_batch_in_parts_by_length_gives_the_update_of_the_whole():
+  cfg = config()
+  cfg.model.encoder.batch_statistics = False
+  batch = topology.batch(cfg, 3)
+  parts = cut_behind_the_longest(cfg, batch)
+  (run, state), (run2, state2) = start(cfg), start(cfg, batch=parts)
+  (state, metrics), (state2, metrics2) = run(state, batch), run2(state2, parts)
+  np.testing.assert_allclose(metrics2.loss, metrics.loss, rtol=1e-6)
+  np.testing.assert_allclose(metrics2.grad_norm, metrics.grad_norm, rtol=1e-5)
+  for name, x in state.trainable.items():
+    np.testing.assert_allclose(state2.trainable[name], x, atol=1e-6, err_msg=name)
 
 
 # --- Types ---------------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""Arithmetic and memory traffic of a program in which loops count as often as they run.
+
+The compiler's own analysis counts the body of a loop once, no arithmetic inside a kernel, and as
+memory traffic also what is read and written on the chip alone.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
+# Operations that move nothing: names, and the ends of what another operation has begun.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while"}
+BITCAST = 'custom_call_target="ConcatBitcast"'  # joins slices that stand side by side already
+
+
+def sizes(shapes: str, on_chip: bool = True) -> dict[str, int]:
+  """Bytes by type of the arrays that a compiled program's text names.
+
+  on_chip: also of those in a memory of the chip itself, which their layout says by S(n).
+  """
+  found: dict[str, int] = {}
+  for item, shape, layout in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?", shapes):
+    if on_chip or "S(" not in layout:
+      count = math.prod(int(n) for n in shape.split(",") if n)
+      found[item] = found.get(item, 0) + count * ITEM_BYTES.get(item, 4)
+  return found
+
+
+# --- Arithmetic ----------------------------------------------------------------------------------
+
+
+def flops(jaxpr: Any) -> float:
+  """Floating-point operations of the products and convolutions that a traced function asks for.
+
+  Of a branch the dearest side counts, of a loop without a known length one turn.
+  """
+  return sum((_flops_of(eqn) for eqn in jaxpr.eqns), 0.0)
+
+
+def _flops_of(eqn: Any) -> float:
+  name, out = eqn.primitive.name, eqn.outvars[0].aval if eqn.outvars else None
+  if name == "dot_general":
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return 2.0 * out.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+  if name == "conv_general_dilated":
+    kernel = eqn.invars[1].aval
+    outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * out.size * kernel.size / outputs
+  inner = [flops(body) for body in _bodies(eqn.params)]
+  if name == "cond":
+    return max(inner)
+  times = eqn.params["length"] if name == "scan" else 1
+  if name == "pallas_call":
+    times = math.prod(eqn.params["grid_mapping"].grid)
+  return times * sum(inner, 0.0)
+
+
+def _bodies(params: dict[str, Any]) -> Iterator[Any]:
+  """The functions that an operation calls."""
+  for leaf in jax.tree.leaves([*params.values()], is_leaf=lambda x: hasattr(x, "eqns")):
+    if hasattr(leaf, "eqns"):
+      yield leaf
+    elif hasattr(leaf, "jaxpr"):
+      yield leaf.jaxpr
+
+
+# --- Traffic -------------------------------------------------------------------------------------
+
+
+class Operation(NamedTuple):
+  """An operation of a compiled program."""
+
+  shape: str
+  kind: str
+  operands: list[str]
+  attributes: str
+
+
+def traffic(program: str) -> float:
+  """Bytes read from and written to memory, not that of the chip, by a compiled program's text."""
+  bodies = computations(program)
+  return _traffic(bodies, bodies[""])
+
+
+def computations(program: str) -> dict[str, dict[str, Operation]]:
+  """The operations of each computation by name; the entry's stand under ""."""
+  found: dict[str, dict[str, Operation]] = {}
+  for line in program.splitlines():
+    if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+      current = found.setdefault("" if head[1] else head[2], {})
+    elif op := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)(.*)", line):
+      name, shape, kind, operands, rest = op.groups()
+      current[name] = Operation(shape, kind, re.findall(r"%([\w.\-]+)", operands), operands + rest)
+  return found
+
+
+def _traffic(bodies: dict[str, dict[str, Operation]], body: dict[str, Operation]) -> float:
+  """Bytes that a computation moves."""
+  found = 0.0
+  for op in body.values():
+    if op.kind == "while":
+      inner, condition = (
+        bodies[re.search(rf"{part}=%?([\w.\-]+)", op.attributes)[1]]
+        for part in ("body", "condition")
+      )
+      found += _turns(condition, op) * _traffic(bodies, inner)
+    elif op.kind not in FREE and not op.kind.endswith("-done") and BITCAST not in op.attributes:
+      found += _moved(bodies, body, op)
+  return found
+
+
+def _turns(condition: dict[str, Operation], loop: Operation) -> int:
+  """How often a loop runs; 1 where its text does not tell."""
+  if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    return int(known[1])
+  limits = [
+    int(re.match(r"\d+", op.attributes)[0])
+    for op in condition.values()
+    if op.kind == "constant" and op.shape.startswith("s32[]") and op.attributes[:1].isdigit()
+  ]
+  return limits[0] if len(limits) == 1 else 1
+
+
+def _moved(
+  bodies: dict[str, dict[str, Operation]], body: dict[str, Operation], op: Operation
+) -> float:
+  """Bytes that an operation reads and writes; of what it takes a slice of, the slice alone."""
+
+  def size(shapes: str) -> int:
+    return sum(sizes(shapes, on_chip=False).values())
+
+  if op.kind == "slice-start":  # its shape: all that it takes from, the slice, and a number
+    return sum(sizes(op.shape[op.shape.index(")") :].rpartition(", ")[0]).values())
+  if op.kind == "copy-start":  # its shape: both ends
+    return size(op.shape)
+  read = [size(body[name].shape) if name in body else 0 for name in op.operands]
+  called = re.search(r"calls=%?([\w.\-]+)", op.attributes)
+  for name, inner in bodies.get(called[1] if called else None, {}).items():
+    number = re.match(r"\d+", inner.attributes)
+    if inner.kind == "parameter" and number and int(number[0]) < len(read):
+      users = [each for each in bodies[called[1]].values() if name in each.operands]
+      if users and all(user.kind == "dynamic-slice" for user in users):
+        read[int(number[0])] = sum(size(user.shape) for user in users)
+  return sum(read) + size(op.shape)

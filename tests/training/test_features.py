@@ -1,0 +1,101 @@
+"""Features in the place of clips: the same loss, several windows, and nothing that is stale."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny
+
+from mellow_jax import parallel
+from mellow_jax.config import DataConfig
+from mellow_jax.data import features as kept
+from mellow_jax.data import pipeline
+from mellow_jax.errors import ConfigError, DataError
+from mellow_jax.models import mellow
+from mellow_jax.training import features, loader, step
+
+ROWS = [
+  ("short.wav", "what is heard ?", "a dog"),
+  ("long.wav", "what ?", "rain"),
+  ("bad.wav", "?", "x"),
+]
+
+
+@pytest.fixture
+def cfg(tmp_path):
+  rng = np.random.default_rng(0)
+  for name, seconds in (("short.wav", 2.0), ("long.wav", 9.0)):
+    soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(int(16_000 * seconds)), 16_000)
+  (tmp_path / "bad.wav").write_bytes(b"no sound")
+  lines = ["file,question,answer", *(",".join(row) for row in ROWS)]
+  (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+  data = DataConfig(
+    train=str(tmp_path / "rows.csv"),
+    val=str(tmp_path / "rows.csv"),
+    tokenizer="words",
+    max_bad_fraction=1.0,
+    second_clip="silence",
+  )
+  return tiny.run(data=data, batch_size=2)
+
+
+def kept_in(cfg, folder):
+  features.write(cfg, folder, windows=3, batch=2, log=lambda text: None)
+  return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, features=str(folder)))
+
+
+def loaded(cfg, tmp_path):
+  return loader.Loader(cfg, parallel.make_mesh((1, 1)), tmp_path)
+
+
+def test_features_give_the_loss_of_the_clips(cfg, tmp_path):
+  cached = kept_in(cfg, tmp_path / "features")
+  flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
+  features.check_encoder(str(tmp_path / "features"), flat)
+  evaluate = jax.jit(lambda flat, batch: step.eval_step(flat, batch, cfg=cfg.model))
+  found = []
+  for each in (cfg, cached):
+    (batch,) = loaded(each, tmp_path).validation(1, [])
+    found.append(evaluate(flat, batch))
+  assert batch.wav1.shape[1] < 10_000 < cfg.model.audio.clip_samples
+  np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+  assert found[0][1] == found[1][1] > 0
+
+  index = json.loads((tmp_path / "features/index.json").read_text())
+  windows = {path: clip["windows"] for path, clip in index["clips"].items()}
+  assert windows == {"": 1, "short.wav": 1, "long.wav": 4}
+  assert [*index["bad"]] == ["bad.wav"]
+  clips = kept.open_folder(tmp_path / "features", {}, pipeline.sources(cfg)[2])
+  drawn = {clips.load("long.wav", np.random.default_rng(i)).tobytes() for i in range(30)}
+  assert len(drawn) == 3 and clips.load("long.wav").tobytes() not in drawn
+
+
+def test_stale_features_are_refused(cfg, tmp_path):
+  cached = kept_in(cfg, tmp_path / "features")
+  other = mellow.flatten(tiny.params(cfg.model, seed=1))
+  with pytest.raises(DataError, match="is stale: its encoder is"):
+    features.check_encoder(cached.data.features, other)
+  with pytest.raises(DataError, match="is stale: its preset is training"):
+    loaded(
+      dataclasses.replace(cached, data=dataclasses.replace(cached.data, preset="clean")), tmp_path
+    )
+  os.utime(tmp_path / "short.wav")  # another time, the same bytes
+  loaded(cached, tmp_path)
+  soundfile.write(tmp_path / "short.wav", np.zeros(32_000), 16_000)
+  with pytest.raises(DataError, match=r"is stale: short\.wav has changed"):
+    loaded(cached, tmp_path)
+  with pytest.raises(ConfigError, match="is there already"):
+    features.write(cfg, tmp_path / "features", windows=3, batch=2, log=print)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [({"encoder_train_mode": True}, "encoder_train_mode"), ({"calibrate_batches": 1}, "calibrate")],
+)
+def test_an_encoder_that_changes_keeps_no_features(cfg, tmp_path, change, message):
+  with pytest.raises(ConfigError, match=message):
+    kept_in(dataclasses.replace(cfg, **change), tmp_path / "features")
