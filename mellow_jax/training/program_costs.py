@@ -80,7 +80,7 @@ class Operation(NamedTuple):
   attributes: str
 
 
-def traffic(program: str) -> float:
+def traffic(program: str) -> int:
   """Bytes read from and written to memory, not that of the chip, by a compiled program's text."""
   bodies = computations(program)
   return _traffic(bodies, bodies[""])
@@ -98,9 +98,9 @@ def computations(program: str) -> dict[str, dict[str, Operation]]:
   return found
 
 
-def _traffic(bodies: dict[str, dict[str, Operation]], body: dict[str, Operation]) -> float:
+def _traffic(bodies: dict[str, dict[str, Operation]], body: dict[str, Operation]) -> int:
   """Bytes that a computation moves."""
-  found = 0.0
+  found = 0
   for op in body.values():
     if op.kind == "while":
       inner, condition = (
@@ -127,7 +127,7 @@ def _turns(condition: dict[str, Operation], loop: Operation) -> int:
 
 def _moved(
   bodies: dict[str, dict[str, Operation]], body: dict[str, Operation], op: Operation
-) -> float:
+) -> int:
   """Bytes that an operation reads and writes; of what it takes a slice of, the slice alone."""
 
   def size(shapes: str) -> int:
