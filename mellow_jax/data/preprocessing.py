@@ -206,7 +206,8 @@ class Preprocessor:
   ) -> Float32[np.ndarray, "S"]:
     """The second clip of a row that has one."""
     if self.data.second_clip == "silence":
-      return self.silence
+      is_kept = isinstance(self.clips, FeatureClips | _Silence)
+      return self.clips.silence if is_kept else np.zeros_like(wav1)
     if self.data.second_clip == "same" or rng is None:
       return wav1
     if rng.random() >= self.data.another_clip_share:

@@ -1,7 +1,8 @@
 """Writes the features that a run's frozen encoder makes of its clips, and says what made them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -48,16 +49,27 @@ def _digest(content: Any) -> str:
 
 def check(cfg: Config) -> None:
   """Raises ConfigError for a run that cannot have an encoder's features kept."""
-  data = cfg.data
+  data, optim = cfg.data, cfg.optim
+  parameters = (p for p in mellow.flatten(mellow.abstract(cfg.model)[1]) if p.startswith(ENCODER))
+  trained = [
+    path
+    for path in parameters
+    if not (mellow.is_statistic(path) or _matches(optim.freeze, path))
+    or _matches(optim.lora.kernels, path)
+  ]
   changed = {
     "data.source=scenes, whose clips are made anew": data.source == "scenes",
     "data.augment": data.augment,
     "encoder_train_mode": cfg.encoder_train_mode,
     "calibrate_batches": cfg.calibrate_batches > 0,
-    "optim.freeze without 'encoder/.*'": not {"encoder/.*", ".*"} & {*cfg.optim.freeze},
+    f"optim, which trains {trained[0] if trained else ''}": bool(trained),
   }
   for name in (name for name, holds in changed.items() if holds):
     raise ConfigError(f"config.data.features: the encoder's features change with config.{name}")
+
+
+def _matches(regexes: Iterable[str], path: str) -> bool:
+  return any(re.fullmatch(regex, path) for regex in regexes)
 
 
 def check_encoder(folder: str, flat: Mapping[str, Array]) -> None:
@@ -77,7 +89,8 @@ def write(
   if output.exists():
     raise ConfigError(f"--output={output}: is there already: remove it, or give another")
   train, val, clips = pipeline.sources(cfg, log)
-  flat = init.parameters(cfg, init.tokenizer(cfg, train))
+  tokenizer, cfg = init.tokenizer(cfg, train)
+  flat = init.parameters(cfg, tokenizer)
   paths = dict.fromkeys([*train.audio_paths(), *val.audio_paths()])
   encode = jax.jit(lambda flat, wav: mellow.pack(step.merge(cfg.model, flat).encoder(wav)))
   samples = cfg.model.audio.clip_samples
