@@ -40,20 +40,24 @@ def sample_answers(
   """The first `count` validation questions, each with clips, the expected answer and the model's.
 
   The clips as the model hears them are written to folder by the first process, if they are not
-  there yet, and named by their path below the folder that holds it.
+  there yet, and named by their path below the folder that holds it; of features there are none.
   """
   generated = answer_step(state, batch)
   tokens, lengths = np.asarray(generated.tokens)[:, 0], np.asarray(generated.lengths)[:, 0]
   # Rows without loss are padding, or rows whose audio is bad.
   is_used = parallel.to_host(batch.loss_mask).any(axis=1)
   clips = [parallel.to_host(wav) for wav in (batch.wav1, batch.wav2)]
+  is_audio = batch.wav1.shape[1] == encoder.model.audio.clip_samples  # and not features
   samples = []
   for i in np.flatnonzero(is_used)[:count].tolist():
     row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
     sample = {"question": row.input, "expected": row.answer, "answer": text}
     for number, path in enumerate(filter(None, (row.filepath1, row.filepath2))):
       file = folder / f"{i}{'ab'[number]}.flac"
-      sample |= {f"clip{number + 1}": path, f"audio{number + 1}": f"{folder.name}/{file.name}"}
+      sample[f"clip{number + 1}"] = path
+      if not is_audio:
+        continue
+      sample[f"audio{number + 1}"] = f"{folder.name}/{file.name}"
       if parallel.is_first() and not file.exists():
         sound_files.write(file, clips[number][i], encoder.model.audio.sample_rate)
     samples.append(sample)
