@@ -367,7 +367,7 @@ def _read_chat(
 ) -> tuple[ChatRequest, Prompt, tuple[list[str], list[str]]]:
   """A chat request, its prompt, and what to tell: which part of clips was used, and warnings."""
   limit, engine = service.settings.limits, service.engine()
-  wanted = chat.parse(limits.read_json(body, limit), limit, engine.max_new_tokens)
+  wanted = chat.parse(limits.read_json(body), limit, engine.max_new_tokens)
   service.check_name(wanted.model)
   clips = service.clips(wanted.audio, wanted.window)
   prompt = engine.model.prompt((*clips, wanted.text))
@@ -378,7 +378,7 @@ def _read_chat(
 def _read_clip(service: Service, body: bytes) -> Clip:
   """The clip of {"audio": base64}."""
   limit = service.settings.limits
-  value = limits.read_json(body, limit)
+  value = limits.read_json(body)
   if not isinstance(value, dict) or "audio" not in value:
     raise RequestError(400, 'send {"audio": "data:audio/wav;base64,..."}', "audio")
   return service.clips([limits.decode_base64(value["audio"], "audio", limit)])[0]
@@ -390,7 +390,7 @@ def _read_decisions(
   """A request for decisions, its clips, and warnings."""
   limit, model = service.settings.limits, service.engine().model
   try:
-    value = limits.read_json(body, limit)
+    value = limits.read_json(body)
   except RequestError as error:
     raise systemone.ValidationError((), str(error), "json_invalid") from None
   wanted = systemone.parse(value, limit)
