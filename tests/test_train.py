@@ -474,7 +474,7 @@ def test_lengths_of_answers_keep_the_losses_and_resume_bit_for_bit(
 
   flags = ("--config.data.answer_lengths=3",)
   (_, whole), (out, cut) = run("whole"), run("cut", *flags)
-  assert "compiling the training step for answers of up to" in out
+  assert "compiling the training step, for answers of up to" in out
   for line, other in zip(cut, whole, strict=True):
     assert line == pytest.approx(other, rel=1e-5)
   flags = (*flags, "--config.data.group_answers=true", "--config.audit=true")
