@@ -67,6 +67,7 @@ SMALLER = {
   "mellow generate": ["--max_new_tokens=4"],
   "mellow evaluate predict": ["--max_new_tokens=4", "--batch_size=4"],
   "mellow evaluate predict --benchmark=scenes": ["--max_new_tokens=4", "--limit=24"],
+  "mellow reasonaqa build --data": ["--output=built"],  # the folder's reasonaqa/ stays
   "launch/": ["--dry_run"],
   "python -m mellow_jax.evaluation.linear_probe": ["--batch_size=12"],
 }
