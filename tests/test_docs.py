@@ -66,7 +66,7 @@ SMALLER = {
   "mellow train --config=finetune": FEW_STEPS,
   "mellow generate": ["--max_new_tokens=4"],
   "mellow evaluate predict": ["--max_new_tokens=4", "--batch_size=4"],
-  "mellow evaluate predict --benchmark=scenes": ["--max_new_tokens=4", "--limit=24"],
+  "mellow evaluate predict --benchmark=scenes": ["--max_new_tokens=4", "--limit=60"],
   "mellow reasonaqa build --data": ["--output=built"],  # the folder's reasonaqa/ stays
   "launch/": ["--dry_run"],
   "python -m mellow_jax.evaluation.linear_probe": ["--batch_size=12"],
