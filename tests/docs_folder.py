@@ -15,6 +15,7 @@ from mellow_jax.data.scene_audio import SceneClips
 from mellow_jax.models import lora, mellow
 
 ENTAILMENT = "Dataset,Audio file,Caption,Entailment,Neutral,Contradiction\n"
+CAPTIONS = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
 SOUNDS = ("dog", "rain", "bell", "wind")
 
 
@@ -116,6 +117,8 @@ def write_downloads(folder):
   (folder / "downloads").mkdir()
   text = ENTAILMENT + "ClothoV2,c.wav,['x'],it barks,it may bark,it is silent\n"
   (folder / "downloads/clotho_entailment_evaluation.csv").write_text(text)
+  text = CAPTIONS + "c.wav,1,2,3,4,5\n"
+  (folder / "downloads/clotho_captions_evaluation.csv").write_text(text)
   path = folder / "audio/ClothoV21/evaluation/c.wav"
   path.parent.mkdir(parents=True)
   soundfile.write(path, np.zeros(8000), 8000)

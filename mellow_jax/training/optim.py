@@ -63,7 +63,7 @@ def schedule(cfg: OptimConfig, steps: int, steps_per_epoch: int) -> optax.Schedu
     epochs = max(-(-steps // steps_per_epoch), 1)
     cosine = optax.cosine_decay_schedule(cfg.learning_rate, epochs)
 
-    def rate(step: Array) -> Array:
+    def rate(step: Array | int) -> Array:
       return cosine((step + cfg.warmup_steps) // steps_per_epoch)
 
   if not cfg.warmup_steps:
