@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mellow_jax import checkpoint
+from mellow_jax import checkpoint, evaluate
 from mellow_jax.errors import CheckpointError
 from mellow_jax.evaluation.commands import calibrate
 from mellow_jax.evaluation.metrics import calibration
@@ -79,3 +79,15 @@ def test_too_few_choices_and_a_damaged_file_are_told(tmp_path, capsys):
   (tmp_path / "calibration.json").write_text('{"temperature": -1}')
   with pytest.raises(CheckpointError, match=r"calibration\.json.*mellow calibrate"):
     checkpoint.load_calibration(tmp_path)
+
+
+def test_score_reports_the_error_and_draws_it(tmp_path):
+  path = predictions(tmp_path / "p.jsonl", 400)
+  argv = ["mellow evaluate score", f"--predictions={path}", f"--output={tmp_path / 'score'}"]
+  assert evaluate.main(["mellow evaluate", "score", *argv[1:]]) == 0
+  found = json.loads((tmp_path / "score/report.json").read_text())
+  bins = [calibration.Bin(*one) for one in found["sections"][0]["calibration"]]
+  assert sum(one.count for one in bins) == 400
+  text = (tmp_path / "score/report.md").read_text()
+  assert f"Expected calibration error {calibration.expected_error(bins):.4f}" in text
+  assert "right as often as they say?" in (tmp_path / "score/report.html").read_text()

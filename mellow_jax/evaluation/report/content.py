@@ -8,7 +8,7 @@ from typing import Any
 import mellow_jax
 from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
-from mellow_jax.evaluation.metrics import intervals, multiple_choice
+from mellow_jax.evaluation.metrics import calibration, intervals, multiple_choice
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import grounding, sections, summary
 from mellow_jax.evaluation.report.grounding import Grounding
@@ -238,6 +238,10 @@ def tables(part: SectionReport) -> Iterator[tuple[str, str, list[list[str]]]]:
       rows.append([f.reason, str(f.count), f"{f.share:.1f}%", f.says, f.example])
     says = "Answers that do not plainly pick an option; H is the paper's Appendix H."
     yield "Instruction following", says, rows
+  if part.calibration:
+    rows = [["mean probability of the most probable option", "share that is right", "choices"]]
+    rows += [[f"{b.confidence:.3f}", f"{b.accuracy:.3f}", str(b.count)] for b in part.calibration]
+    yield "Calibration", calibration_text(part), rows
   rows = [["question", "expected", "said", part.lines[0].name]]
   for e in part.examples:
     judged = {0.0: "wrong", 100.0: "right"} if part.lines[0].unit == "%" else {}
@@ -273,6 +277,15 @@ def markdown(report: ScoreReport) -> str:
     for heading, says, rows in tables(part):
       blocks += [f"### {heading}", says, markdown_table(rows)]
   return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def calibration_text(part: SectionReport) -> str:
+  """The expected calibration error of a section, in a sentence."""
+  error = calibration.expected_error(part.calibration)
+  return (
+    f"Expected calibration error {error:.4f} in {calibration.BINS} bins, of the options' "
+    "probabilities at temperature 1; mellow calibrate fits another."
+  )
 
 
 def to_json(report: ScoreReport) -> dict[str, Any]:

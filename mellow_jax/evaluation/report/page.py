@@ -41,6 +41,8 @@ def _part(part: SectionReport) -> Iterator[str]:
     yield f"<h3>What is taken for what</h3>{picture}"
   if picture := plots.failures(part.failures):
     yield f"<h3>Answers that do not plainly pick an option</h3>{picture}"
+  if picture := plots.reliability(part):
+    yield f"<h3>Are its probabilities right as often as they say?</h3>{picture}"
   for heading, says, rows in content.tables(part):
     opened = " open" if heading in ("Figures", "Beside published figures") else ""
     yield f"<details{opened}><summary>{html.escape(heading)}</summary>"

@@ -104,6 +104,26 @@ def spread(part: SectionReport) -> str:
   return _svg(figure)
 
 
+def reliability(part: SectionReport) -> str:
+  """Accuracy by confidence; a dot's size is the number of choices."""
+  if not part.calibration:
+    return ""
+  figure = Figure(figsize=(4, 3), layout="constrained")
+  ax = figure.subplots()
+  ax.plot([0, 1], [0, 1], color=GUESS, linewidth=1, label="as sure as right")
+  bins = part.calibration
+  most = max(one.count for one in bins)
+  sizes = [10 + 110 * one.count / most for one in bins]
+  ax.scatter([b.confidence for b in bins], [b.accuracy for b in bins], sizes, color=OURS)
+  ax.set(xlim=(0, 1.03), ylim=(-0.03, 1.03))
+  ax.set_xlabel("probability of the most probable option", fontsize=8)
+  ax.set_ylabel("share that is right", fontsize=8)
+  ax.tick_params(labelsize=8)
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.legend(fontsize=8, frameon=False)
+  return _svg(figure)
+
+
 def probes(grounding: Grounding) -> str:
   """The leading figure of each section with its clips and with each probe."""
   leading = {}

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mellow_jax.data import choices
+from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.metrics import (
+  calibration,
   captions,
   entailment,
   free_text,
@@ -16,6 +18,7 @@ from mellow_jax.evaluation.metrics import (
   multiple_choice,
   rules,
 )
+from mellow_jax.evaluation.metrics.calibration import Bin
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import published, scores, sections
 from mellow_jax.evaluation.report.published import Published
@@ -95,6 +98,7 @@ class SectionReport:
   beside: tuple[tuple[Published, float | None], ...]  # others' figures, and ours
   examples: tuple[Example, ...]
   spread: Spread | None  # of free text
+  calibration: tuple[Bin, ...]  # of options' log-likelihoods, where they were computed
 
 
 def blind(section: Section) -> dict[str, Float[np.ndarray, "N"]]:
@@ -305,7 +309,16 @@ def summarise(section: Section, settings: Settings, seed: int) -> SectionReport:
     beside=tuple(_beside(section, scored)),
     examples=tuple(_examples(section, scored.values, seed)),
     spread=_spread(scored) if is_text else None,
+    calibration=tuple(_calibration(section.predictions)),
   )
+
+
+def _calibration(predictions: Sequence[Prediction]) -> list[Bin]:
+  """Confidence beside accuracy, where every answer has its options' log-likelihoods."""
+  if not all(p.option_log_probs and p.item.answer in p.item.choices for p in predictions):
+    return []
+  found = [[total for total, _ in p.option_log_probs] for p in predictions]
+  return calibration.bins(found, [p.item.choices.index(p.item.answer) for p in predictions])
 
 
 def headline_scores(section: SectionReport) -> Sequence[Score]:
