@@ -40,6 +40,7 @@ NOT_RUN = {
   "mellow cache-features": "needs published weights; test_features.py writes small features",
   "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
   "mellow convert --input=": "needs published weights; tests/convert makes files like them",
+  "mellow reasonaqa synthesize --type=4": "needs three results; test_synthesize.py composes some",
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",
 }
 PYTHON_NOT_RUN = {
