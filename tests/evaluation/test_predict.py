@@ -164,7 +164,7 @@ def heard(run, model, monkeypatch, tmp_path, **probe) -> list[tuple[np.ndarray, 
 def test_probes_change_what_is_heard(run, data, model, monkeypatch, tmp_path):
   own = [
     tuple(
-      model._clip(data / path, "first").wav
+      model.clip(data / path, "first").wav
       for path in (line["file"], line.get("file2") or line["file"])
     )
     for line in lines(data / "table.jsonl")

@@ -69,10 +69,11 @@ def _show_prompts(f: flags.FlagValues, shown: int) -> None:
 
 
 def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
-  """How many prompts have more tokens than the model reads."""
-  cfg, end = model.cfg, model.preset.question_end
+  """How many prompts have more tokens than the model reads, the end token that follows among them."""
+  slots, end = model.cfg.text_tokens, model.preset.question_end
+  room = slots - (end != "none")
   texts = (question.prompt for question in questions)
-  return sum(prompts.unread(model.tokenizer, t, end, cfg.text_tokens).over > 0 for t in texts)
+  return sum(prompts.unread(model.tokenizer, text, end, slots).tokens > room for text in texts)
 
 
 # --- What is heard -------------------------------------------------------------------------------
