@@ -69,7 +69,7 @@ def _show_prompts(f: flags.FlagValues, shown: int) -> None:
 
 
 def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
-  """How many prompts have more tokens than the model reads, the end token that follows among them."""
+  """How many prompts have more tokens than the model reads, with the end token that follows."""
   slots, end = model.cfg.text_tokens, model.preset.question_end
   room = slots - (end != "none")
   texts = (question.prompt for question in questions)
