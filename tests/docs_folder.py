@@ -56,7 +56,7 @@ def write(folder):
   write_models(folder)
   write_rows(folder / "runs/demo/ask", clips, val=2)
   (folder / "runs/demo/ask/val.json").rename(folder / "runs/demo/ask/rows.json")
-  write_rows(folder / "reasonaqa/audio", clips, train=24, val=8)
+  write_rows(folder / "reasonaqa/audio", clips, train=24, val=60)
   write_rows(folder / "esc10", clips, train=16, val=8)
   write_rows(folder / "audio", clips, {"entailment": 1.0}, train=24, test=12)
   for table in ("train.json", "test.json"):

@@ -67,7 +67,6 @@ SMALLER = {
   "mellow train --config=finetune": FEW_STEPS,
   "mellow generate": ["--max_new_tokens=4"],
   "mellow evaluate predict": ["--max_new_tokens=4", "--batch_size=4"],
-  "mellow evaluate predict --benchmark=scenes": ["--max_new_tokens=4", "--limit=60"],
   "mellow reasonaqa build --data": ["--output=built"],  # the folder's reasonaqa/ stays
   "launch/": ["--dry_run"],
   "python -m mellow_jax.evaluation.linear_probe": ["--batch_size=12"],
@@ -166,6 +165,7 @@ def test_the_links_of_a_page_lead_somewhere(page):
 
 
 HELP = (
+  *("cache-features", "calibrate", "decide"),
   *("train", "generate", "convert", "inspect", "plan", "ablate", "serve", "decide", "calibrate"),
   *(f"evaluate {name}" for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   *(f"reasonaqa {name}" for name in ("build", "synthesize", "stats", "check", "tfds")),
