@@ -165,7 +165,7 @@ def test_the_links_of_a_page_lead_somewhere(page):
 
 
 HELP = (
-  *("cache-features", "calibrate", "decide"),
+  "cache-features",
   *("train", "generate", "convert", "inspect", "plan", "ablate", "serve", "decide", "calibrate"),
   *(f"evaluate {name}" for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   *(f"reasonaqa {name}" for name in ("build", "synthesize", "stats", "check", "tfds")),
