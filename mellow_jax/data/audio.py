@@ -94,7 +94,9 @@ def _status(path: str) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def _open(source: Source, called: str | None = None) -> Iterator[Signal]:
+def _open(
+  source: Source, called: str | None = None, max_seconds: float = sound_files.MAX_SECONDS
+) -> Iterator[Signal]:
   """Raises AudioError for what cannot be opened and for headers beyond the limits."""
   given = audio_forms.normalize(source)
   if isinstance(given, Samples):
@@ -103,7 +105,7 @@ def _open(source: Source, called: str | None = None) -> Iterator[Signal]:
     yield Signal(given.name, given.rate, channels, frames, given.read)
     return
   if isinstance(given, bytes):
-    file = Encoded(called or f"{len(given)} bytes", given, len(given))
+    file = Encoded(called or f"{len(given)} bytes", given, len(given), max_seconds=max_seconds)
   else:
     status = _status(given)
     file = Encoded(sound_files.printable(given), given, status.st_size, status.st_mtime_ns)
@@ -235,12 +237,13 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
     return [_clip(signal, cfg, preset, start, total) for start in starts]
 
 
-def header(source: Source, name: str | None = None) -> tuple[int, int, int]:
-  """Sample rate in Hz, channels and frames of a source.
+def header(data: bytes, name: str, max_seconds: float) -> tuple[int, int, int]:
+  """Sample rate in Hz, channels and frames of the bytes of a file.
 
-  Nothing is decoded, unless no header tells the length. Raises AudioError as `check` does.
+  Nothing is decoded, unless no header tells the length: then little more than max_seconds are.
+  Raises AudioError as `check` does.
   """
-  with _open(source, name) as signal:
+  with _open(data, name, max_seconds) as signal:
     return signal.rate, signal.channels, signal.frames
 
 

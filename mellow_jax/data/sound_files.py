@@ -152,6 +152,7 @@ class Encoded(NamedTuple):
   content: str | bytes
   size: int  # bytes
   mtime_ns: int = 0
+  max_seconds: float = MAX_SECONDS  # that are decoded where no header tells the length
 
   def open(self) -> io.BufferedIOBase:
     """Its bytes from the first on."""
@@ -241,7 +242,7 @@ class _Decoder:
   def count(self) -> tuple[int, bool]:
     """The frames that decode, to the limit of length, and whether they end well."""
     frames, block = 0, BLOCK_FRAMES
-    while block and frames <= MAX_SECONDS * max(self.rate, MIN_RATE):
+    while block and frames <= self._source.max_seconds * max(self.rate, MIN_RATE):
       try:
         self._skip_to(frames)
         found = len(self._read(block))

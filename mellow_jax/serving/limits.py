@@ -111,7 +111,7 @@ def check_audio(data: bytes, name: str, limits: Limits) -> None:
   if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3":
     raise RequestError(400, f"{name}: m4a, mp4 and webm are not read: {CONVERT}", name)
   try:
-    rate, channels, frames = audio.header(data, name)
+    rate, channels, frames = audio.header(data, name, limits.audio_seconds)
   except AudioError as error:
     raise RequestError(400, str(error), name) from None
   least, most = limits.rates

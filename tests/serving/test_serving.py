@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 
 from mellow_jax import checkpoint
+from mellow_jax.errors import RequestError
 from mellow_jax.inference.api import Mellow
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.engine import Engine
@@ -28,6 +30,7 @@ from mellow_jax.inference.engine import Engine
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from mellow_jax.serving import app as app_lib  # noqa: E402
+from mellow_jax.serving import limits as limits_lib  # noqa: E402
 from mellow_jax.serving.limits import Limits  # noqa: E402
 
 MOST, RATE = 12, 16_000
@@ -256,6 +259,26 @@ def test_wrong_audio_is_refused_in_a_sentence(server, part, text):
     assert text == "audio 1"
   else:
     assert status == 400 and text in found["error"]["message"]
+
+
+def test_a_stream_without_a_length_is_not_decoded_beyond_the_limit(monkeypatch):
+  """Half an hour of silence in a few kilobytes: a little more than the limit is decoded of it."""
+  file = io.BytesIO()
+  with soundfile.SoundFile(file, "w", 48_000, 1, format="OGG", subtype="OPUS") as sound:
+    for _ in range(60):
+      sound.write(np.zeros(48_000 * 30, np.float32))
+  pages = file.getvalue()
+  last = pages.rindex(b"OggS")
+  lost = pages[: last + 6] + b"\xff" * 8 + pages[last + 14 :]  # no length on the last page
+  decoded, read = [], soundfile.SoundFile.read
+  monkeypatch.setattr(
+    soundfile.SoundFile,
+    "read",
+    lambda self, frames=-1, **how: decoded.append(frames) or read(self, frames, **how),
+  )
+  with pytest.raises(RequestError, match=r"audio 1"):
+    limits_lib.check_audio(lost, "audio 1", Limits())
+  assert sum(decoded) < 48_000 * 120
 
 
 def test_silence_and_a_cut_question_are_told(server):
