@@ -78,7 +78,11 @@ def test_what_reads_no_rows_needs_none():
   config.validate(cfg, devices=8)
   for made in (demo.get_config(), tiny.get_config()):
     config.validate(made)
-  for made in (mellow.get_config(), finetune.get_config("lora"), esc10.get_config()):
+  tuned = finetune.get_config("lora")
+  with pytest.raises(ConfigError, match="init_from is empty"):
+    config.validate(tuned, reads_data=False)
+  tuned.init_from = ("weights/mellow",)
+  for made in (mellow.get_config(), tuned, esc10.get_config()):
     config.validate(made, reads_data=False)
 
 

@@ -15,10 +15,10 @@ import optax
 import pytest
 from fidelity import GOLDEN, TOLERANCE, check, check_losses
 
-from mellow_jax import config, inspect, parallel
+from mellow_jax import config, parallel
 from mellow_jax.data import audioset
 from mellow_jax.data.audio import Clip
-from mellow_jax.evaluation.inspection import events
+from mellow_jax.evaluation.inspection import events, inspecting
 from mellow_jax.inference import decode
 from mellow_jax.models import logmel, mellow
 from mellow_jax.training import optim, programs, step
@@ -120,7 +120,7 @@ def test_encoder_outputs(golden, heard, record_property):
 
 
 def test_inspected_event_curves(cfg, golden, heard, params, record_property):
-  """As `mellow_jax.inspect` shows them, the batch of 2 standing for a clip's two windows."""
+  """As `mellow inspect` shows them, the batch of 2 standing for a clip's two windows."""
   clips = [Clip(wav, 10.0 * i, 10.0, 20.0) for i, wav in enumerate(heard[0][0])]
   nested = mellow.unflatten(params, mellow.abstract(cfg)[1])
   with jax.default_matmul_precision("highest"):
@@ -128,7 +128,7 @@ def test_inspected_event_curves(cfg, golden, heard, params, record_property):
     timeline = events.detect_events("clip", clips, cfg, detect, nested["encoder"])
   expected = golden["framewise_audio1"].reshape(64, 527)
   check(record_property, "inspected events", timeline.probabilities, expected)
-  shown = inspect.report_clip(timeline, top=3, threshold=0.5)
+  shown = inspecting.report_clip(timeline, top=3, threshold=0.5)
   best = np.argsort(-expected.max(axis=0), kind="stable")[:3].tolist()
   assert [event["index"] for event in shown["events"]] == best
   for event in shown["events"]:

@@ -122,7 +122,7 @@ def train_batches(
       yield {**batch, "bad": bad_records.count(batch["bad"])}
 
 
-def _in_order(rows: Sequence[Record], seed: int | None, share: int) -> grain.MapDataset:
+def _in_order(rows: Sequence[Record], seed: int | None, share: int = 1) -> grain.MapDataset:
   """Rows without end, each epoch shuffled anew unless seed is None; groups of rows with share > 1.
 
   Sources with weights are interleaved: of any stretch of the order each has its share, to a row and

@@ -158,7 +158,7 @@ def move_embeddings(
   fresh: Float[Array, "V D"],
   old: dict[str, int],
   new: dict[str, int],
-) -> Float[Array, "V D"]:
+) -> Float[Array, "W D"]:
   """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh.
 
   But where the new vocabulary is the old one and more, the others start as random embeddings of the

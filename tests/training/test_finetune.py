@@ -224,6 +224,7 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
   run = mock.Mock(spec=loop.Run, cfg=tiny.run(log_every=50, steps=100), start=0)
   one, zero = jnp.float32(1.5), jnp.int32(0)
   run.pending = (number, step.Metrics(one, one, zero, zero), {})
+  run.compiled = {(22,): None}
   run.programs, run.writer, run.timer = mock.Mock(), mock.Mock(), mock.Mock()
   run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0}

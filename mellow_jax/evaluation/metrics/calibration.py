@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 BINS = 15  # Guo et al.
@@ -57,6 +56,7 @@ def expected_error(found: Sequence[Bin]) -> float:
 
 def fit(choices: Sequence[Scores], answers: Sequence[int]) -> float:
   """The temperature under which the right options are the most probable in all."""
+  import scipy.optimize  # here, as --help of commands imports this module
 
   def loss(log_temperature: float) -> float:
     temperature = np.exp(log_temperature)
