@@ -11,6 +11,21 @@ from typing import IO, Any
 
 from mellow_jax.errors import DataError
 
+HEAD_BYTES = 512  # of a file, that `foreign` needs
+# The first bytes of what is often found in the place of a file -> what it is.
+_FOREIGN = {
+  b"version https://git-lfs": "is a Git LFS pointer; fetch the file itself with `git lfs pull`",
+  b"<": "is a web page; download the file itself",
+  b"PK\x03\x04": "is a zip archive, or a workbook; unpack it and name the file in it",
+  b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip",
+  b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it with unzstd",
+  b"\xfd7zXZ": "is compressed by xz; unpack it with unxz",
+  b"BZh": "is compressed by bzip2; unpack it with bunzip2",
+  b"7z\xbc\xaf": "is a 7z archive; unpack it and name the file in it",
+  b"PAR1": "is a Parquet file; save its rows as JSON lines or CSV",
+  b"\x89HDF": "is an HDF5 file; export from it what is needed",
+}
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
@@ -98,6 +113,14 @@ def set_aside(path: str | os.PathLike, ending: str) -> Path:
   aside = path.with_name(path.name + ending)
   shutil.rmtree(aside, ignore_errors=True)
   return path.replace(aside)
+
+
+def foreign(head: bytes) -> str:
+  """What a file is whose first HEAD_BYTES are of a kind no reader takes, with a remedy; or ""."""
+  start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+  found = (meaning for magic, meaning in _FOREIGN.items() if start.startswith(magic))
+  is_tar = head[257:262] == b"ustar"
+  return next(found, "is a tar archive; unpack it and name the file in it" if is_tar else "")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

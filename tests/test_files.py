@@ -90,3 +90,18 @@ def test_no_empty_folder_is_left_after_a_failed_start(tmp_path):
     (tmp_path / "a" / "kept.txt").write_text("")
     raise ValueError("bad")
   assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept.txt"]
+
+
+@pytest.mark.parametrize(
+  ("head", "what"),
+  [
+    (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    (b"\xef\xbb\xbf\n <!DOCTYPE html>", "web page"),
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"a" * 100 + bytes(157) + b"ustar\0", "tar archive"),
+    (b"RIFF", ""),
+    (b"", ""),
+  ],
+)
+def test_what_is_often_found_in_the_place_of_a_file_is_named(head, what):
+  assert what in files.foreign(head) and bool(what) == bool(files.foreign(head))

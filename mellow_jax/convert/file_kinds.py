@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from mellow_jax import files
 from mellow_jax.convert import gguf_files, torch_legacy
 from mellow_jax.errors import CheckpointError
 
@@ -16,17 +17,9 @@ ENDINGS = {
   ".gguf": GGUF,
 }
 
-_HEAD_BYTES = 512
 _MAGICS = {b"PK": TORCH, torch_legacy.HEAD: TORCH, gguf_files.MAGIC: GGUF}
 _FOREIGN = {  # first bytes -> what the file is
   b"\x80": "is a bare pickle, not a PyTorch checkpoint; re-save its tensors with torch.save",
-  b"version https://git-lfs": "is a Git LFS pointer; fetch the file itself with `git lfs pull`",
-  b"<": "is a web page, not a checkpoint; download the file itself",
-  b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip",
-  b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it with unzstd",
-  b"\xfd7zXZ": "is compressed by xz; unpack it with unxz",
-  b"BZh": "is compressed by bzip2; unpack it with bunzip2",
-  b"7z\xbc\xaf": "is a 7z archive; unpack it and name the checkpoint in it",
   b"\x89HDF": "is an HDF5 file, of Keras or TensorFlow; get the PyTorch or safetensors one",
   b"\x93NUMPY": "is an array of NumPy; save the state_dict with torch.save",
 }
@@ -40,18 +33,16 @@ def told(path: str | Path) -> str:
   path = Path(path)
   try:
     with path.open("rb") as file:
-      head = file.read(_HEAD_BYTES)
+      head = file.read(files.HEAD_BYTES)
   except OSError as error:
     raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
   for magic, kind in _MAGICS.items():
     if head.startswith(magic):
       return kind
   start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-  for magic, meaning in _FOREIGN.items():
-    if start.startswith(magic):
-      raise CheckpointError(f"{path}: it {meaning}")
-  if head[257:262] == b"ustar":
-    raise CheckpointError(f"{path}: it is a tar archive; unpack it and name the checkpoint in it")
+  own = (meaning for magic, meaning in _FOREIGN.items() if start.startswith(magic))
+  if meaning := next(own, "") or files.foreign(head):
+    raise CheckpointError(f"{path}: it {meaning}")
   if head[8:9] == b"{":  # after the length of the header
     return SAFETENSORS
   if start.startswith(b"{") or path.name.endswith(".index.json"):

@@ -102,6 +102,14 @@ def choose(options: Sequence[str], answer: str, *, agree: bool = False) -> int |
   return texts.index(plain(answer)) if plain(answer) in texts else None
 
 
+def unlabelled(options: Sequence[str]) -> tuple[str, ...]:
+  """The options without their labels, "A. dog", "B. cat", where each has its own; else as given."""
+  labels = [split_label(option) for option in options]
+  if all(labels) and "".join(letter for letter, _ in labels) == LETTERS[: len(labels)]:
+    return tuple(text for _, text in labels)
+  return tuple(options)
+
+
 def verdict(text: str) -> str | None:
   """The class of a verdict on a hypothesis, one of VERDICTS' values; None for any other text."""
   return _CLASSES.get(plain(text))
@@ -151,6 +159,11 @@ _THOUGHT = _any_case(
 # All before these is thought as well: some templates open it within the prompt.
 _THOUGHT_ENDS = _any_case(
   r"(?s:.*)(?:[<◁\[]/(?:think\w*|reason\w*|thoughts?)[>▷\]]|<\|channel\|>\s*final\s*<\|message\|>)"
+)
+# A model that was not stopped goes on with the next question.
+_NEXT_TURN = re.compile(
+  r"(?s:(?<=\S)(?:\s+(?:#+\s*)?(?:Human|User|USER|HUMAN)\s*:"
+  r"|\s*<\|(?:im_start|start_header_id)?\|?>?\s*user\b).*)"
 )
 _TAG = r"(?:final[ _]?)?(?:answer|choice|option|response|output)|final"
 _REWRITTEN = (
@@ -234,6 +247,7 @@ _REASON = _any_case(
 _DOUBTED_BEFORE = _any_case(
   r"\b(?:might|may|maybe|perhaps|possibl[ey]|possibility|probabl[ey]|could (?:\w+ )?be|potentially"
   r"|presumably|(?<!most )(?<!more )likely|if|unless|whether|either|suspect\w*)\b"
+  r"|\b(?:at (?:least|most)|(?:more|less|fewer) than|up to)\s*$"
 )
 _DOUBTED_AFTER = _any_case(
   r"[\s,.()\"']*(?:(?:is|seems)\s+)?(?:\?|(?:or|and/or|plausible|might|may|maybe|perhaps|possibl[ey]|probabl[ey]|could"
@@ -256,7 +270,12 @@ _WORDED = {
   "neutral": r"plausible|neutral",
   "undetermined": r"(?:i )?(?:cannot|can't|can not)(?: be)? determined?|undetermined",
 }
-_YES_NO = _any_case(r"\b(?:(yes|yeah|yep)|no|nope)\b")
+_YES_NO = _any_case(r"\b(?:(yes|yeah|yep|yup)|no(?!\s+(?:doubt|problem|question)\b)|nope)\b")
+_VERDICT_WORDS = frozenset(("yes", "no", "true", "false", "correct", "incorrect", "right", "wrong"))
+_JUDGED = _any_case(
+  rf"(?:(?<!\w)(?=[A-Za-z])|(?={_SIGN}))([A-Z]|{_SIGN})\s*(?:(?:is|=|->)\s*|[):.–-]+\s*)?"
+  r"(?:(yes|true|correct|right|✓|✔|☑|✅)|no|false|incorrect|wrong|✗|✘|❌|×)(?!\w)"
+)
 _BOTH = _any_case(r"\W*(?:and|or|/)\W*(?:yes|no)\b|\s+(?:idea|answer)\b")
 _CONNECTED = _any_case(r"\s*(?:$|[^\w\s]|(?:because|since|as|there|it)\b)")
 
@@ -323,13 +342,16 @@ def said_yes_or_no(answer: str) -> str | None:
   It is the first word, or follows "the answer is" or the like, or stands alone at the end of a
   sentence. "no" before a noun, as in "it is no dog", is neither.
   """
-  answer = _decisive(_plainly_written(answer))
+  answer = split_letter(_decisive(_plainly_written(answer)))[1]
   if _DOUBT.search(answer):
     return None
   said = []
   for sentence in _SENTENCE_ENDS.split(answer):
     for match in _YES_NO.finditer(sentence):
       before, after = sentence[: match.start()], sentence[match.end() :]
+      other = r"\W+no\W*$" if match[1] else r"\W+yes\W*$"
+      if re.match(other, after, re.IGNORECASE):
+        return None
       if _BOTH.match(after) or _DOUBTED_BEFORE.search(before) or _DOUBTED_AFTER.match(after):
         return None
       is_first = not said and not re.search(r"\w", before)
@@ -343,7 +365,7 @@ def said_yes_or_no(answer: str) -> str | None:
 def _plainly_written(answer: str) -> str:
   """An answer without thoughts, tags and markup; what they mark as the answer follows "Answer:"."""
   answer = re.sub(r"(\W)\1{9,}", r"\1\1", straight(answer))  # no line of dashes takes seconds
-  answer = _THOUGHT_ENDS.sub("", _THOUGHT.sub("\n", answer))
+  answer = _NEXT_TURN.sub("", _THOUGHT_ENDS.sub("", _THOUGHT.sub("\n", answer)))
   for pattern, by in _REWRITTEN:
     answer = pattern.sub(by, answer)
   return _MARKUP.sub("", answer)
@@ -389,6 +411,8 @@ def _read(answer: str, offered: list[str], options: tuple[str, ...]) -> Mentione
   if said := _said_as_option(answer, offered):
     return said
   answer = _with_signs(answer, offered, options)
+  if judged := _judged(answer, offered):
+    return judged
   tail = _decisive(answer)
   sentences = [s.strip() for s in _SENTENCE_ENDS.split(tail) if re.search(r"\w|" + _SIGN, s)]
   only = [s for s in sentences if _ONLY_OPTION.fullmatch(s)]
@@ -414,6 +438,17 @@ def _said_as_option(answer: str, offered: list[str]) -> Mentioned | None:
   if not {"yes", "no"} <= set(offered) or not (said := said_yes_or_no(answer)):
     return None
   return Mentioned(texts=frozenset([offered.index(said)]))
+
+
+def _judged(answer: str, offered: list[str]) -> Mentioned | None:
+  """An answer that judges options one by one: "A: no, B: yes"; None for any other."""
+  found = [(name.lower(), bool(yes)) for name, yes in _JUDGED.findall(answer)]
+  if len({name for name, _ in found}) < 2 or not _VERDICT_WORDS.isdisjoint(offered):
+    return None
+  right = {name for name, is_right in found if is_right} - {name for name, yes in found if not yes}
+  texts = frozenset(ord(name) - _FIRST_SIGN for name in right if name not in LETTERS)
+  letters = frozenset(LETTERS.index(name) for name in right if name in LETTERS)
+  return Mentioned(letters, texts, denied=not right)
 
 
 def _with_signs(answer: str, offered: list[str], options: tuple[str, ...]) -> str:

@@ -11,6 +11,8 @@ Sources: RIFF and RF64 (EBU Tech 3306), Wave64, AIFF-C, Apple's CAF, RFC 3533 (O
 
 import functools
 import io
+import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +54,8 @@ def layout(file: io.BufferedIOBase, size: int) -> Layout:
     return _chunked(file, start, size)
   if magic in (b".snd", b"dns."):
     return _au(file, start, size)
+  if magic == b"NIST":
+    return _nist(file, start, size)
   if magic == b"fLaC":
     return _flac(file, start, size)
   if magic == b"OggS":
@@ -103,6 +107,7 @@ _CHUNKED = {
   b"caff": _Form(">Q", 8, b"data", align=1, whole=0),
 }
 _MPEG_IN_WAV = 0x55
+_USUAL_CHUNKS = (b"LIST", b"id3 ", b"bext", b"cue ", b"smpl", b"iXML", b"fact", b"PEAK", b"JUNK")
 
 
 class _Chunk(NamedTuple):
@@ -162,8 +167,8 @@ def _ends(file: io.BufferedIOBase, form: _Form, at: int, stop: int) -> bool:
     if begin >= stop or (stop - begin <= SLACK and not any(_at(file, begin, stop - begin))):
       return True
     head = _at(file, begin, form.name + struct.calcsize(form.size))
-    if head[:3] in (b"ID3", b"TAG") or head[:8] == b"APETAGEX":
-      return True
+    if head[:3] in (b"ID3", b"TAG") or head[:8] == b"APETAGEX" or head[:4] in _USUAL_CHUNKS:
+      return True  # it may be cut
     if len(head) == form.name + struct.calcsize(form.size) and head[:4].isascii():
       (size,) = struct.unpack_from(form.size, head, form.name)
       if head[:4].decode().isprintable() and begin + len(head) + size - form.own <= stop + 1:
@@ -201,6 +206,23 @@ def _au(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
   return _patched(file, start, chunk, there, _Form(order, 0, b"", whole=0))
 
 
+def _nist(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
+  """The header of NIST's SPHERE is lines such as "sample_count -i 16000"."""
+  head = _at(file, start, 1024)
+  fields = dict(re.findall(rb"(?m)^(\w+) -i (\d{1,15})\s*$", head))
+  sizes = [fields.get(name) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+  length = re.match(rb"NIST_1A\s+(\d{1,6})\s", head)
+  if None in sizes or not length:
+    return Layout()
+  claimed, there = math.prod(map(int, sizes)), stop - start - int(length[1])
+  is_plain = b"shorten" not in head
+  return Layout(
+    cut=f"{there} of its {claimed} bytes of samples are there"
+    if is_plain and there < claimed
+    else ""
+  )
+
+
 # --- FLAC ----------------------------------------------------------------------------------------
 
 
@@ -214,7 +236,8 @@ def _flac(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
   if end and end < total < _MOST_SAMPLES:
     return Layout(cut=f"{end} of its {total} samples are there")
   if total and end <= total:
-    return Layout()
+    # Behind a tag, libsndfile finds the first frame but not the others.
+    return Layout(parts=(Part(b"", start, stop),) if start else ())
   head[21] &= 0xF0  # a total of 0 is none
   head[22:26] = bytes(4)
   return Layout(parts=(Part(bytes(head), start + 42, stop),), is_counted=True, least=end)

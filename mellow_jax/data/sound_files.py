@@ -32,6 +32,7 @@ MAX_SECONDS = 4 * 3600.0
 BLOCK_FRAMES = 2**20  # decoded at a time, where all of a source is
 
 _FAR = 2**40  # bytes, more than any file has
+_WANTED = "give wav, flac, ogg or mp3, or get it again"
 logger = logging.getLogger("mellow_jax")
 
 
@@ -118,6 +119,16 @@ def _reason(error: Exception) -> str:
   return getattr(error, "error_string", None) or str(error)
 
 
+def _foreign(source: "Encoded") -> str:
+  """What a file that libsndfile does not open is, where its first bytes tell; else ""."""
+  with source.open() as file:
+    head = file.read(files.HEAD_BYTES)
+  if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
+    kind = "MPEG-4 (m4a, mp4)" if head[4:8] == b"ftyp" else "Matroska or WebM"
+    return f"is {kind}, which is not read; convert it to wav, flac, ogg or mp3"
+  return files.foreign(head)
+
+
 class _SequentialFile(soundfile.SoundFile):
   """A file that is read on and on: soundfile seeks before and after each read, which GSM cannot."""
 
@@ -191,11 +202,9 @@ class _Decoder:
       self._sound, self._at = _SequentialFile(self._file), 0
     except (soundfile.SoundFileError, TypeError) as error:
       self.close()
-      raise AudioError(
-        f"{self._source.name}: cannot be decoded ({_reason(error)}): give wav, flac, ogg or mp3, "
-        "or get it again",
-        "undecodable",
-      ) from None
+      foreign = _foreign(source)
+      why = f", it {foreign}" if foreign else f" ({_reason(error)}): {_WANTED}"
+      raise AudioError(f"{source.name}: cannot be decoded{why}", "undecodable") from None
 
   def close(self) -> None:
     for held in (self._sound, self._file):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
+from mellow_jax import files
 from mellow_jax.data import json_stream
 from mellow_jax.errors import DataError
 
@@ -121,6 +122,9 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
   Raises DataError as `read` does, but for the shape of rows.
   """
   with _reading(path, remedy):
+    with Path(path).open("rb") as file:
+      if foreign := files.foreign(file.read(files.HEAD_BYTES)):
+        _fail(path, "", foreign)
     with _opened(path) as file:
       first = _first_sign(file)
     if first in ("[", "{"):
@@ -144,13 +148,15 @@ def _cells(text: str, separator: str) -> Any:
 
 
 def _header(text: str, separator: str) -> tuple[str, ...]:
-  """The names of the columns, without empty ones at the end."""
+  """The names of the columns, without empty ones at the end; an index of pandas is named _index."""
   try:
     header = [column.strip() for column in next(_cells(text, separator), ())]
   except csv.Error:
     return ()
   while header and not header[-1]:
     header.pop()
+  if header and not header[0]:
+    header[0] = "_index"
   return tuple(header)
 
 

@@ -141,6 +141,21 @@ def describe(clip: Clip) -> str:
   return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
 
 
+def _random_key(seed: int, sampling: Sampling) -> Key[Array, ""]:
+  """The key of a seed; raises QuestionError where either is of another type."""
+  if not isinstance(sampling, Sampling):
+    raise QuestionError(f"sampling {sampling!r:.60}: give a Sampling, such as Sampling(top_p=0.9)")
+  if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+    raise QuestionError(f"seed {seed!r:.60}: give a whole number of 64 bits")
+  return jax.random.key(seed)
+
+
+def _are_texts(options: Any) -> bool:
+  """Whether these are the options of a question: texts, at least one."""
+  is_list = isinstance(options, Sequence) and not isinstance(options, str)
+  return is_list and bool(options) and all(isinstance(text, str) for text in options)
+
+
 class Mellow:
   """A loaded model and its preprocessing.
 
@@ -274,7 +289,7 @@ class Mellow:
     if sampling.samples > 1 or sampling.beams > 1:
       raise QuestionError("only one answer can be streamed: set samples and beams to 1")
     prompt = self.prompt((clip, audio2, question), window)
-    key, ids, states = jax.random.key(seed), [], []
+    key, ids, states = _random_key(seed, sampling), [], []
 
     def tokens() -> Iterator[int]:
       with self._announced(("streamed answers", sampling), 1):
@@ -342,7 +357,7 @@ class Mellow:
 
     Raises AudioError and QuestionError, as `answer` does, for the rows it comes to.
     """
-    key = jax.random.key(seed)
+    key = _random_key(seed, sampling)
     own = None if numbers is None else np.array(numbers, np.int32)
 
     def compute(inputs: _Inputs, places: np.ndarray) -> tuple[Array, Array, Array]:
@@ -396,9 +411,9 @@ class Mellow:
 
     Raises as `answers` does, and QuestionError where not every row has options.
     """
-    if len(rows) != len(options) or not all(options) or any(isinstance(o, str) for o in options):
+    if len(rows) != len(options) or not all(map(_are_texts, options)):
       raise QuestionError(
-        f"options of {len(options)} rows for {len(rows)} rows: give each row a list of options"
+        f"options of {len(options)} rows for {len(rows)} rows: give each row a list of texts"
       )
     if not rows:
       return []
@@ -572,6 +587,8 @@ class Mellow:
     """
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
       raise QuestionError(f"batch_size {batch_size!r}: give 1 or more")
+    if not isinstance(rows, Iterable):
+      raise QuestionError(f"rows {rows!r:.60}: give rows of (clip, second clip or None, question)")
     rows, start, running = iter(rows), 0, []
 
     def finish() -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:

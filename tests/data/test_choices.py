@@ -180,3 +180,75 @@ def test_options_of_one_style_on_one_line(text, found):
 def test_options_out_of_order_are_refused(text):
   with pytest.raises(ValueError, match="out of order"):
     choices.split_styled(text)
+
+
+@pytest.mark.parametrize(
+  ("answer", "place"),
+  [
+    ("A: no, B: yes, C: no", 1),
+    ("A. False\nB. True\nC. False", 1),
+    ("A ✗ B ✓ C ✗", 1),
+    ("dog: no\ncat: yes\nrain: no", 1),
+    ("A: yes, B: yes, C: no", None),
+    ("A: no, B: no, C: no", None),
+    ("A: yes, A: no, B: no", None),
+    ("B) cat", 1),
+  ],
+)
+def test_options_that_are_judged_one_by_one(answer, place):
+  assert choices.picked(answer, ["dog", "cat", "rain"]) == place
+
+
+@pytest.mark.parametrize("options", [["yes", "no"], ["true", "false", "wrong"]])
+def test_verdicts_that_are_options_judge_none(options):
+  assert choices.picked("A. True", ["true", "false"]) == 0
+  assert choices.picked(f"B) {options[1]}", options) == 1
+
+
+@pytest.mark.parametrize(
+  "answer",
+  [
+    "B\n\nHuman: which sound? A) dog",
+    "B<|im_end|>\n<|im_start|>user\nA",
+    "B) cat User: and now? A: dog",
+    "B<|eot_id|><|start_header_id|>user<|end_header_id|>A",
+  ],
+)
+def test_an_answer_ends_before_the_next_turn(answer):
+  assert choices.picked(answer, ["dog", "cat", "rain"]) == 1
+
+
+@pytest.mark.parametrize("answer", ["at least 3", "more than 3", "up to 3", "fewer than 3"])
+def test_a_bound_is_no_number(answer):
+  assert choices.picked(answer, ["1", "2", "3"]) is None
+
+
+@pytest.mark.parametrize(
+  ("answer", "said"),
+  [
+    ("yes no", None),
+    ("yes, no", None),
+    ("no, yes", None),
+    ("no doubt, yes", None),
+    ("a) yes", "yes"),
+    ("(B) no", "no"),
+    ("no, no dog is heard", "no"),
+    ("yup", "yes"),
+  ],
+)
+def test_both_words_are_neither(answer, said):
+  assert choices.said_yes_or_no(answer) == said
+
+
+@pytest.mark.parametrize(
+  ("options", "texts"),
+  [
+    (["A. dog", "B. cat"], ("dog", "cat")),
+    (["(a) dog", "(b) cat"], ("dog", "cat")),
+    (["A. dog", "cat"], ("A. dog", "cat")),
+    (["B. dog", "A. cat"], ("B. dog", "A. cat")),
+    (["C", "D"], ("C", "D")),
+  ],
+)
+def test_options_that_bring_their_labels(options, texts):
+  assert choices.unlabelled(options) == texts

@@ -303,3 +303,40 @@ def test_a_length_is_counted_once_of_a_file_that_tells_none(tmp_path, monkeypatc
   for _ in range(3):
     audio.load(path, CFG, CLEAN)
   assert len(counted) == 1
+
+
+def test_flac_behind_an_id3_tag_is_heard_to_its_end():
+  tag = b"ID3\x03\0\0" + bytes([0, 0, 2, 0]) + bytes(256)
+  raw = encoded("flac")
+  assert seconds(tag + raw) == seconds(raw) == 3.0
+  wav = audio.load(tag + raw, CFG, CLEAN).wav
+  np.testing.assert_array_equal(wav, audio.load(raw, CFG, CLEAN).wav)
+
+
+def test_a_list_of_notes_that_is_cut_is_no_sound():
+  raw = encoded("wav")
+  assert seconds(raw + b"LIST" + struct.pack("<I", 1000) + b"INFO" + bytes(300)) == seconds(raw)
+
+
+def test_a_nist_file_cut_short_is_refused():
+  file = io.BytesIO()
+  soundfile.write(file, sound(), RATE, format="NIST", subtype="PCM_16")
+  raw = file.getvalue()
+  assert seconds(raw) == 3.0
+  with pytest.raises(AudioError, match=r"cut short, .* bytes of samples are there"):
+    seconds(raw[: len(raw) // 2])
+
+
+@pytest.mark.parametrize(
+  ("raw", "what"),
+  [
+    (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    (b"<!DOCTYPE html>", "web page"),
+    (struct.pack(">I", 24) + b"ftypM4A " + bytes(99), "MPEG-4"),
+    (b"\x1aE\xdf\xa3" + bytes(99), "WebM"),
+    (b"PK\3\4" + bytes(99), "zip archive"),
+  ],
+)
+def test_what_is_no_sound_file_is_named(raw, what):
+  with pytest.raises(AudioError, match=f"cannot be decoded, it is .*{what}"):
+    seconds(raw)

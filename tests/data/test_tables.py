@@ -57,7 +57,10 @@ def test_an_object_on_one_line_is_a_row_unless_it_holds_one_list_of_objects(tmp_
     ("x.csv", "file,text\n", "holds no rows"),
     ("x.csv", "file,text\na,\udcff", "is not UTF-8 at byte 12: get it again"),
     ("x.json", "", "holds no rows"),
-    ("x.json", "<html>", "is not JSON: it begins with neither '[' nor '{': get it again"),
+    ("x.json", "hello", "is not JSON: it begins with neither '[' nor '{': get it again"),
+    ("x.json", "<html>", "is a web page; download the file itself"),
+    ("x.csv", "PAR1\0\0", "is a Parquet file; save its rows as JSON lines or CSV"),
+    ("x.csv", "PK\3\4\0\0", "is a zip archive, or a workbook"),
     ("x.json", "[{}, {}", "is not JSON (it ends before its ']', after item 2): get it again"),
     ("x.json", "[1]", "row 0 (from 0): is int, not an object"),
     ("x.json", '[{"a": 1, "a": 2}]', "row 0 (from 0): field 'a' occurs twice: keep one"),
@@ -81,3 +84,9 @@ def test_what_is_wrong_is_said_with_its_place_and_its_remedy(tmp_path, name, con
 def test_what_cannot_be_read_is_said_at_once(tmp_path, name):
   with pytest.raises(DataError, match="cannot be read"):
     tables.read(tmp_path / name)
+
+
+def test_an_index_column_of_pandas_is_a_note(tmp_path):
+  path = tmp_path / "x.csv"
+  path.write_text(",id,text\n0,7,a\n")
+  assert [row.fields for row in tables.read(path)] == [{"_index": "0", "id": "7", "text": "a"}]

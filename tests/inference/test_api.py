@@ -55,6 +55,13 @@ for bad in (None, clip[0], 3, {}):
   refused(lambda: model.answer(bad, "rain ?"), "give a path")
 for window in ("middle", "random", "all", None):
   refused(lambda: model.answer(clip, "rain ?", window=window), 'choose "first" or "center"')
+for seed in (None, 1.5, 2**70, "1"):
+  refused(lambda: model.answer(clip, "rain ?", seed=seed), "seed", "give a whole number")
+for sampling in (None, {"top_p": 0.5}):
+  refused(lambda: model.answer(clip, "rain ?", sampling=sampling), "give a Sampling")
+refused(lambda: model.answers(None), "rows None", "give rows of")
+for options in ([[1, 2]], [["a", None]], [None]):
+  refused(lambda: model.score([row], options), "give each row a list of texts")
 """
 
 
@@ -66,7 +73,7 @@ def test_what_is_no_row_is_one_line_that_says_what_to_give(tiny_model_folder):
 
 @pytest.mark.parametrize("options", [[], [["a"], ["b"]], [[]], ["ab"]])
 def test_options_that_do_not_fit_the_rows_are_refused(model, options):
-  with pytest.raises(QuestionError, match="give each row a list of options"):
+  with pytest.raises(QuestionError, match="give each row a list of texts"):
     model.score([(CLIP, None, "rain ?")], options)
 
 

@@ -267,3 +267,18 @@ def test_damaged_completions_yield_nothing_that_is_not_in_them(case, data):
     end = data.draw(st.integers(start, min(len(text), start + 60)))
     text = text[:start] + data.draw(PIECES) + text[end:]
   assert_nothing_is_invented(text, kind)
+
+
+@pytest.mark.parametrize("label", ["a - {}", "a – {}", "1 - {}"])
+def test_labels_with_a_dash_are_left_in_no_option(label):
+  options = [label.format(text) for text in ("dog", "cat", "rain", "wind")]
+  reply = {"question": "What sound is heard?", "options": options, "answer": "a"}
+  (found,) = parse(json.dumps({"questions": [reply]}), "mcq")
+  assert isinstance(found, Reject)
+
+
+@pytest.mark.parametrize("greeting", ["Sure!", "Of course,", "Certainly:"])
+def test_a_greeting_is_left_in_no_answer(greeting):
+  reply = {"question": "What sound is heard?", "answer": f"{greeting} A dog barks."}
+  (found,) = parse(json.dumps({"questions": [reply]}), "detail")
+  assert isinstance(found, Reject)

@@ -93,13 +93,18 @@ def _choices(path: Path, where: str, row: Row) -> tuple[tuple[str, ...], str]:
   """The choices and the right one of them; "" where none is given."""
   if isinstance(listed := row.get("choices"), list) and len(listed) > 2 and listed[-1] == "":
     row = {**row, "choices": listed[:-1]}  # as four rows of MMAR end; nothing is there to choose
-  options, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
+  if isinstance(listed, dict) and "".join(listed).lower() == choices.LETTERS[: len(listed)]:
+    row = {**row, "choices": [*listed.values()]}  # by their letters
+  listed, answer = _texts(path, where, row, "choices"), _text(path, where, row, "answer", "")
+  options = choices.unlabelled(listed)
   if not 2 <= len(options) <= len(choices.LETTERS):
     most = len(choices.LETTERS)
     fault = f"field 'choices' has {len(options)}: 2 to {most} are read"
     _fail(path, where, f'{fault}, in a cell with "|" between them')
   if not answer or answer in options:
     return options, answer
+  if answer in listed:
+    return options, options[listed.index(answer)]
   place = choices.choose(options, answer)
   if place is None:
     fault = f"field 'answer' {answer!r:.80} is none of the choices {list(options)!r:.200}"

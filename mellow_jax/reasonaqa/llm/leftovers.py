@@ -97,6 +97,10 @@ _SAID_AROUND = _any(
   r"these (?:five )?questions|here (?:are|is) (?:the|five|your|another)",
   r"the (?:correct |right )?answer is(?!\w)",
 )
+_GREETING = re.compile(
+  r"(?:sure|certainly|of course|okay|absolutely|great)\s*[!,.:]", re.IGNORECASE
+)
+_DASHED_LABEL = re.compile(r"(?:[a-h]|\d)\s*(?:[–—]|-\s)", re.IGNORECASE)
 _LISTED = re.compile(r"(?:^|\s)\(?(?:\d{1,2}|[ivx]{1,4})[.)]\s")
 # What asks stands in no answer, with a question mark or without.
 _ASKS = re.compile(
@@ -137,6 +141,8 @@ def _question_fault(text: str) -> str:
 def _option_fault(text: str) -> str:
   if _MARK_WORDS.search(text) or _ASIDE.search(text):
     return MARK
+  if _DASHED_LABEL.match(text):
+    return LABEL
   if _JOINED.search(text) or "?" in text or text[0] in "([":
     return REST
   return COUNTER if _ANY_COUNTER.search(text) or _LISTED.match(text) else ""
@@ -145,7 +151,7 @@ def _option_fault(text: str) -> str:
 def _answer_fault(text: str) -> str:
   if _ASKS.search(text) or len(text.split()) > _LONGEST:
     return SEVERAL
-  if _SAID_AROUND.search(text) or re.match(r"\w+(?: \w+)?:\s", text):
+  if _SAID_AROUND.search(text) or _GREETING.match(text) or re.match(r"\w+(?: \w+)?:\s", text):
     return REST
   return "the answer is a list" if _LISTED.search(text) else ""
 
