@@ -181,6 +181,7 @@ _REWRITTEN = (
 )
 _MARKUP = re.compile(r"\*\*|__|~~|[`$]|(?<!\w)[*_]+|[*_]+(?!\w)|^\s*(?:#+|>|[-•])\s", re.MULTILINE)
 
+_AROUND = 500  # characters; without a limit, a word repeated 30,000 times took minutes
 _SIGN = "[\ue000-\uf8ff]"  # stands for an option's text: the first of these and its place
 _FIRST_SIGN = ord("\ue000")
 _SENTENCE_ENDS = re.compile(
@@ -348,7 +349,7 @@ def said_yes_or_no(answer: str) -> str | None:
   said = []
   for sentence in _SENTENCE_ENDS.split(answer):
     for match in _YES_NO.finditer(sentence):
-      before, after = sentence[: match.start()], sentence[match.end() :]
+      before, after = _around(sentence, match)
       other = r"\W+no\W*$" if match[1] else r"\W+yes\W*$"
       if re.match(other, after, re.IGNORECASE):
         return None
@@ -472,10 +473,18 @@ def _with_signs(answer: str, offered: list[str], options: tuple[str, ...]) -> st
       begins, ends = r"(?:(?<=\b[A-Za-z][.):]\s)|(?<=\b[A-Za-z]\s-\s))", r"(?![\w#♯♭'])"
     for match in re.finditer(begins + text + ends, answer, re.IGNORECASE):
       spans.setdefault(match.span(), offered.index(option))
-  within = {(a, b) for a, b in spans for c, d in spans if (a, b) != (c, d) and c <= a and b <= d}
-  for a, b in sorted(spans.keys() - within, reverse=True):
-    answer = answer[:a] + chr(_FIRST_SIGN + spans[a, b]) + answer[b:]
-  return answer
+  parts, end = [], 0
+  for a, b in sorted(spans, key=lambda span: (span[0], -span[1])):
+    if b > end:  # else it is within another
+      parts += [answer[end:a], chr(_FIRST_SIGN + spans[a, b])]
+      end = b
+  return "".join(parts) + answer[end:]
+
+
+def _around(sentence: str, match: re.Match[str]) -> tuple[str, str]:
+  """What stands before and after a match, as far as it can matter."""
+  start, end = match.span()
+  return sentence[max(start - _AROUND, 0) : start], sentence[end : end + _AROUND]
 
 
 def _mentions(sentence: str, offered: list[str]) -> list[_Mention]:
@@ -483,7 +492,7 @@ def _mentions(sentence: str, offered: list[str]) -> list[_Mention]:
   found, end = [], None
   for match in _NAME.finditer(sentence):
     opened, letter, closed = match.groups()
-    before, after = sentence[: match.start()], sentence[match.end() :]
+    before, after = _around(sentence, match)
     how = _is_denied(before, after), _is_doubted(before, after)
     if not letter:
       found.append(_Mention(ord(match[0]) - _FIRST_SIGN, True, *how))

@@ -1,5 +1,7 @@
 """Lettered options are read as datasets, models and language models write them."""
 
+import time
+
 import pytest
 
 from mellow_jax.data import choices
@@ -252,3 +254,10 @@ def test_both_words_are_neither(answer, said):
 )
 def test_options_that_bring_their_labels(options, texts):
   assert choices.unlabelled(options) == texts
+
+
+@pytest.mark.parametrize("text", ["A is ", "dog ", "a) "])
+def test_an_answer_that_repeats_itself_is_read_in_a_second(text):
+  begun = time.process_time()
+  choices.picked(f"B) cat {text * 1000}", ["dog", "cat", "rain"])
+  assert time.process_time() - begun < 2.0
