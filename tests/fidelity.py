@@ -35,7 +35,7 @@ def check(record_property, name, actual, expected, tolerance=TOLERANCE):
   actual = np.asarray(actual)
   assert actual.shape == expected.shape
   found = float(np.abs(actual - expected).max() / np.abs(expected).max())
-  record_property(name, found)
+  record_property(name, float(found))
   print(f"fidelity {name} {found:.2e}")
   assert found <= tolerance
 
@@ -43,7 +43,7 @@ def check(record_property, name, actual, expected, tolerance=TOLERANCE):
 def check_losses(record_property, name, ours, expected, bar):
   """The same of each of some losses by itself."""
   worst = float(np.max(np.abs(np.asarray(ours) - expected) / expected))
-  record_property(name, worst)
+  record_property(name, float(worst))
   print(f"fidelity {name} {worst:.2e}")
   assert worst <= bar
 

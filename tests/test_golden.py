@@ -173,7 +173,7 @@ def test_greedy_tokens(cfg, golden, heard, batch, params, record_property):
   with jax.default_matmul_precision("highest"):
     found = answer(params, heard[1][0][3], heard[1][1][3])
   wrong = int((np.asarray(found.tokens)[:, 0] != golden["greedy_tokens"]).sum())
-  record_property("greedy tokens", wrong)
+  record_property("greedy tokens", int(wrong))
   print(f"fidelity greedy tokens that differ {wrong}")
   assert wrong == 0
 
@@ -239,7 +239,7 @@ def test_gradients_and_adam(state, forward, train_config, golden, batch, record_
       for name, m in moment.items()
     }
     worst = fidelity.gradient_norms(train_config.model, ours, golden)
-    record_property("gradient norms", worst)
+    record_property("gradient norms", float(worst))
     print(f"fidelity gradient norms {worst:.2e}")
     assert not ours
     assert worst <= 1e-3

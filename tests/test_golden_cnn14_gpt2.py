@@ -116,7 +116,7 @@ def test_loss_and_gradient(cfg, params, batch, golden, record_property):
     for name, m in optax.tree.get(state.opt_state, "mu").items()
   }
   worst = gradient_norms(cfg, ours, golden)
-  record_property("GPT-2 gradient norms", worst)
+  record_property("GPT-2 gradient norms", float(worst))
   print(f"fidelity GPT-2 gradient norms {worst:.2e}")
   assert not ours
   assert worst <= 1e-3
