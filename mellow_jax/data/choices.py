@@ -158,7 +158,7 @@ _THOUGHT = _any_case(
 )
 # All before these is thought as well: some templates open it within the prompt.
 _THOUGHT_ENDS = _any_case(
-  r"(?s:.*)(?:[<◁\[]/(?:think\w*|reason\w*|thoughts?)[>▷\]]|<\|channel\|>\s*final\s*<\|message\|>)"
+  r"\A(?s:.*)(?:[<◁\[]/(?:think\w*|reason\w*|thoughts?)[>▷\]]|<\|channel\|>\s*final\s*<\|message\|>)"
 )
 # A model that was not stopped goes on with the next question.
 _NEXT_TURN = re.compile(
@@ -228,6 +228,7 @@ _CHORD_CHOSEN = _any_case(
 )
 _CHORD = re.compile(r"[A-G](?:[#♯♭b]|m\b|maj|min|dim|sus|\d|[:/]|\s*(?:[Mm]ajor|[Mm]inor)|$)")
 
+_MOST_MENTIONS = 500  # in a sentence
 _DENIAL = (
   r"(?:\b(?:not|no|never|neither|nor|none|cannot|without|except|excluding|instead of|rather than"
   r"|other than|(?:anything|everything|all|any) but|wrong|incorrect|exclud\w+|eliminat\w+"
@@ -376,7 +377,8 @@ def _decisive(answer: str) -> str:
   """What follows the last "the answer is" of an answer, and any correction; else all of it."""
   if found := _CORRECTION.match(answer):
     answer = answer[found.end() :]
-  found = [m for m in _ANSWER_IS.finditer(answer) if re.search(r"\w|" + _SIGN, answer[m.end() :])]
+  said = max((m.end() for m in re.finditer(r"\w|" + _SIGN, answer)), default=0)
+  found = [m for m in _ANSWER_IS.finditer(answer) if m.end() < said]
   if not found:
     return answer
   last = found[-1]
@@ -489,8 +491,10 @@ def _around(sentence: str, match: re.Match[str]) -> tuple[str, str]:
 
 def _mentions(sentence: str, offered: list[str]) -> list[_Mention]:
   """The options that a sentence names, in its order."""
-  found, end = [], None
-  for match in _NAME.finditer(sentence):
+  found, end, matches = [], None, list(_NAME.finditer(sentence))
+  if len(matches) > _MOST_MENTIONS:
+    return []  # a model that repeats itself without end chooses nothing
+  for match in matches:
     opened, letter, closed = match.groups()
     before, after = _around(sentence, match)
     how = _is_denied(before, after), _is_doubted(before, after)

@@ -256,8 +256,8 @@ def test_options_that_bring_their_labels(options, texts):
   assert choices.unlabelled(options) == texts
 
 
-@pytest.mark.parametrize("text", ["A is ", "dog ", "a) "])
+@pytest.mark.parametrize("text", ["A is ", "dog ", "a) ", "not B ", "the answer is ", "maybe "])
 def test_an_answer_that_repeats_itself_is_read_in_a_second(text):
   begun = time.process_time()
-  choices.picked(f"B) cat {text * 1000}", ["dog", "cat", "rain"])
-  assert time.process_time() - begun < 2.0
+  choices.picked(f"B) cat {text * 5000}", ["dog", "cat", "rain"])
+  assert time.process_time() - begun < 1.0
