@@ -15,8 +15,9 @@ STYLE = """
 .verdict.open { background: #f4f4f0; border-color: #8a8f98 }
 dl { display: grid; grid-template-columns: 6rem 1fr; gap: .2rem .8rem } dd { margin: 0 }
 dt { color: #5a6472 } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } table { font-size: 13px }
+dd { overflow-wrap: anywhere; min-width: 0 }
 td.value { white-space: nowrap; font-variant-numeric: tabular-nums }
-summary { cursor: pointer; font-weight: 600 } p.says { color: #5a6472; margin: .2rem 0 }
+summary { cursor: pointer; font-weight: 600 } p.says { color: #5a6472; margin: .2rem 0; overflow-wrap: anywhere }
 """
 
 
@@ -24,7 +25,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
   head, *body = rows
   cells = ("".join(f"<th>{html.escape(cell)}</th>" for cell in head),)
   cells += tuple("".join(map(_cell, row)) for row in body)
-  return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+  lines = "".join(f"<tr>{row}</tr>" for row in cells)
+  return f'<div class="wide"><table>{lines}</table></div>'  # it scrolls, and the page does not
 
 
 def _cell(cell: str) -> str:
