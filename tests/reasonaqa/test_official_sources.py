@@ -187,7 +187,8 @@ def test_what_is_absent_is_named_with_where_to_get_it(tmp_path):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("version https://git-lfs.github.com/spec/v1\n", "line 1: column 'file_name' is missing"),
+    ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ("name,caption\na.wav,rain\n", "line 1: column 'file_name' is missing"),
     (CAPTIONS + "a.wav,1,2,3,4\n", "line 2: has 5 cells where the header has 6"),
     (CAPTIONS + 'a.wav,"1\n,2,3,4,5\n', "line 2: is not CSV"),
     (CAPTIONS + "a.wav,1,2,3,4,\udcff\n", "is not UTF-8 at byte"),
