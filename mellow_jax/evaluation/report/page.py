@@ -17,7 +17,8 @@ dl { display: grid; grid-template-columns: 6rem 1fr; gap: .2rem .8rem } dd { mar
 dt { color: #5a6472 } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } table { font-size: 13px }
 dd { overflow-wrap: anywhere; min-width: 0 }
 td.value { white-space: nowrap; font-variant-numeric: tabular-nums }
-summary { cursor: pointer; font-weight: 600 } p.says { color: #5a6472; margin: .2rem 0; overflow-wrap: anywhere }
+summary { cursor: pointer; font-weight: 600 }
+p.says { color: #5a6472; margin: .2rem 0; overflow-wrap: anywhere }
 """
 
 
