@@ -123,15 +123,22 @@ def decision(
   question: Question, log_likelihoods: Sequence[float] | np.ndarray, temperature: float = 1.0
 ) -> Decision:
   """The decision of options' natural log-likelihoods."""
-  scaled = np.asarray(log_likelihoods, np.float64) / temperature
-  weights = np.exp(scaled - scaled.max())
-  probabilities = weights / weights.sum()
+  found = probabilities(log_likelihoods, temperature)
   is_rating = isinstance(question, Rating)
   return Decision(
     options=question.options,
-    probabilities=tuple(probabilities.tolist()),
-    confidence=_rating_confidence(probabilities) if is_rating else _confidence(probabilities),
+    probabilities=tuple(found.tolist()),
+    confidence=_rating_confidence(found) if is_rating else _confidence(found),
   )
+
+
+def probabilities(
+  log_likelihoods: Sequence[float] | np.ndarray, temperature: float = 1.0
+) -> np.ndarray:
+  """The probability of each option, of their natural log-likelihoods."""
+  scaled = np.asarray(log_likelihoods, np.float64) / temperature
+  weights = np.exp(scaled - scaled.max())
+  return weights / weights.sum()
 
 
 def _confidence(probabilities: np.ndarray) -> float:

@@ -173,6 +173,7 @@ class Engine:
       raise BusyError(f"{self.max_queue} requests are waiting: try again later")
     with self._lock:  # none is put behind the word that ends the thread
       if self._is_closed:
+        self._waiting.release()
         raise BusyError("the engine is closed")
       self._queue.put(request)
 

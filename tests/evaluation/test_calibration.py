@@ -9,13 +9,14 @@ from mellow_jax import checkpoint, evaluate
 from mellow_jax.errors import CheckpointError
 from mellow_jax.evaluation.commands import calibrate
 from mellow_jax.evaluation.metrics import calibration
+from mellow_jax.inference.decide import probabilities
 
 
 def made(temperature: float, n: int = 4000) -> tuple[list[np.ndarray], list[int]]:
   """Log-likelihoods that are `temperature` times as large as those that answers follow."""
   rng = np.random.default_rng(0)
   logits = rng.normal(0, 1.5, (n, 4))
-  answers = [int(rng.choice(4, p=calibration.probabilities(row))) for row in logits]
+  answers = [int(rng.choice(4, p=probabilities(row))) for row in logits]
   return list(logits * temperature), answers
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+
+from mellow_jax.inference.decide import probabilities
 
 BINS = 15  # Guo et al.
 TEMPERATURES = (0.05, 20.0)  # that a fit looks between
-
-
 Scores = Sequence[float] | np.ndarray  # options' log-likelihoods
 
 
@@ -23,13 +22,6 @@ class Bin(NamedTuple):
   confidence: float  # mean
   accuracy: float  # share of right ones
   count: int
-
-
-def probabilities(log_likelihoods: Scores, temperature: float = 1.0) -> Float[np.ndarray, "O"]:
-  """The probability of each option."""
-  scaled = np.asarray(log_likelihoods, np.float64) / temperature
-  weights = np.exp(scaled - scaled.max())
-  return weights / weights.sum()
 
 
 def bins(choices: Sequence[Scores], answers: Sequence[int], temperature: float = 1.0) -> list[Bin]:
