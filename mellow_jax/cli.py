@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import functools
 import os
 import re
 import sys
@@ -38,6 +39,22 @@ def define_device(f: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "device", None, list(PLATFORMS), "Where the model runs; by default JAX chooses.", flag_values=f
   )
+
+
+def define_sampling(f: flags.FlagValues, samples: str) -> None:
+  """Defines how tokens are chosen, for inference.answering.sampling_of; samples is their help."""
+  kinds = ["greedy", "sample", "beam"]
+  flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
+  number = functools.partial(flags.DEFINE_integer, flag_values=f)
+  number("max_new_tokens", 300, "Tokens after which an answer is cut off.")
+  number("top_k", 0, "Sample from the k most probable tokens; 0: from all.")
+  number("samples", 1, samples)
+  number("beams", 4, "Beams of --sampling=beam.")
+  share = functools.partial(flags.DEFINE_float, flag_values=f)
+  share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
+  share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
+  vote = "Of several samples keep one that most agree with, by option or by yes and no."
+  flags.DEFINE_bool("vote", False, vote, flag_values=f)
 
 
 def _use_device(device: str) -> None:

@@ -41,8 +41,6 @@ def _flags() -> flags.FlagValues:
   strict = "Stop at the first clip that cannot be read."
   flags.DEFINE_bool("strict", False, strict, flag_values=f)
   text("preset", help="release, training or clean; by default the model folder's.")
-  kinds = ["greedy", "sample", "beam"]
-  flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
   windows = ["first", "center", "all"]
   flags.DEFINE_enum(
     "window",
@@ -51,16 +49,10 @@ def _flags() -> flags.FlagValues:
     "Part of a long clip that is used; all: one after another.",
     flag_values=f,
   )
+  cli.define_sampling(f, "Answers a question, from sample or beam.")
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
-  number("max_new_tokens", 300, "Tokens after which an answer is cut off.")
-  number("top_k", 0, "Sample from the k most probable tokens; 0: from all.")
-  number("samples", 1, "Answers a question, from sample or beam.")
-  number("beams", 4, "Beams of --sampling=beam.")
   number("seed", 0, "Seed of --sampling=sample.")
   number("batch_size", 8, "Rows answered together.", lower_bound=1)
-  share = functools.partial(flags.DEFINE_float, flag_values=f)
-  share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
-  share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
   return f
 
 

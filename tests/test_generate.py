@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mellow_jax.data import audio
 from mellow_jax.errors import QuestionError
 from mellow_jax.inference import api, decode
 from mellow_jax.inference.decode import Sampling
+from mellow_jax.inference.notes import Note
 
 QUESTION = "what is heard in the audio ?"
 SHORT = Sampling(max_new_tokens=6)
@@ -252,6 +254,43 @@ def test_samples_and_windows_are_printed(run, clips):
   assert [line.split(": ")[0] for line in out.splitlines()] == [
     f"{i}.0-{i + 1}.0 s of 3.5 s" for i in range(3)
   ]
+
+
+def test_a_vote_puts_first_the_answer_that_most_samples_agree_with():
+  answer = api.Answer(
+    texts=("a) dog", "b) rain", "rain", ""),
+    log_probs=(-1.0, -2.0, -3.0, -4.0),
+    tokens=(2, 2, 1, 0),
+    heard=("0.0-1.0 s of 1.0 s",) * 2,
+    finish_reasons=("length", "stop", "stop", "stop"),
+    notes=(Note("silent_clip", ""), Note("answer_unfinished", "")),
+  )
+  found = answer.vote("what ? a) dog b) rain")
+  assert found.texts == ("b) rain", "a) dog", "rain", "") and found.agreed == 2
+  assert found.log_probs == (-2.0, -1.0, -3.0, -4.0) and found.finish_reason == "stop"
+  assert found.notes == (Note("silent_clip", ""),)  # those of the answer are the chosen one's
+  same = answer.vote("what ?")  # neither yes nor no
+  assert (same.texts, same.notes, same.agreed) == (answer.texts, answer.notes, 0)
+
+
+def test_generate_votes_and_says_how_many_agree(run, clips, tmp_path):
+  sample = ["--sampling=sample", "--samples=5", "--temperature=2"]
+  ask = [clips / "a.wav", "what ? a) dog b) rain", *sample]
+  _, out, _ = run(*ask, "--vote")
+  assert re.fullmatch(r".* \([0-5] of 5 agree\)\n", out)
+  _, out, _ = run(*ask, "--vote", "--json")
+  line = json.loads(out)
+  assert line["prediction"] == line["texts"][0] and 0 <= line["agreed"] <= 5
+  _, out, _ = run(*ask, "--json")
+  assert "agreed" not in json.loads(out)
+  rows, output = manifest(tmp_path / "rows.json"), tmp_path / "out.jsonl"
+  voting = [f"--data={rows}", f"--output={output}", f"--audio_root={clips}", *sample]
+  assert run(*voting, "--vote")[0] == 0
+  assert all(line["agreed"] <= len(line["texts"]) == 5 for line in lines_of(output))
+  _, _, err = run(*voting)
+  assert "was made with vote = True" in err
+  _, _, err = run(*ask[:2], "--vote")
+  assert "add --sampling=sample and --samples=5" in err
 
 
 def manifest(path: pathlib.Path, rows: int = 7, **changes: str) -> pathlib.Path:

@@ -7,6 +7,7 @@ Three kinds of texts hold options, and each has its own reader:
   a language model's question  "A: dog", "(a) dog"         split_label, split_styled, has_label
 """
 
+import collections
 import dataclasses
 import functools
 import re
@@ -362,6 +363,30 @@ def said_yes_or_no(answer: str) -> str | None:
         said.append("yes" if match[1] else "no")
         break
   return said[0] if len(set(said)) == 1 else None
+
+
+def vote(answers: Sequence[str], options: Sequence[str] = ()) -> tuple[int, int]:
+  """The place of the answer that stands for several to one question, and how many agree with it.
+
+  Each answer is read by `picked` or, where the question has no options, by `said_yes_or_no`; one
+  that cannot be read has no vote. The reading with the most votes wins, of several the one that
+  came first; its first answer stands for it. (0, 0) where none can be read.
+
+  Source: Wang et al. 2022, self-consistency.
+  """
+
+  def read(answer: str) -> str | None:
+    if not options:
+      return said_yes_or_no(answer)
+    place = picked(answer, options)
+    return None if place is None else options[place]  # by text: some are offered twice
+
+  readings = [read(answer) for answer in answers]
+  counts = collections.Counter(reading for reading in readings if reading is not None)
+  if not counts:
+    return 0, 0
+  winner = max(counts, key=counts.__getitem__)  # the first of them
+  return readings.index(winner), counts[winner]
 
 
 def _plainly_written(answer: str) -> str:

@@ -39,7 +39,8 @@ class _Job:
   table: str | None  # the file of the entries, where they come from one
 
 
-def _sampling(f: flags.FlagValues) -> Sampling:
+def sampling_of(f: flags.FlagValues) -> Sampling:
+  """How the flags of `cli.define_sampling` have tokens chosen; raises FlagsError."""
   used = {
     "greedy": (),
     "sample": ("temperature", "top_k", "top_p", "samples"),
@@ -48,6 +49,8 @@ def _sampling(f: flags.FlagValues) -> Sampling:
   for name in ("temperature", "top_k", "top_p", "samples", "beams"):
     if f[name].present and name not in used:
       raise FlagsError(f"--{name} does nothing with --sampling={f.sampling}: drop one of them")
+  if f.vote and (f.sampling != "sample" or f.samples < 2):
+    raise FlagsError("--vote is among samples: add --sampling=sample and --samples=5")
   try:
     return Sampling(max_new_tokens=f.max_new_tokens, **{name: f[name].value for name in used})
   except ValueError as error:
@@ -168,9 +171,16 @@ def _as_json(entry: Record, answer: Answer | NotAsked) -> dict[str, Any]:
     "prediction": answer.text,
     "finish_reason": answer.finish_reason,
     "log_prob": answer.log_prob,
-    **dataclasses.asdict(answer),
+    **{name: value for name, value in dataclasses.asdict(answer).items() if value is not None},
     "notes": {note.kind: note.detail for note in answer.notes},
   }
+
+
+def _texts(answer: Answer) -> list[str]:
+  """The answers to a question, for people; after a vote the one, and how many agree."""
+  if answer.agreed is None:
+    return list(answer.texts)
+  return [f"{answer.text} ({answer.agreed} of {len(answer.texts)} agree)"]
 
 
 def _shown(entry: Record) -> str:
@@ -192,6 +202,10 @@ def _say_failures(name: str, total: int, failures: Sequence[dict[str, Any]]) -> 
   return predictions.INCOMPLETE if failures else 0
 
 
+def _voted(f: flags.FlagValues, entry: Record, answer: Answer | NotAsked) -> Answer | NotAsked:
+  return answer.vote(entry.input) if f.vote and isinstance(answer, Answer) else answer
+
+
 # --- Answers -------------------------------------------------------------------------------------
 
 
@@ -199,6 +213,7 @@ def _print(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
   """Prints the answers, one clip's as its text comes."""
   counts, failures, is_one = NoteCounts(), [], len(job.entries) == 1
   for entry, answer in _answers(f, model, job, sampling):
+    answer = _voted(f, entry, answer)
     if isinstance(answer, NotAsked):
       failures.append(_as_json(entry, answer))
       logger.warning(answer.message)
@@ -207,11 +222,11 @@ def _print(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
     if f.json:
       print(json.dumps(_as_json(entry, answer)), flush=True)
     elif isinstance(answer, Answer) and f.window == "all":
-      print("\n".join(f"{answer.heard[0]}: {text}" for text in answer.texts), flush=True)
+      print("\n".join(f"{answer.heard[0]}: {text}" for text in _texts(answer)), flush=True)
     elif isinstance(answer, Answer) and not is_one:
-      print("\n".join(f"{_shown(entry)}: {text}" for text in answer.texts), flush=True)
+      print("\n".join(f"{_shown(entry)}: {text}" for text in _texts(answer)), flush=True)
     elif isinstance(answer, Answer) and not _streams(job, sampling):
-      print("\n".join(answer.texts), flush=True)
+      print("\n".join(_texts(answer)), flush=True)
   counts.say()
   return 0 if is_one else _say_failures("printed", len(job.entries), failures)
 
@@ -250,6 +265,7 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
     "window": f.window,
     "seed": f.seed,
     **dataclasses.asdict(sampling),
+    **({"vote": True} if f.vote else {}),  # files of before have no such setting
   }
   entries, counts = job.entries, NoteCounts()
   asked = [predictions.key_of([e.filepath1, e.filepath2, e.input]) for e in entries]
@@ -266,7 +282,8 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
       numbers=[predictions.number_of(output.keys[i]) for i in left],
       strict=f.strict,
     )
-    answered = zip((entries[i] for i in left), answers, strict=True)
+    pairs = zip((entries[i] for i in left), answers, strict=True)
+    answered = ((entry, _voted(f, entry, answer)) for entry, answer in pairs)
     done = len(entries) - len(left)
     with tqdm.tqdm(total=len(entries), initial=done, unit="row", file=sys.stderr) as bar:
       while batch := list(itertools.islice(answered, f.batch_size)):
@@ -293,7 +310,7 @@ def answer(f: flags.FlagValues, words: Sequence[str]) -> int:
   if not _checkpoint(f):
     raise FlagsError("--checkpoint is missing: name a model folder")
   parallel.require_device(f.device)
-  sampling, job = _sampling(f), _job(f, words)
+  sampling, job = sampling_of(f), _job(f, words)
   if f.window == "all" and (f.output or len(job.entries) > 1 or job.entries[0].filepath2):
     raise FlagsError("--window=all takes one --audio and prints: choose first or center")
   model = Mellow.load(_checkpoint(f), f.preset)

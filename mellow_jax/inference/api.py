@@ -5,6 +5,7 @@ What takes long is logged to the logger "mellow_jax": see `log_progress`.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -23,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
-from mellow_jax.data import audio, presets, prompts
+from mellow_jax.data import audio, choices, presets, prompts
 from mellow_jax.data.audio import Clip, Source
 from mellow_jax.errors import AudioError, QuestionError
 from mellow_jax.inference import decide, decode, notes, text_stream
@@ -53,6 +54,7 @@ class Answer:
   heard: tuple[str, ...]  # the part of each clip that was used, such as "0.0-10.0 s of 62.3 s"
   finish_reasons: tuple[FinishReason, ...]  # of each text: its end, or max_new_tokens
   notes: tuple[Note, ...]  # on the clips, the question and the first answer
+  agreed: int | None = None  # texts that come to the same as the first one; None without a vote
 
   @property
   def text(self) -> str:
@@ -71,6 +73,24 @@ class Answer:
 
   def __str__(self) -> str:
     return self.text
+
+  def vote(self, question: str, options: Sequence[str] | None = None) -> "Answer":
+    """The same answers, first one that most of them agree with: self-consistency.
+
+    Answers agree on one of the options, by default those that the question lists as "a) dog b)
+    cat", or without any on yes or no. See `data.choices.vote` for ties and answers that cannot be
+    read. The order of the others stays.
+    """
+    if options is None:
+      options = choices.split_options(question)[1]
+    place, agreed = choices.vote(self.texts, options)
+    order = [place, *(i for i in range(len(self.texts)) if i != place)]
+    lists = ("texts", "log_probs", "tokens", "finish_reasons")
+    found = {name: tuple(getattr(self, name)[i] for i in order) for name in lists}
+    of_prompt = tuple(note for note in self.notes if note.kind not in notes.OF_ANSWERS)
+    of_answer = notes.of_answer(found["texts"][0], found["finish_reasons"][0] == "length")
+    changed = {**found, "agreed": agreed, "notes": (*of_prompt, *of_answer)}
+    return dataclasses.replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -383,15 +403,13 @@ class Mellow:
   ) -> Answer:
     texts = tuple(self.tokenizer.decode(i).strip() for i in ids)
     is_full = [len(i) == sampling.max_new_tokens for i in ids]
-    of_answer = [Note("answer_unfinished", "")] if is_full[0] else []
-    of_answer += [] if texts[0] else [Note("empty_answer", "")]
     return Answer(
       texts=texts,
       log_probs=tuple(log_probs.tolist()),
       tokens=tuple(map(len, ids)),
       heard=tuple(describe(clip) for clip in prompt.clips),
       finish_reasons=tuple("length" if full else "stop" for full in is_full),
-      notes=(*prompt.notes, *of_answer),
+      notes=(*prompt.notes, *notes.of_answer(texts[0], is_full[0])),
     )
 
   def score(

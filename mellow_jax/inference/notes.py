@@ -29,6 +29,9 @@ SAYS: dict[NoteKind, str] = {
 }
 
 
+OF_ANSWERS: tuple[NoteKind, ...] = ("answer_unfinished", "empty_answer")
+
+
 class Note(NamedTuple):
   """One thing to know of an answer."""
 
@@ -51,6 +54,14 @@ def of_question(unread: Unread) -> Iterator[Note]:
     yield Note("question_cut", f"{unread.tokens} tokens, {unread.tokens - unread.over} are read")
   if unread.unknown:
     yield Note("unknown_words", ", ".join(dict.fromkeys(unread.unknown)))
+
+
+def of_answer(text: str, is_cut: bool) -> Iterator[Note]:
+  """Notes on an answer, which is cut where it has max_new_tokens."""
+  if is_cut:
+    yield Note("answer_unfinished", "")
+  if not text:
+    yield Note("empty_answer", "")
 
 
 class NoteCounts:

@@ -261,3 +261,19 @@ def test_an_answer_that_repeats_itself_is_read_in_a_second(text):
   begun = time.process_time()
   choices.picked(f"B) cat {text * 5000}", ["dog", "cat", "rain"])
   assert time.process_time() - begun < 1.0
+
+
+@pytest.mark.parametrize(
+  ("answers", "options", "found"),
+  [
+    # By option, whatever the style; what cannot be read has no vote.
+    (["cat", "b) dog", "dog", "perhaps", "B."], ["cat", "dog"], (1, 3)),
+    (["a tie: cat or dog", "dog", "cat", "it is a cat", "b)"], ["cat", "dog"], (1, 2)),  # a tie
+    (["a)", "c)", "b)"], ["dog", "rain", "dog"], (0, 2)),  # an option that is offered twice
+    (["no bell", "yes", "maybe", "yes there is"], [], (1, 2)),
+    (["a dog barks", "rain falls"], [], (0, 0)),
+    (["perhaps", "none"], ["cat", "dog"], (0, 0)),
+  ],
+)
+def test_answers_vote(answers, options, found):
+  assert choices.vote(answers, options) == found

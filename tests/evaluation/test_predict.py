@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
-from mellow_jax.data import records
+from mellow_jax.data import choices, records
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files, probes, runner
 from mellow_jax.evaluation.commands import predict
 from mellow_jax.inference import api
@@ -148,6 +148,29 @@ def test_choices_are_scored_in_their_own_order(run, data, model, tmp_path):
   # The orders of an item stand together, its own first.
   orders = [line["order"] for line in found if line["item"]["audio1"] == "a.wav"][:3]
   assert orders[0] == [0, 1, 2] and len(set(map(tuple, orders))) == 3
+
+
+def test_samples_of_choices_vote(run, tmp_path):
+  sample = {"sampling": "sample", "temperature": 2, "samples": 5, "seed": 1}
+  output = tmp_path / "out.jsonl"
+  status, _, err = run("--vote", output=output, **sample)
+  assert status == 0, err
+  for line in lines(output):
+    if line["item"]["kind"] == "text":
+      assert line["agreed"] is None and line["samples"] == []
+      continue
+    shown = [line["item"]["choices"][place] for place in line["order"]]
+    place, agreed = choices.vote(line["samples"], shown)
+    assert line["prediction"] == line["samples"][place] and line["agreed"] == agreed
+    assert place == 0 and len(line["samples"]) == 5
+  found = prediction_files.read(output).predictions
+  assert [p.agreed for p in found] == [line["agreed"] for line in lines(output)]
+  kept = output.read_text().splitlines()
+  output.write_text("\n".join([*kept[:3], *kept[12:]]) + "\n")  # as a killed run leaves it
+  assert run("--vote", output=output, **sample)[0] == 0
+  assert output.read_text().splitlines() == kept
+  assert "was made with samples = 5" in run(output=output)[2]
+  assert "add --vote" in run(output=tmp_path / "other.jsonl", **sample)[2]
 
 
 def heard(run, model, monkeypatch, tmp_path, **probe) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -471,7 +494,7 @@ def test_clips_are_read_ahead_but_not_all_at_once(model, data, monkeypatch):
     audio_root=data,
     slots=probes.Slots(items, "clips", "same", 0),
     window="first",
-    max_new_tokens=1,
+    sampling=Sampling(max_new_tokens=1),
     options_loglik=False,
   )
   rows = runner._rows(model, asking, [runner.Question(i, (), "x", ()) for i in items])

@@ -36,3 +36,5 @@ class Prediction:
   option_log_probs: tuple[tuple[float, int], ...] = ()
   heard: str = "clips"  # or "noise", "silence", "shuffled"
   failure: str = ""  # such as "a.wav: is empty: get it again or drop its record"
+  samples: tuple[str, ...] = ()  # that voted, the prediction first
+  agreed: int | None = None  # of the samples; None without a vote

@@ -1,5 +1,6 @@
 """What `mellow evaluate predict` does: asks a benchmark's questions and writes the answers."""
 
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from mellow_jax.evaluation.benchmarks import catalogue, probes, prompt_styles, r
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.prompt_styles import Style
 from mellow_jax.evaluation.benchmarks.runner import Asking, Question
+from mellow_jax.inference import answering
 from mellow_jax.inference.api import Mellow
+from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.predictions import INCOMPLETE, Predictions
 
 NAMED = 5  # missing files that are named
@@ -119,10 +122,32 @@ def _sha256(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
+def _settings(
+  f: flags.FlagValues, model: Mellow, style: Style, sampling: Sampling
+) -> dict[str, Any]:
+  """What answers depend on, beside the items."""
+  settings: dict[str, Any] = {
+    "benchmark": f.benchmark,
+    # It holds the digests of all parameters.
+    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
+    "preset": model.preset.name,
+    "prompt_style": str(style),
+  }
+  asked = ("audio", "audio2", "permute_options", "options_loglik", "window", "seed")
+  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
+  # Of a greedy answer nothing more is said: files of before there were samples are continued.
+  usual = dataclasses.asdict(Sampling(max_new_tokens=f.max_new_tokens))
+  drawn = {**dataclasses.asdict(sampling), "vote": f.vote}
+  return settings | {name: x for name, x in drawn.items() if x != usual.get(name, False)}
+
+
 def _predict(f: flags.FlagValues) -> int:
   for name in ("checkpoint", "output"):
     if not f[name].value:
       raise FlagsError(f"--{name} is missing: --help says what it is")
+  sampling = answering.sampling_of(f)
+  if sampling.samples > 1 and not f.vote:
+    raise FlagsError("--samples: one answer an item is scored: add --vote, or drop it")
   parallel.initialize(f.coordinator or "", f.processes, f.process_id)
   parallel.require_device(f.device)
   everything = _read_items(f)
@@ -142,15 +167,6 @@ def _predict(f: flags.FlagValues) -> int:
   questions = _questions(f, items, style, model.preset.name)
   if cut := _count_cut(model, questions):
     _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
-  settings: dict[str, Any] = {
-    "benchmark": f.benchmark,
-    # It holds the digests of all parameters.
-    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
-    "preset": model.preset.name,
-    "prompt_style": str(style),
-  }
-  asked = ("audio", "audio2", "permute_options", "options_loglik", "window", "seed")
-  settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
   about = {
     "items": len(items),
     "limit": f.limit,
@@ -163,14 +179,16 @@ def _predict(f: flags.FlagValues) -> int:
     audio_root=_root(f),
     slots=slots,
     window=f.window,
-    max_new_tokens=f.max_new_tokens,
+    sampling=sampling,
+    vote=f.vote,
+    seed=f.seed,
     options_loglik=f.options_loglik,
     strict=f.strict,
   )
   model.warns = False
   keys = runner.keys(asking, questions)
   with Predictions(f.output, keys, jax.process_index()) as output:
-    states = runner.begin(output, settings, about)
+    states = runner.begin(output, _settings(f, model, style, sampling), about)
     if output.dropped:
       _say(f"{f.output}: {output.dropped} answers to items that are asked no more are left out")
     batch = f.batch_size * len(devices)

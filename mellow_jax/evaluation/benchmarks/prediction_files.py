@@ -184,8 +184,11 @@ def _own(row: dict[str, Any]) -> Prediction:
   scores = tuple((float(s), int(n)) for s, n in row.get("option_log_probs", ()))
   if any(math.isnan(score) for score, _ in scores):
     raise ValueError("a log-likelihood is NaN")
+  samples, agreed = tuple(row.get("samples") or ()), row.get("agreed")
+  if not all(isinstance(text, str) for text in samples) or not isinstance(agreed, int | None):
+    raise ValueError("samples and agreed are no texts and a number")
   names = {field.name for field in dataclasses.fields(Prediction)}
-  made = {"item": Item(**item), "order": order, "option_log_probs": scores}
+  made = {"item": Item(**item), "order": order, "option_log_probs": scores, "samples": samples}
   return Prediction(**{name: value for name, value in row.items() if name in names} | made)
 
 

@@ -54,8 +54,10 @@ class Asking:
   audio_root: Path
   slots: probes.Slots
   window: audio.Window
-  max_new_tokens: int
+  sampling: Sampling
   options_loglik: bool
+  vote: bool = False  # among samples
+  seed: int = 0  # of samples
   strict: bool = False  # a clip that cannot be read ends the run
 
 
@@ -129,6 +131,7 @@ def _batches(
   asking: Asking,
   questions: Sequence[Question],
   mine: Sequence[int],
+  keys: Sequence[str],
   batch: int,
   counts: NoteCounts,
 ) -> Iterator[list[Line]]:
@@ -145,11 +148,18 @@ def _batches(
       passed.append(row)
       yield row
 
-  sampling = Sampling(max_new_tokens=asking.max_new_tokens)
-  answers = model.stream(rows(), sampling=sampling, batch_size=batch, strict=asking.strict)
+  answers = model.stream(
+    rows(),
+    sampling=asking.sampling,
+    seed=asking.seed,
+    batch_size=batch,
+    numbers=[predictions.number_of(keys[i]) for i in mine],
+    strict=asking.strict,
+  )
   for start in range(0, len(mine), batch):
     numbers = mine[start : start + batch]
-    found = dict(zip(numbers, itertools.islice(answers, len(numbers)), strict=True))
+    some = itertools.islice(answers, len(numbers))
+    found = {n: _voted(asking, questions[n], a) for n, a in zip(numbers, some, strict=True)}
     heard = {number: passed.popleft() for number in numbers}
     failures = {n: answer for n, answer in found.items() if isinstance(answer, NotAsked)}
     for number in (n for n in numbers if n not in failures):
@@ -164,6 +174,14 @@ def _batches(
       each = model.score([heard[n] for n in scored], options, batch_size=batch, room=room)
       scores = dict(zip(scored, each, strict=True))
     yield [_line(asking, n, questions[n], found[n], scores.get(n, [])) for n in numbers]
+
+
+def _voted(asking: Asking, question: Question, answer: Answer | NotAsked) -> Answer | NotAsked:
+  """After the vote, where there is one; free text has none."""
+  if not asking.vote or question.item.kind == "text" or isinstance(answer, NotAsked):
+    return answer
+  shown = [question.item.choices[place] for place in question.order]
+  return answer.vote(question.prompt, shown)
 
 
 def _line(
@@ -183,6 +201,8 @@ def _line(
     option_log_probs=tuple(scores),
     heard=asking.slots.heard,
     failure=answer.message if is_failure else "",
+    samples=() if is_failure or answer.agreed is None else answer.texts,
+    agreed=None if is_failure else answer.agreed,
   )
   return {"row": number, **dataclasses.asdict(prediction)}
 
@@ -231,7 +251,7 @@ def answer(
   skip = batch * jax.process_index()
   mine = [row for start in starts for row in left[start + skip : start + skip + batch]]
   counts = NoteCounts()
-  batches = _batches(model, asking, questions, mine, batch, counts)
+  batches = _batches(model, asking, questions, mine, output.keys, batch, counts)
   with tqdm.tqdm(
     total=len(questions),
     initial=len(questions) - len(left),

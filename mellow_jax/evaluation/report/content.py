@@ -23,6 +23,9 @@ SETTINGS = (
   ("prompt_style", "prompts"),
   ("window", "of long clips the window"),
   ("max_new_tokens", "new tokens at most"),
+  ("temperature", "temperature"),
+  ("beams", "beams"),
+  ("samples", "samples that voted"),
 )
 
 
