@@ -13,7 +13,7 @@ import tiny
 from mellow_jax import checkpoint, inspect
 from mellow_jax.data import audio, audioset
 from mellow_jax.data.audio import Clip
-from mellow_jax.evaluation.inspection import events, hallucination, inspecting
+from mellow_jax.evaluation.inspection import events, hallucination, inspecting, picture
 from mellow_jax.inference.api import Answer, Mellow
 from mellow_jax.models import logmel
 
@@ -66,7 +66,7 @@ def test_a_long_clip_is_asked_about_window_by_window(clips, audioset_folder, tmp
     assert answer["check"]["threshold"] == 0.5
     assert f"{answer['heard'][0]}: {answer['answer']}" in out
   assert content["pictures"] == ["long.png"]
-  assert matplotlib.image.imread(tmp_path / "long.png").shape[1] == 1300
+  assert matplotlib.image.imread(tmp_path / "long.png").shape[1] == 900
 
 
 def timeline(seconds):
@@ -129,6 +129,18 @@ def test_the_spectrogram_has_the_time_axis_of_the_clip(clips, tiny_config, tiny_
   assert timeline.db.shape == (2 * 50, 16)  # two windows of 1 s, a frame every 20 ms
   expected = logmel.log_mel(jnp.asarray(windows[1].wav[None]), tiny_config.audio)[0]
   np.testing.assert_allclose(timeline.db[50:], expected[:50], atol=1e-3)
+
+
+def test_events_stand_below_the_spectrogram_though_it_has_a_scale_of_colours(tiny_config):
+  heard = timeline(2)
+  heard.probabilities[:, :3] = 0.4
+  rule = {"applies": True, "text": ""}
+  figure = picture.draw("what?", [], [heard], range(2), rule, tiny_config.audio, 3, 0.1)
+  figure.draw_without_rendering()
+  _, spectrum, curves = figure.axes
+  ends = [(one.get_position().x0, one.get_position().x1) for one in (spectrum, curves)]
+  assert ends[0] == pytest.approx(ends[1])
+  assert spectrum.child_axes[0].get_ylabel() == "dB from the peak"
 
 
 def test_many_windows_make_several_pictures():

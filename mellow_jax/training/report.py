@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from absl import flags
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mellow_jax import cli, files
@@ -38,7 +38,16 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 span.right { background: #e4f4e4 } small { color: #5a6472; display: block }
 audio { display: block; width: 15rem; max-width: 100%; height: 2rem; margin: .2rem 0 }
 .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr));
+          gap: .6rem } .panels svg { width: 100% }
+table.narrow { width: auto }
 details { margin-top: 2rem } pre { overflow-x: auto }
+@media (max-width: 40rem) {  /* a phone: rows of answers become blocks */
+  .answers th { display: none } .answers td { display: block; border: 0 }
+  .answers td::before { content: attr(data-name); display: block; color: #5a6472;
+                        font-size: 80% }
+  .answers tr { display: block; border-bottom: 1px solid #dde2e8 }
+}
 """
 COLOURS = {
   "train": "#3a7d44",
@@ -57,40 +66,48 @@ def _curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.n
   return found[:, 0], found[:, 1]
 
 
-def _plot(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, str], title: str) -> None:
+def svg(figure: Figure) -> str:
+  """A figure as SVG that stands within its page: the same figure, the same bytes."""
+  text = io.StringIO()
+  with matplotlib.rc_context({"svg.hashsalt": "mellow_jax"}):
+    figure.savefig(text, format="svg", metadata={"Date": None})
+  return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _panel(lines: Sequence[dict[str, Any]], names: dict[str, str], title: str, **axis: Any) -> str:
+  """A picture of its own of some metrics, as wide as a phone; axis: settings of its y axis."""
+  figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+  ax = figure.subplots()
   for name, label in names.items():
     steps, values = _curve(lines, name)
     if len(steps):
       ax.plot(steps, values, ".-" if len(steps) < 40 else "-", label=label, linewidth=1.3)
-  ax.set_title(title, loc="left", fontsize=10)
-  ax.set_xlabel("step", fontsize=8)
-  ax.tick_params(labelsize=8)
+  ax.set_title(title, loc="left", fontsize=11)
+  ax.set_xlabel("step", fontsize=9)
+  ax.tick_params(labelsize=9)
   ax.grid(alpha=0.25)
   ax.spines[["top", "right"]].set_visible(False)
+  ax.set(**axis)
   if len(names) > 1:
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=9, frameon=False)
+  return svg(figure)
 
 
 def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
-  figure = Figure(figsize=(11, 5.6), layout="constrained")
-  axes = figure.subplots(2, 3)
   loss = {"loss": "training", "val_loss": "validation"}
-  _plot(axes[0, 0], metrics, loss, "loss, nats an answer token")
-  if all(line[name] > 0 for line in metrics for name in loss if name in line):
-    axes[0, 0].set_yscale("log")
+  is_positive = all(line[name] > 0 for line in metrics for name in loss if name in line)
+  scale = {"yscale": "log"} if is_positive else {}
   right = [{**x, "val_accuracy": 100 * x["val_accuracy"]} for x in metrics if "val_accuracy" in x]
-  _plot(axes[0, 1], right, {"val_accuracy": "accuracy"}, "held-out answers right, %")
-  axes[0, 1].set_ylim(0, 102)
-  _plot(axes[0, 2], metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping")
-  _plot(axes[1, 0], metrics, {"learning_rate": "learning rate"}, "learning rate")
-  _plot(
-    axes[1, 1], times, {"examples_per_s": "examples/s"}, "examples/s, waiting for data included"
-  )
-  axes[1, 1].set_ylim(bottom=0)
-  axes[1, 2].axis("off")
-  text = io.StringIO()
-  figure.savefig(text, format="svg")
-  return text.getvalue()[text.getvalue().index("<svg") :]
+  panels = [
+    _panel(metrics, loss, "loss, nats an answer token", **scale),
+    _panel(right, {"val_accuracy": "accuracy"}, "held-out answers right, %", ylim=(0, 102)),
+    _panel(metrics, {"grad_norm": "gradient norm"}, "gradient norm, before clipping"),
+    _panel(metrics, {"learning_rate": "learning rate"}, "learning rate"),
+    _panel(
+      times, {"examples_per_s": "speed"}, "examples/s, waiting for data included", ylim=(0, None)
+    ),
+  ]
+  return f'<div class="panels">{"".join(panels)}</div>'
 
 
 def _spent(times: list[dict[str, Any]]) -> dict[str, float]:
@@ -137,7 +154,7 @@ def _validations(metrics: list[dict[str, Any]]) -> str:
   head = "".join(f'<th class="number">{name}</th>' for name in ("step", "loss", "right"))
   return (
     "<h2>Validation</h2><p>Held-out questions; an answer is right that is word for word as "
-    f"expected, its end included.</p><table><tr>{head}</tr>{''.join(rows)}</table>"
+    f"expected, its end included.</p><table class=narrow><tr>{head}</tr>{''.join(rows)}</table>"
   )
 
 
@@ -163,10 +180,12 @@ def _answers(answers: list[dict[str, Any]], workdir: pathlib.Path) -> str:
   for (clips, question, expected, _), given in table.items():
     heard = "".join(_player(workdir, name, file) for name, file in clips if name)
     cells = (heard, html.escape(question), html.escape(expected), _over_time(given, expected))
-    rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    named = zip(("clip", "question", "expected", "answers"), cells, strict=True)
+    rows.append(f"<tr>{''.join(f'<td data-name={name}>{cell}</td>' for name, cell in named)}</tr>")
   return (
     "<h2>Answers over time</h2><p>Held-out questions, the clips as the model hears them, and the "
-    "answers of each validation; green: word for word as expected.</p><div class=wide><table>"
+    "answers of each validation; green: word for word as expected.</p>"
+    '<div class="wide"><table class="answers">'
     "<tr><th>clip</th><th>question</th><th>expected</th><th>answers</th></tr>"
     f"{''.join(rows)}</table></div>"
   )

@@ -52,7 +52,7 @@ def workdir(tmp_path):
 def test_a_page_shows_the_runs_figures(workdir):
   text = report.write(workdir).read_text()
   assert "1000 steps, loss 0.0020, validation loss 0.5000, lowest 0.2500 at step 500" in text
-  assert text.count("<svg") == 1 and "&quot;seed&quot;: 17" in text
+  assert text.count("<svg") == 5 and "&quot;seed&quot;: 17" in text
   # 60 + 20 s of training in 90 s, over both starts.
   assert "88.9% of 90 s trained" in text
   assert "75.0% (6 of 8) held-out answers right" in text
@@ -64,12 +64,12 @@ def test_a_page_shows_the_runs_figures(workdir):
 def test_two_clips_of_one_question_are_two_rows_each_with_its_name_and_player(workdir):
   text = report.render(workdir)
   table = text[text.index("Answers over time") :]
-  one, two = re.findall(r"<tr><td>.*?</tr>", table[: table.index("</table>")])
+  one, two = re.findall(r"<tr><td .*?</tr>", table[: table.index("</table>")])
   assert one.startswith(
-    '<tr><td>x/one.wav<audio controls preload="none" src="data:audio/flac;base64,'
+    '<tr><td data-name=clip>x/one.wav<audio controls preload="none" src="data:audio/flac;base64,'
   )
   assert base64.b64decode(re.search('base64,([^"]+)', one)[1]) == b"heard"
-  assert two.startswith("<tr><td>two.wav</td>") and "<audio" not in two  # not kept
+  assert two.startswith("<tr><td data-name=clip>two.wav</td>") and "<audio" not in two  # not kept
   for row, last in ((one, 300), (two, 600)):
     assert re.findall("<small>(.*?)</small>", row) == [
       f"steps 100 to {last}",
@@ -84,7 +84,7 @@ def test_every_validation_is_on_the_page_and_so_are_answers_of_older_runs(workdi
   write_lines(workdir / "answers.jsonl", lines)
   text = report.render(workdir)
   assert re.findall(r'"number">(\d+)</td><td class="number">0\.', text) == ["500", "1000"]
-  one, two = re.findall(r"<tr><td></td>.*?</tr>", text)
+  one, two = re.findall(r"<tr><td data-name=clip></td>.*?</tr>", text)
   assert re.findall("<small>(.*?)</small>", one) == ["steps 1 to 30"]
   assert re.findall("<small>(.*?)</small>", two) == [f"step {n}" for n in range(1, 31)]
 

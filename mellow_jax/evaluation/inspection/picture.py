@@ -13,7 +13,8 @@ from mellow_jax.config import AudioConfig
 from mellow_jax.evaluation.inspection.events import Timeline, ceil, event_name, top_events
 
 RANGE_DB = 80.0  # shown below the loudest cell
-WIDTH = 13.0  # inches
+WIDTH = 9.0  # inches; at less than half of it, on a phone, texts can still be read
+CHARACTERS = 86  # of a line of text, at the most
 LINE = 0.21  # height of a line of text, inches
 LABEL = 24  # characters of an event's name on a line
 
@@ -45,7 +46,7 @@ def _lines(
   return [
     (line, colour, weight)
     for text, colour, weight in found
-    for line in textwrap.wrap(text, 125, subsequent_indent="     ", drop_whitespace=True)
+    for line in textwrap.wrap(text, CHARACTERS, subsequent_indent="     ", drop_whitespace=True)
   ]
 
 
@@ -66,14 +67,17 @@ def _draw_clip(
   begin, end = timeline.span(page.start, last)
   hop, step = timeline.hop_seconds, timeline.step_seconds
   db = timeline.db[round(begin / hop) : ceil(end / hop)]
-  spectrum.imshow(
-    db.T,
+  peak = timeline.db.max()
+  image = spectrum.imshow(
+    db.T - peak,
     origin="lower",
     aspect="auto",
     extent=(begin, begin + len(db) * hop, -0.5, cfg.mel_bins - 0.5),
-    vmin=timeline.db.max() - RANGE_DB,
-    vmax=timeline.db.max(),
+    vmin=-RANGE_DB,
+    vmax=0,
   )
+  scale = spectrum.inset_axes((1.012, 0, 0.016, 1))
+  spectrum.figure.colorbar(image, cax=scale, label="dB from the peak")
   centres = librosa.mel_frequencies(cfg.mel_bins + 2, fmin=cfg.f_min, fmax=cfg.f_max)[1:-1]
   ticks = np.linspace(0, cfg.mel_bins - 1, 5).round().astype(int)
   spectrum.set_yticks(ticks, [f"{centres[t] / 1000:.1f}" for t in ticks])

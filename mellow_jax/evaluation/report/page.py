@@ -19,6 +19,13 @@ dd { overflow-wrap: anywhere; min-width: 0 }
 td.value { white-space: nowrap; font-variant-numeric: tabular-nums }
 summary { cursor: pointer; font-weight: 600 }
 p.says { color: #5a6472; margin: .2rem 0; overflow-wrap: anywhere }
+svg { display: block; margin: .6rem 0 }
+@media (max-width: 40rem) {  /* a phone: columns keep their width, the first stays in view */
+  dl { display: block } dd { margin-bottom: .6rem }
+  .wide table { width: max-content } .wide td { max-width: 15rem }
+  .wide td, .wide th { padding: .3rem } .wide td:nth-child(-n+3) { max-width: 7rem }
+  .wide tr > :first-child { position: sticky; left: 0; background: white }
+}
 """
 
 
@@ -61,6 +68,7 @@ def render(found: ScoreReport) -> str:
   )
   blocks = [
     '<!doctype html><html lang="en"><meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width">',
     f"<title>{title}</title><style>{training_report.STYLE}{STYLE}</style><h1>{title}</h1>",
   ]
   if found.grounding and found.grounding.sentences:
@@ -70,7 +78,7 @@ def render(found: ScoreReport) -> str:
     blocks.append(f'<div class="verdict{kind}">{text}</div>')
   blocks += [_table(content.glance(found)), plots.glance(found.parts), f"<dl>{summary}</dl>"]
   if found.grounding:
-    says = "Black: where the figure would be, were the difference at the ends of its interval."
+    says = "Black lines: the 95% interval of the difference, around the figure with the probe."
     blocks += ["<h2>Does it listen?</h2>", plots.probes(found.grounding)]
     blocks.append(f'<p class="says">{says}</p>')
     blocks.append(_table(content.probe_rows(found.grounding)))
