@@ -401,7 +401,9 @@ class Config:
   # Bitwise the same results in every run on the same devices. CPUs and TPUs do so anyway; GPUs then
   # use slower kernels, which add in a fixed order, and choose none by timing.
   deterministic: bool = False
-  init_from: tuple[str, ...] = ()  # model folders whose parameters start the run, later ones win
+  # Model folders whose parameters start the run, later ones win. FOLDER:encoder, FOLDER:mapper or
+  # FOLDER:decoder takes that part alone.
+  init_from: tuple[str, ...] = ()
   # Take config.model and config.data.preset from the last of init_from; fields of theirs that the
   # command line sets stay as set.
   adopt: bool = False

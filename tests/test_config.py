@@ -82,7 +82,8 @@ def test_what_reads_no_rows_needs_none():
   with pytest.raises(ConfigError, match="init_from is empty"):
     config.validate(tuned, reads_data=False)
   tuned.init_from = ("weights/mellow",)
-  for made in (mellow.get_config(), tuned, esc10.get_config()):
+  real = [esc10.get_config(arg) for arg in esc10.ARGUMENTS]
+  for made in (mellow.get_config(), tuned, *real):
     config.validate(made, reads_data=False)
 
 

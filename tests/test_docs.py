@@ -43,9 +43,6 @@ NOT_RUN = {
   "mellow reasonaqa synthesize --type=4": "needs three results; test_synthesize.py composes some",
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",
 }
-PYTHON_NOT_RUN = {
-  "docs/serving.md": "needs the package openai and a server; tests/serving sends such requests"
-}
 # What a command gets in addition here, by its beginning, so that it is done in seconds.
 FEW_STEPS = [
   "--config.steps=2",

@@ -30,6 +30,13 @@ from mellow_jax.training import step, survey
 from mellow_jax.training.step import Batch, Parts
 
 EMBEDDING = "decoder/embed/embedding"
+PARTS = ("encoder", "mapper", "decoder")
+
+
+def _folder_and_part(source: str) -> tuple[str, str]:
+  """The folder of an entry of init_from and the start of the paths taken from it, "" for all."""
+  folder, _, part = source.rpartition(":")
+  return (folder, f"{part}/") if folder and part in PARTS else (source, "")
 
 
 def adopt(cfg: Config, given: Mapping[str, Any]) -> Config:
@@ -40,7 +47,7 @@ def adopt(cfg: Config, given: Mapping[str, Any]) -> Config:
   """
   if not (cfg.adopt and cfg.init_from):
     return cfg
-  folder = cfg.init_from[-1]
+  folder = _folder_and_part(cfg.init_from[-1])[0]
   found = checkpoint.contents(folder)
   # Released weights were trained with the other preset: theirs is that of code that only answers.
   preset = "training" if found.preset == "release" else found.preset
@@ -66,10 +73,14 @@ def check_folders(cfg: Config) -> None:
   if not cfg.init_from:
     return
   flat = mellow.flatten(mellow.abstract(cfg.model)[1])
-  for folder in cfg.init_from:
+  for source in cfg.init_from:
+    folder, part = _folder_and_part(source)
     found = checkpoint.contents(folder)
-    known = lora.abstract(flat, found.arrays, lora.rank(found.arrays))
-    for name, value in found.arrays.items():
+    arrays = {name: value for name, value in found.arrays.items() if name.startswith(part)}
+    if not arrays:
+      raise CheckpointError(f"{folder} holds no {part[:-1]}: leave {source} out of init_from")
+    known = lora.abstract(flat, arrays, lora.rank(arrays))
+    for name, value in arrays.items():
       ours = known[name].shape if name in known else "absent"
       # An embedding is moved to another vocabulary.
       if ours != value.shape and not (name == EMBEDDING and ours[1:] == value.shape[1:]):
@@ -82,7 +93,7 @@ def check_folders(cfg: Config) -> None:
 
 def _first_difference(theirs: ModelConfig, ours: ModelConfig) -> str:
   """The first field of encoder, mapper or decoder that differs, for a message; "" without one."""
-  for part in ("encoder", "mapper", "decoder"):
+  for part in PARTS:
     one, other = (dataclasses.asdict(getattr(model, part)) for model in (theirs, ours))
     for name, value in one.items():
       if name != "vocab" and other.get(name, value) != value:
@@ -101,7 +112,7 @@ def tokenizer(cfg: Config, rows: Sequence[Record]) -> tuple[Tokenizer, Config]:
     return _with_room(cfg, scenes.build_tokenizer(), "scenes")
   if cfg.data.tokenizer == "words":
     return _with_room(cfg, build_tokenizer(texts), "words")
-  source = cfg.data.tokenizer or cfg.init_from[-1]
+  source = cfg.data.tokenizer or _folder_and_part(cfg.init_from[-1])[0]
   found, new = grow_tokenizer(load_tokenizer(source), texts)
   if new:
     parallel.log(
@@ -137,9 +148,13 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
   Raises CheckpointError where a folder's parameters are damaged.
   """
   # Folders first, so that a bad one shows before the random parameters are compiled.
-  found = {folder: checkpoint.load_params(folder)[0] for folder in cfg.init_from}
+  found = {
+    source: checkpoint.load_params(_folder_and_part(source)[0])[0] for source in cfg.init_from
+  }
   flat = mellow.flatten(mellow.init_params(cfg.model, cfg.seed))
-  for folder, loaded in found.items():
+  for source, loaded in found.items():
+    folder, part = _folder_and_part(source)
+    loaded = {name: value for name, value in loaded.items() if name.startswith(part)}
     if EMBEDDING in loaded:
       old = load_tokenizer(folder).get_vocab()
       loaded[EMBEDDING] = move_embeddings(
@@ -149,7 +164,7 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
       if not np.isfinite(value).all():
         raise CheckpointError(f"{folder}: {name} holds numbers that are not finite: train it anew")
     flat = lora.merge(flat | loaded, 1.0)
-    parallel.log(f"{folder}: {len(loaded)} of {len(flat)} arrays taken")
+    parallel.log(f"{source}: {len(loaded)} of {len(flat)} arrays taken")
   return flat
 
 

@@ -86,6 +86,32 @@ def test_another_architecture_is_told_before_parameters_are_read(tiny_model_fold
     init.check_folders(cfg)
 
 
+def test_a_part_of_a_folder_may_start_a_run(tiny_model_folder, tiny_config, tmp_path):
+  # Of another width, so that its decoder and mapper could not be taken.
+  decoder = dataclasses.replace(tiny_config.decoder, mlp=tiny_config.decoder.mlp * 2)
+  model = dataclasses.replace(tiny_config, decoder=decoder)
+  cfg = tiny.run(model=model, init_from=(f"{tiny_model_folder}:encoder",), seed=7)
+  init.check_folders(cfg)
+  tokenizer = tokenizers.load_tokenizer(tiny_model_folder)
+  found = init.parameters(cfg, tokenizer)
+  theirs = checkpoint.load_params(tiny_model_folder)[0]
+  fresh = mellow.flatten(mellow.init_params(model, 7))
+  for name, value in found.items():
+    expected = theirs if name.startswith("encoder/") else fresh
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  cfg.data.tokenizer, cfg.data.source = "", "files"
+  assert init.tokenizer(cfg, [])[0].get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_part_that_a_folder_lacks_is_told(tiny_config, tmp_path):
+  flat = mellow.flatten(tiny.params(tiny_config))
+  decoder = {name: value for name, value in flat.items() if name.startswith("decoder/")}
+  checkpoint.save_model(tmp_path / "m", decoder, tiny_config, "clean", None)
+  cfg = tiny.run(init_from=(f"{tmp_path / 'm'}:encoder",))
+  with pytest.raises(CheckpointError, match=r"m holds no encoder: leave .*m:encoder out of init_"):
+    init.check_folders(cfg)
+
+
 @pytest.mark.parametrize("arg", ["lora", "small", ""])
 def test_what_is_trained_follows_the_argument(arg, tiny_model_folder):
   cfg = init.adopt(config_of(tiny_model_folder, arg), {})
