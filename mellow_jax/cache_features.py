@@ -47,7 +47,8 @@ def _cache(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(argv), __doc__, _cache, example="--config=mellow --output=features")
+  how = {"example": "--config=mellow --output=features", "waits_for": "computing features"}
+  return cli.run(argv, _flags(argv), __doc__, _cache, **how)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def define_sampling(f: flags.FlagValues, samples: str) -> None:
   number("beams", 4, "Beams of --sampling=beam.")
   share = functools.partial(flags.DEFINE_float, flag_values=f)
   share("temperature", 1.0, "Of --sampling=sample: below 1 for more probable tokens.")
-  share("top_p", 1.0, "Sample from the fewest tokens that hold this share of the probability.")
+  share("top_p", 1.0, "Sample from the fewest tokens of this total probability.")
   vote = "Of several samples keep one that most agree with, by option or by yes and no."
   flags.DEFINE_bool("vote", False, vote, flag_values=f)
 
@@ -135,10 +135,13 @@ def define_config(f: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def help_text(doc: str, f: flags.FlagValues) -> str:
-  """The doc of a command, then its flags in the order of their definition."""
+  """The doc of a command, then its flags in the order of their definition.
+
+  A flag without a help text is one that the doc explains.
+  """
   lines = [doc.strip(), "", "Flags:"]
   for flag in (flag for group in f.flags_by_module_dict().values() for flag in group):
-    if flag.name == "help" or flag.help.startswith("Alias for --"):
+    if flag.name == "help" or flag.help.startswith(("Alias for --", "(no help")):
       continue
     values = getattr(flag.parser, "enum_values", None) or []
     # What absl adds by itself goes: a list of values before, that a flag can be repeated after.

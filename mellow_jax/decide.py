@@ -70,7 +70,7 @@ def _decide(f: flags.FlagValues, *clips: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status."""
-  return cli.run(argv, _flags(), __doc__, _decide, example=None)
+  return cli.run(argv, _flags(), __doc__, _decide, example=None, waits_for="deciding")
 
 
 if __name__ == "__main__":

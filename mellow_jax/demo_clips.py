@@ -87,7 +87,7 @@ def _run(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _run, example="--workdir=DIR")
+  return cli.run(argv, _flags(), __doc__, _run, example="--workdir=DIR", waits_for="writing clips")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import io
 import itertools
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import test_help
 
-from mellow_jax import cli, progress
+from mellow_jax import __main__, cli, progress
 
 
 def test_a_long_block_is_named_soon_and_then_again_and_again(monkeypatch):
@@ -42,3 +44,54 @@ def test_a_command_that_names_its_stage_is_never_silent(monkeypatch, waits_for):
   how = {"example": "", "waits_for": waits_for}
   assert cli.run(["mellow x"], cli.flag_values(), "Doc.", do, **how) == 0
   assert sys.stderr.getvalue().startswith("scoring ...") == (waits_for is not None)
+
+
+def test_of_two_stages_the_inner_one_speaks(monkeypatch):
+  monkeypatch.setattr(progress, "FIRST_S", 0.05)
+  monkeypatch.setattr(progress, "EVERY_S", 0.1)
+  said = []
+  with progress.stage("outer", said.append), progress.stage("inner", said.append):
+    time.sleep(0.4)
+    inner = len(said)
+  assert inner >= 3 and said[0].endswith(" ...")
+  assert {line for line in said if line.startswith("outer")} <= {"outer ..."}
+
+
+def test_the_clock_of_a_bar_goes_on_while_a_step_takes_long(monkeypatch):
+  monkeypatch.setattr(progress, "FIRST_S", 0.05)
+  monkeypatch.setattr(progress, "EVERY_S", 0.1)
+  monkeypatch.setattr(sys, "stderr", io.StringIO())
+  said = []
+  with progress.stage("outer", said.append):
+    for _ in progress.Bar(range(2), "rows"):
+      drawn = len(sys.stderr.getvalue())
+      time.sleep(0.4)
+      assert len(sys.stderr.getvalue()) > drawn
+  assert said == [] and not progress._open
+
+
+# What keeps commands from being silent, by the file of the package that has it, where it is not the
+# line that cli.run prints.
+OWN = {
+  "train": ("train.py", 'print("loading JAX"'),  # then training/loop.py: stages and steps
+  "generate": ("generate.py", "progress.stage("),
+  "evaluate predict": ("evaluation/commands/predict.py", "progress.stage("),
+  "inspect": ("inspect.py", "progress.stage("),
+  "ablate": ("ablate.py", "of {len(chosen)}"),  # then those of train, predict and score
+  "serve": ("serve.py", 'print(f"ready'),
+  "evaluate": None,  # of these two each command has its own
+  "reasonaqa": None,
+}
+
+
+@pytest.mark.parametrize("command", [name for name in test_help.commands() if name])
+def test_every_command_has_a_word_for_whoever_waits(command, monkeypatch, capsys):
+  told = {}
+  monkeypatch.setattr(cli, "run", lambda *_, **how: told.update(how) or 0)
+  if command in OWN:
+    if OWN[command]:
+      file, text = OWN[command]
+      assert text in (Path(cli.__file__).parent / file).read_text()
+    return
+  assert __main__.main(["mellow", *command.split(), "--help"]) == 0
+  assert told["waits_for"], f"{command}: give cli.run waits_for, or list it in OWN"

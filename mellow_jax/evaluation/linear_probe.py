@@ -25,7 +25,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from absl import flags
 from jaxtyping import Array, Float, Int
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +32,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mellow_jax import checkpoint, cli, files, parallel
+from mellow_jax import checkpoint, cli, files, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, choices, presets, prompts, records
@@ -139,7 +138,7 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
   ) -> Float[np.ndarray, "N D"]:
     distinct = list(dict.fromkeys(names))
     found = []
-    for i in tqdm.tqdm(range(0, len(distinct), batch_size), label, file=sys.stderr):
+    for i in progress.Bar(range(0, len(distinct), batch_size), label):
       batch = distinct[i : i + batch_size]
       # Filled up: another size would compile again.
       full = batch + batch[-1:] * (batch_size - len(batch))
@@ -231,7 +230,7 @@ def _probe(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _probe, example="--train=FILE")
+  return cli.run(argv, _flags(), __doc__, _probe, example="--train=FILE", waits_for="measuring")
 
 
 if __name__ == "__main__":

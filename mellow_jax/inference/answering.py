@@ -7,16 +7,14 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tqdm
 from absl import flags
 
-from mellow_jax import parallel
+from mellow_jax import parallel, progress
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Clip
 from mellow_jax.data.records import Record
@@ -285,7 +283,7 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
     pairs = zip((entries[i] for i in left), answers, strict=True)
     answered = ((entry, _voted(f, entry, answer)) for entry, answer in pairs)
     done = len(entries) - len(left)
-    with tqdm.tqdm(total=len(entries), initial=done, unit="row", file=sys.stderr) as bar:
+    with progress.Bar(total=len(entries), initial=done, unit="row") as bar:
       while batch := list(itertools.islice(answered, f.batch_size)):
         output.append(_as_json(entry, answer) for entry, answer in batch)
         bar.update(len(batch))

@@ -294,7 +294,7 @@ def _report(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _report, example="--workdir=DIR")
+  return cli.run(argv, _flags(), __doc__, _report, example="--workdir=DIR", waits_for="drawing")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
-from mellow_jax import parallel
+from mellow_jax import parallel, progress
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, prompts, scenes
 from mellow_jax.data.audio import Clip
@@ -252,11 +250,10 @@ def answer(
   mine = [row for start in starts for row in left[start + skip : start + skip + batch]]
   counts = NoteCounts()
   batches = _batches(model, asking, questions, mine, output.keys, batch, counts)
-  with tqdm.tqdm(
+  with progress.Bar(
     total=len(questions),
     initial=len(questions) - len(left),
     unit="row",
-    file=sys.stderr,
     disable=not parallel.is_first(),
   ) as bar:
     for _ in starts:

@@ -68,7 +68,7 @@ def _calibrate(f: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status."""
   example = "--checkpoint=DIR --predictions=FILE"
-  return cli.run(argv, _flags(), __doc__, _calibrate, example=example)
+  return cli.run(argv, _flags(), __doc__, _calibrate, example=example, waits_for="fitting")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Answers a benchmark's questions, on all devices and by any number of processes.
 
-  mellow evaluate predict --checkpoint=DIR --benchmark=mmau --data=DIR \\
-    --output=predictions.jsonl
+  mellow evaluate predict --checkpoint=DIR --benchmark=mmau --data=DIR --output=clips.jsonl
 
-A rerun goes on where the last run was stopped, whatever items were added, dropped or put in another
-order; the output appears when it is complete. An item whose clip cannot be read is recorded with
-its reason and tried again by a rerun; the exit status is then 2. In scores it counts as wrong.
-Several processes share the work: by SLURM, Open MPI or on a TPU pod each finds the others,
-elsewhere each is given --coordinator=HOST:PORT --processes=N --process_id=I.
+A rerun goes on where the last run was stopped, also with other items; the output appears when it is
+complete. An item whose clip cannot be read is recorded, counts as wrong and is tried again by a
+rerun; the exit status is then 2. Several processes share the work: by SLURM, Open MPI or on a TPU pod
+each finds the others, elsewhere give --coordinator=HOST:PORT --processes=N --process_id=I.
 """
 
 import functools
@@ -35,7 +33,7 @@ def _flags() -> flags.FlagValues:
   cli.define_device(f)
   text("preset", help="release, training or clean; by default the model folder's.")
   styles = list(prompt_styles.STYLES)
-  choice("prompt_style", None, styles, "By default plain for clean models, else reference.")
+  choice("prompt_style", None, styles, "By default the model's.")
   switch("show_prompts", help=f"Print the first prompts, {SHOWN} or --limit, and stop.")
   number("limit", 0, "Ask only about so many items, the first; 0: about all.", lower_bound=0)
   text("quarantine", help="File of rows to leave out, from `mellow reasonaqa check`.")
@@ -44,16 +42,16 @@ def _flags() -> flags.FlagValues:
   switch("options_loglik", help="Score each choice by its log-likelihood, too.")
   choice("audio", "clips", ["clips", "noise", "silence", "shuffled"], "What is heard.")
   seconds = ["none", "same", "random"]
-  choice("audio2", "same", seconds, "What an item of one clip hears second; none: silence.")
+  choice("audio2", "same", seconds, "Heard after one clip; none: silence.")
   number("permute_options", 1, "Orders in which the choices are shown.", lower_bound=1)
   number("redraw_options", 0, "Option sets drawn anew for multiple choices alone.", lower_bound=0)
   choice("window", "first", ["first", "center"], "Part of a long clip that is heard.")
   number("seed", 0, "What probes and samples draw depends on it.", lower_bound=0)
   cli.define_sampling(f, "Answers an item, from sample; they need --vote.")
   number("batch_size", 8, "Items answered together, on each device.", lower_bound=1)
-  text("coordinator", help="HOST:PORT of process 0; none: this process is alone.")
-  number("processes", None, "Processes of this run.")
-  number("process_id", None, "Number of this one, from 0.")
+  text("coordinator", help="")  # the doc says what these three are
+  number("processes", None, "")
+  number("process_id", None, "")
   return f
 
 

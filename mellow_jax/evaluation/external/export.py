@@ -143,4 +143,6 @@ def _export(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _export, example="--predictions=FILE")
+  return cli.run(
+    argv, _flags(), __doc__, _export, example="--predictions=FILE", waits_for="writing"
+  )

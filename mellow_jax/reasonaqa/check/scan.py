@@ -2,13 +2,11 @@
 
 import collections
 import multiprocessing
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
-import tqdm
-
+from mellow_jax import progress
 from mellow_jax.data import records
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import DataError
@@ -45,7 +43,7 @@ def scan(
             part = names[i : i + _CLIPS]
             pending.append((part, pool.submit(faults.of_clips, root, part, min_seconds)))
       count = sum(len(part) for part, _ in pending)
-      with tqdm.tqdm(total=count, desc="clips", unit=" clips", file=sys.stderr) as bar:
+      with progress.Bar(total=count, desc="clips", unit=" clips") as bar:
         while pending:
           part, result = pending.popleft()
           for name, (own, digest) in zip(part, result.result(), strict=True):
@@ -65,7 +63,7 @@ def _read_rows(
 ) -> Iterator[None]:
   """Adds a file's rows and the faults of their texts; yields after every few thousand."""
   found.begin_file(path)
-  rows = tqdm.tqdm(records.scan(path), desc=path.name, unit=" rows", file=sys.stderr)
+  rows = progress.Bar(records.scan(path), desc=path.name, unit=" rows")
   for number, checked in enumerate(rows):
     if number % _BATCH == 0:
       yield

@@ -16,15 +16,13 @@ vanish with time; --paper_clips keeps those in ADIFF's files, which are as many 
 import collections
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
 from absl import flags
 
-from mellow_jax import cli, files
+from mellow_jax import cli, files, progress
 from mellow_jax.data import records
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import FlagsError
@@ -207,7 +205,7 @@ def _build(f: flags.FlagValues) -> None:
   found += _own(f, splits)
   paths: dict[str, str | None] = {}
   if not f.allow_missing_audio:
-    for source in tqdm.tqdm(found, desc="clips", unit="file", file=sys.stderr):
+    for source in progress.Bar(found, desc="clips", unit="file"):
       source.drop_missing_audio(f.audio_root, paths)
   rows = {split: [row for s in found if s.split == split for row in s.rows] for split in splits}
   rows = {split: part for split, part in rows.items() if part}
@@ -227,4 +225,4 @@ def _build(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _build, example="--data=DIR")
+  return cli.run(argv, _flags(), __doc__, _build, example="--data=DIR", waits_for="building")

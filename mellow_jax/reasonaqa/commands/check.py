@@ -108,4 +108,6 @@ def _check(f: flags.FlagValues) -> int:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 where rows have faults or flags are wrong."""
-  return cli.run(argv, _flags(), __doc__, _check, example="--data=DIR --audio_root=DIR")
+  return cli.run(
+    argv, _flags(), __doc__, _check, example="--data=DIR --audio_root=DIR", waits_for="checking"
+  )

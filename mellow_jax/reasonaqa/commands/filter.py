@@ -11,15 +11,13 @@ other rows are kept as they stand. OUTPUT gets rows.json, rejects.jsonl and repo
 """
 
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tqdm
 from absl import flags
 
-from mellow_jax import cli, files
+from mellow_jax import cli, files, progress
 from mellow_jax.data import choices, tables
 from mellow_jax.data.records import FIELDS
 from mellow_jax.data.text import one_line
@@ -102,7 +100,7 @@ def _filter(f: flags.FlagValues) -> None:
   repetition = filters.RepetitionFilter(f.repeat_share, len(clips))
   report = {"data": f.data, "clips": len(clips), "questions": 0, "not_judged": 0}
   with files.replacing_folder(f.output) as folder, results.writing(folder, report) as kept:
-    for found in tqdm.tqdm(_questions(f.data), "rows", unit=" rows", file=sys.stderr):
+    for found in progress.Bar(_questions(f.data), "rows", unit=" rows"):
       report["questions"] += found.is_generated
       report["not_judged"] += not found.is_generated
       if found.is_generated and (reason := _fault(found, repetition)):
@@ -114,4 +112,6 @@ def _filter(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for a UserError."""
-  return cli.run(argv, _flags(), __doc__, _filter, example="--data=FILE --output=DIR")
+  return cli.run(
+    argv, _flags(), __doc__, _filter, example="--data=FILE --output=DIR", waits_for="reading"
+  )

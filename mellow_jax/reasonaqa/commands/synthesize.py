@@ -24,7 +24,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from mellow_jax import cli, files
+from mellow_jax import cli, files, progress
 from mellow_jax.errors import FlagsError
 from mellow_jax.reasonaqa.llm import caption_files, prompt, requests, results
 from mellow_jax.reasonaqa.llm.caption_files import Caption
@@ -107,14 +107,14 @@ def _request(
   done = len(captions) - len(pending)
   with (
     requests.stopping_on_signals(endpoint),
-    tqdm.tqdm(total=len(captions), initial=done, unit="caption", file=sys.stderr) as bar,
+    progress.Bar(total=len(captions), initial=done, unit="caption") as bar,
   ):
 
-    def progress(answered: bool) -> None:
+    def on_reply(answered: bool) -> None:
       bar.update(answered)
       bar.set_postfix(_tokens(f, log), **endpoint.retries)
 
-    run.send(pending, f.concurrency, progress)
+    run.send(pending, f.concurrency, on_reply)
   stopped = endpoint.stop.is_set() and any(caption.key not in log for caption in captions)
   return None if stopped else run.failures
 
@@ -158,7 +158,7 @@ def _generate(f: flags.FlagValues) -> int:
       )
     replies = (
       (caption, log.read(caption.key))
-      for caption in tqdm.tqdm(captions, "reading", unit="completion", file=sys.stderr)
+      for caption in progress.Bar(captions, "reading", unit="completion")
       if caption.key in log
     )
     report = results.of_replies(
@@ -212,4 +212,4 @@ def main(argv: Sequence[str]) -> int:
 
   Returns 0, 1 after a UserError, or 75 if it was stopped by a signal before it was done.
   """
-  return cli.run(argv, _flags(), __doc__, _command, example="--data=FILE")
+  return cli.run(argv, _flags(), __doc__, _command, example="--data=FILE", waits_for="starting")
