@@ -4,8 +4,8 @@
 
 A rerun goes on where the last run was stopped, also with other items; the output appears when it is
 complete. An item whose clip cannot be read is recorded, counts as wrong and is tried again by a
-rerun; the exit status is then 2. Several processes share the work: by SLURM, Open MPI or on a TPU pod
-each finds the others, elsewhere give --coordinator=HOST:PORT --processes=N --process_id=I.
+rerun; the exit status is then 2. Several processes share the work: by SLURM, Open MPI or on a TPU
+pod each finds the others, elsewhere give --coordinator=HOST:PORT --processes=N --process_id=I.
 """
 
 import functools
