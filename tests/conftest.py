@@ -1,16 +1,16 @@
 """Set up for every test: shapes and types are checked, and the reference's data is found."""
 
 import os
+import tempfile
 from pathlib import Path
 
+import compiling
 import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-# Most programs of the tests are tiny: unoptimised they compile in half the time, and run as fast.
-# What the large ones spend their time on, products of matrices, is called and not compiled.
-FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_backend_optimization_level=0".strip()
+# The last of several values counts: what the shell says goes before what the tests choose.
+os.environ["XLA_FLAGS"] = f"{compiling.flags()} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Before anything imports the package: every jaxtyping signature is checked, in tests only.
 # But for the converter's readers, whose bars on hostile files are seconds.
@@ -24,8 +24,20 @@ flags.FLAGS.mark_as_parsed()
 
 import tiny  # noqa: E402  it imports the package, which only the hook above may precede
 
-from mellow_jax import checkpoint  # noqa: E402
+from mellow_jax import checkpoint, parallel  # noqa: E402
 from mellow_jax.config import ModelConfig  # noqa: E402
+
+
+def pytest_configure(config):
+  """Each program is compiled once for all tests, in whichever process they need it.
+
+  Its folder is that of MELLOW_CACHE or, without it, one that goes at the end.
+  """
+  if not os.environ.get("MELLOW_CACHE"):  # pytest-xdist's workers have it from their parent
+    folder = tempfile.TemporaryDirectory(prefix="mellow-compiled-", ignore_cleanup_errors=True)
+    os.environ["MELLOW_CACHE"] = folder.name
+    config.add_cleanup(folder.cleanup)
+  parallel.use_compilation_cache()
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +66,9 @@ def tiny_model_folder(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """Folder in which the processes that tests start keep compiled programs for each other."""
-  return tmp_path_factory.mktemp("compiled")
+def compile_cache() -> Path:
+  """Folder in which all tests, and the processes that they start, keep compiled programs."""
+  return Path(os.environ["MELLOW_CACHE"])
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +83,24 @@ def pytest_runtest_setup(item):
   """Tests marked gpu are skipped where there is no NVIDIA GPU, whatever -m asks for."""
   if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
     pytest.skip("there is no NVIDIA GPU here")
+
+
+# Files with the longest tests: begun last, one would keep a worker alone at the end.
+LONGEST = (
+  "test_kill_and_resume",
+  "test_golden",
+  "test_parallel",
+  "test_resharding",
+  "test_train",
+  "test_systems",
+  "test_launch",
+  "test_docs",
+  "test_convert",
+  "test_step",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """The longest files come first, each in one piece: its tests share fixtures."""
+  places = {name: place for place, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: places.get(item.path.stem, len(places)))

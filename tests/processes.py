@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiling
+
 TESTS = Path(__file__).parent
 
 
@@ -13,8 +15,7 @@ def start(arguments, cache, devices=1, log=None):
 
   What it writes can be read from the process, or goes to a log file.
   """
-  # Programs as small as the tests' compile in half the time unoptimised, and run as fast.
-  flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+  flags = f"--xla_force_host_platform_device_count={devices} {compiling.flags()}"
   out = log.open("w") if log else subprocess.PIPE
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],

@@ -167,7 +167,8 @@ HELP = (
   *(f"evaluate {name}" for name in ("predict", "score", "compare", "doctor", "picture", "export")),
   *(f"reasonaqa {name}" for name in ("build", "synthesize", "stats", "check", "tfds")),
 )
-OTHERS = {"version", "help", "xla_gpu_deterministic_ops"}  # flags of something else, or of all
+# Flags of something else, or of all.
+OTHERS = {"version", "help", "xla_gpu_deterministic_ops", "xla_cpu_use_fusion_emitters"}
 
 
 def test_every_flag_in_a_text_exists(capsys):
@@ -190,10 +191,9 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(prepared, tmp_path, monkeypatch, compile_cache):
+def folder(prepared, tmp_path, monkeypatch):
   shutil.copytree(prepared, tmp_path / "run")
   monkeypatch.chdir(tmp_path / "run")
-  monkeypatch.setenv("MELLOW_CACHE", str(compile_cache))
   return tmp_path / "run"
 
 

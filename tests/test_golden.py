@@ -7,6 +7,7 @@ losses after updates.
 import dataclasses
 import functools
 
+import compiling
 import fidelity
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,8 @@ def params(cfg):
 def heard(cfg, params):
   """Each stage of the encoder on both clips of the batch of 2."""
 
-  # The compiler as users have it: the tests' own level of optimisation fuses no multiply-adds.
-  @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+  # The tests' own level of optimisation fuses no multiply-adds.
+  @functools.partial(jax.jit, compiler_options=compiling.AS_USERS_HAVE_IT)
   def run(params, wav):
     model = step.merge(cfg, params)
     db = logmel.log_mel(wav, cfg.audio)

@@ -11,25 +11,22 @@ import pytest
 TABLES = os.environ.get("MELLOW_KILLED_BATCHES")
 
 
-def end_complete(folder: Path, model: str | Path, tables: str, seconds: str, cache: Path) -> None:
+def end_complete(folder: Path, model: str | Path, tables: str, seconds: str) -> None:
   program = Path(__file__).with_name("kill_batches.py")
   result = subprocess.run(
     [sys.executable, program, folder, model, tables, seconds],
     capture_output=True,
     text=True,
     check=False,
-    env={**os.environ, "MELLOW_CACHE": str(cache)},
   )
   assert result.returncode == 0, result.stderr[-3000:]
   assert result.stdout.startswith(f"{tables} tables, ") and "named as bad once" in result.stdout
 
 
 def test_killed_at_random_they_end_complete(tmp_path):
-  end_complete(tmp_path / "tables", "none", TABLES or "8", "0.05", tmp_path)
+  end_complete(tmp_path / "tables", "none", TABLES or "8", "0.05")
 
 
 @pytest.mark.slow
-def test_killed_at_random_they_end_complete_with_a_network(
-  tiny_model_folder, compile_cache, tmp_path
-):
-  end_complete(tmp_path / "tables", tiny_model_folder, TABLES or "3", "0.3", compile_cache)
+def test_killed_at_random_they_end_complete_with_a_network(tiny_model_folder, tmp_path):
+  end_complete(tmp_path / "tables", tiny_model_folder, TABLES or "3", "0.3")

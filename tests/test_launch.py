@@ -278,7 +278,7 @@ def test_a_pod_is_started_again_on_all_hosts(ends, tmp_path, plan, status, calls
 
 
 @pytest.mark.slow
-def test_two_local_processes_survive_the_death_of_one(run_config, compile_cache, tmp_path):
+def test_two_local_processes_survive_the_death_of_one(run_config, tmp_path):
   flags = [f"--config={run_config}", "--config.steps=30", "--config.save_every=5"]
 
   def start(workdir, *others):
@@ -287,7 +287,6 @@ def test_two_local_processes_survive_the_death_of_one(run_config, compile_cache,
       env={
         **os.environ,
         "LAUNCH_PAUSE": "0",
-        "MELLOW_CACHE": str(compile_cache),
         "PYTHON": sys.executable,
         "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
       },

@@ -17,9 +17,8 @@ def test_the_notebook_has_what_its_cells_print():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path, monkeypatch, compile_cache):
+def test_the_notebook_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv("MELLOW_CACHE", str(compile_cache))
   docs_folder.write_models(tmp_path)
   printed = notebook.run(notebook.read(PATH), STEPS=2)
   assert "right:" in printed[-2] and "report.html" in printed[-1]

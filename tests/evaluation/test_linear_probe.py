@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint
 from mellow_jax.data import records, scenes
 from mellow_jax.data.scene_audio import SceneClips
 from mellow_jax.evaluation import linear_probe
@@ -29,7 +29,6 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedded(files):
-  parallel.use_compilation_cache()  # the command compiles the same again
   model = checkpoint.load_model(files / "model")
   return [
     linear_probe.embed(

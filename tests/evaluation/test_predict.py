@@ -10,12 +10,10 @@ import signal
 import socket
 import time
 
-import jax
 import numpy as np
 import processes
 import pytest
 import soundfile
-from jax.experimental.compilation_cache import compilation_cache
 
 from mellow_jax.data import choices, records
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files, probes, runner
@@ -28,18 +26,6 @@ MAIN = (
 )
 NAMES = "abcdef"
 WORDS = ("one", "two", "three", "four")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(compile_cache):
-  """The programs of this module, in this process and in those it starts."""
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update("jax_compilation_cache_dir", None)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("MELLOW_CACHE", str(compile_cache))
-    yield
-  jax.config.update("jax_compilation_cache_dir", before)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

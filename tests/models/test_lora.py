@@ -40,9 +40,7 @@ def compiled(model_config, flat, parts, cfg, with_dropout=False):
     lora.attach(model, parts, KEYS[:2] if with_dropout else None, cfg)
     return step.answer_nll(model, batch)
 
-  # Programs as small as these compile in half the time unoptimised.
-  options = {"xla_backend_optimization_level": 0}
-  program = jax.jit(run).lower(flat, parts, batch).compile(options)
+  program = jax.jit(run)
   return lambda flat, parts: np.asarray(program(flat, parts, batch))
 
 

@@ -33,9 +33,7 @@ def start(cfg, steps=10, batch=None):
   """The compiled step of a run on one device, for batches as the given, and its first state."""
   batch = topology.batch(cfg, 0) if batch is None else batch
   compiled = programs.make(dataclasses.replace(cfg, steps=steps), parallel.make_mesh((1, 1)))
-  # Programs as small as these compile in half the time unoptimised.
-  options = {"xla_backend_optimization_level": 0}
-  run = compiled.train_step.lower(compiled.abstract, batch).compile(options)
+  run = compiled.train_step.lower(compiled.abstract, batch).compile()
   return run, compiled.init_state(mellow.flatten(tiny.params(cfg.model)))
 
 
@@ -127,9 +125,8 @@ def gradient(cfg, batch):
   flat = mellow.flatten(tiny.params(cfg.model))
   trainable, frozen = optim.split(flat, cfg.optim.freeze)
   keys = jax.random.split(jax.random.key(0), cfg.batch_size)
-  run = jax.jit(functools.partial(step.gradient, cfg=cfg)).lower(trainable, frozen, batch, keys)
-  program = run.compile({"xla_backend_optimization_level": 0})
-  return program(trainable, frozen, batch, keys)[0]
+  run = jax.jit(functools.partial(step.gradient, cfg=cfg))
+  return run(trainable, frozen, batch, keys)[0]
 
 
 @pytest.mark.slow
