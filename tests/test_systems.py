@@ -169,8 +169,13 @@ def test_everything_learns_that_is_not_frozen(name):
   assert changed(before, after) >= set(before) - unused - {"decoder/position/embedding"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", systems.NAMES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in systems.PAIRS else pytest.mark.hour)
+    for name in systems.NAMES
+  ],
+)
 def test_a_run_trains_saves_resumes_and_answers(name, tmp_path, compile_cache):
   config = tmp_path / "system.py"
   config.write_text("import systems\nget_config = systems.get_config\n")
