@@ -1,10 +1,19 @@
 """What the server costs beside its engine, and what the engine saves, in turns on one machine.
 
   python -m benchmarks.serving --checkpoint=runs/demo/model --output=serving.json
+  python -m benchmarks.serving --full_size
+  python -m benchmarks.serving --checkpoint=runs/demo/model --soak_minutes=30
 
 Rows: a request over HTTP beside the same one in the engine; tokens a second of one stream and of
-eight; ten questions about one clip beside ten about fresh clips; the first word over HTTP. Figures
-are medians of --rounds rounds, in which all contestants take turns.
+eight; ten questions about one clip beside ten about fresh clips, in seconds of a clock and of the
+CPU, which other work on the machine changes less; the first word over HTTP. Figures are medians of
+--rounds rounds, in which all contestants take turns. --full_size takes the paper's model with
+random weights.
+
+--soak_minutes measures something else: whether `mellow serve` in a process of its own holds out.
+Requests about new and known clips, with answers of random lengths, come at random times at 80% of
+the rate that eight clients get who ask without a pause. Each minute has a line: requests, those
+refused and those lost, seconds until the whole answer, memory of the server.
 """
 
 import argparse
@@ -13,19 +22,29 @@ import http.client
 import io
 import itertools
 import json
+import math
+import os
+import random
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
 import wave
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 import uvicorn
 
+from mellow_jax import parallel
+from mellow_jax.checkpoint import LoadedModel
+from mellow_jax.config import ModelConfig
+from mellow_jax.data import tokenizer
 from mellow_jax.inference.api import Mellow
 from mellow_jax.inference.engine import Engine, Request
+from mellow_jax.models import mellow
 from mellow_jax.serving import app
 
 
@@ -47,6 +66,14 @@ def body(data: bytes, question: str, **fields) -> bytes:
   content = [{"type": "text", "text": question}, {"type": "input_audio", "input_audio": audio}]
   message = {"role": "user", "content": content}
   return json.dumps({"model": "mellow", "messages": [message], **fields}).encode()
+
+
+def full_size() -> Mellow:
+  """The paper's model with random weights, which seldom end an answer, and a small tokenizer."""
+  parallel.use_compilation_cache()
+  cfg = ModelConfig(dtype="float32")
+  words = tokenizer.build_tokenizer(["caption the audio ! is there a bell yes ?"])
+  return Mellow(LoadedModel(mellow.init_params(cfg, 0), cfg, "release", words))
 
 
 class Contest:
@@ -118,48 +145,165 @@ class Contest:
     """A clip that nobody has asked about."""
     return clip(next(self.seeds), self.seconds)
 
-  def ten(self, clips: list[bytes]) -> float:
-    """Seconds of a question about each clip, one after the other."""
-    begin = time.perf_counter()
+  def ten(self, clips: list[bytes]) -> tuple[float, float]:
+    """Seconds of a question about each clip, one after the other; of the clock and of the CPU."""
+    begin, cpu = time.perf_counter(), time.process_time()
     for number, data in enumerate(clips):
       prompt = self.model.prompt((data, None, f"is there a bell? {'yes ' * number}"))
       list(self.engine.stream(Request(prompt, 4)))
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
   def round(self) -> dict[str, float]:
     """One figure of each row."""
+    one, ten = self.ten([self.fresh()] * 10), self.ten([self.fresh() for _ in range(10)])
     return {
       "engine, one token, ms": self.in_engine(),
       "http, one token, ms": self.over_http(self.known, max_tokens=1),
       "http, first word of a fresh clip, ms": self.over_http(self.fresh(), stream=True),
       "1 stream, tokens/s": self.speed(1),
       "8 streams, tokens/s": self.speed(8),
-      "ten questions on one clip, s": self.ten([self.fresh()] * 10),
-      "ten questions on ten clips, s": self.ten([self.fresh() for _ in range(10)]),
+      "ten questions on one clip, s": one[0],
+      "ten questions on ten clips, s": ten[0],
+      "ten questions on one clip, s of CPU": one[1],
+      "ten questions on ten clips, s of CPU": ten[1],
     }
+
+
+# --- The soak ------------------------------------------------------------------------------------
+
+LOAD = 0.8  # of the rate of CLIENTS who ask without a pause
+CLIENTS, MEASURED_SECONDS, ASKERS = 8, 60, 128
+
+
+class Soak:
+  """A server in a process of its own, and what became of the requests to it."""
+
+  def __init__(self, checkpoint: str, host: str = "127.0.0.1"):
+    with socket.socket() as free:
+      free.bind((host, 0))
+      self.port = free.getsockname()[1]
+    self.host, self.rng, self.lock = host, random.Random(0), threading.Lock()
+    self.done: list[tuple[int, float]] = []  # status, 0 where there was none, and seconds
+    self.known = [clip(seed, 5) for seed in range(4)]
+    flags = [f"--checkpoint={checkpoint}", f"--port={self.port}", "--slots=8"]
+    self.server = subprocess.Popen([sys.executable, "-m", "mellow_jax.serve", *flags])
+    while self._send("GET", "/health", None) != 200:
+      if self.server.poll() is not None:
+        raise RuntimeError("the server did not start")
+      time.sleep(1)
+
+  def _send(self, method: str, path: str, data: bytes | None) -> int:
+    """The status of a whole answer; 0 where it did not come."""
+    try:
+      connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
+      connection.request(method, path, data)
+      response = connection.getresponse()
+      response.read()
+      connection.close()
+      return response.status
+    except (OSError, http.client.HTTPException):
+      return 0
+
+  def ask(self) -> None:
+    """A request about a new clip or a known one, for an answer of random length."""
+    with self.lock:
+      seed = self.rng.getrandbits(32)
+      data = clip(seed, 5) if self.rng.random() < 0.5 else self.rng.choice(self.known)
+      most = self.rng.randint(1, 48)
+    request = body(data, "caption the audio", max_tokens=most, temperature=2.0, seed=seed)
+    begin = time.monotonic()
+    status = self._send("POST", "/v1/chat/completions", request)
+    self.done.append((status, time.monotonic() - begin))
+
+  def capacity(self) -> float:
+    """Requests a second of CLIENTS who ask without a pause."""
+    end, before = time.monotonic() + MEASURED_SECONDS, len(self.done)
+
+    def client() -> None:
+      while time.monotonic() < end:
+        self.ask()
+
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    return (len(self.done) - before) / MEASURED_SECONDS
+
+  def mebibytes(self) -> float:
+    """Of the server's memory."""
+    pages = int(Path(f"/proc/{self.server.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+  def line(self, minute: object, done: list[tuple[int, float]]) -> dict[str, float]:
+    """Prints and returns what became of some requests."""
+    seconds = sorted(s for status, s in done if status == 200) or [math.nan]
+    found = {
+      "minute": minute,
+      "requests": len(done),
+      "refused": sum(status in (429, 503) for status, _ in done),
+      "lost": sum(status not in (200, 429, 503) for status, _ in done),
+      "p50 s": round(seconds[len(seconds) // 2], 3),
+      "p99 s": round(seconds[int(0.99 * (len(seconds) - 1))], 3),
+      "memory MiB": round(self.mebibytes(), 1),
+    }
+    print("  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+    return found
+
+
+def soak(checkpoint: str, minutes: int) -> list[dict[str, float]]:
+  """A line for each minute at constant load, and one for all."""
+  found = Soak(checkpoint)
+  try:
+    rate = LOAD * found.capacity()
+    print(f"{rate:.2f} requests a second for {minutes} minutes", flush=True)
+    lines = [found.line("before", found.done)]
+    found.done, begin, sent = [], time.monotonic(), 0.0
+    with futures.ThreadPoolExecutor(ASKERS) as askers:
+      for minute in range(1, minutes + 1):
+        first = len(found.done)
+        while sent < 60 * minute:
+          time.sleep(max(begin + sent - time.monotonic(), 0))
+          askers.submit(found.ask)
+          sent += random.expovariate(rate)
+        lines.append(found.line(minute, found.done[first:]))
+    return [*lines, found.line("all", found.done)]
+  finally:
+    found.server.terminate()
+    print(f"the server ended with status {found.server.wait()}", flush=True)
 
 
 def main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--checkpoint", required=True)
+  model = parser.add_mutually_exclusive_group(required=True)
+  model.add_argument("--checkpoint")
+  model.add_argument("--full_size", action="store_true")
   parser.add_argument("--output")
   parser.add_argument("--rounds", type=int, default=9)
   parser.add_argument("--tokens", type=int, default=64)
+  parser.add_argument("--soak_minutes", type=int, default=0)
   args = parser.parse_args(argv)
-  contest = Contest(Mellow.load(args.checkpoint), args.tokens)
+  if args.soak_minutes:
+    if not args.checkpoint:
+      parser.error("--soak_minutes needs --checkpoint")
+    lines = soak(args.checkpoint, args.soak_minutes)
+    if args.output:
+      Path(args.output).write_text(json.dumps(lines, indent=1))
+    return
+  contest = Contest(full_size() if args.full_size else Mellow.load(args.checkpoint), args.tokens)
   contest.round()  # compiles
   rounds = [contest.round() for _ in range(args.rounds)]
   rows = {name: [one[name] for one in rounds] for name in rounds[0]}
   found = {name: statistics.median(values) for name, values in rows.items()}
   for name, values in rows.items():
     print(f"{name:<40} {found[name]:10.2f}   {min(values):.2f} to {max(values):.2f}")
-  one, ten = found["ten questions on one clip, s"], found["ten questions on ten clips, s"]
+  one, ten = (found[f"ten questions on {n}, s of CPU"] for n in ("one clip", "ten clips"))
   ratios = {
     "http over engine, ms": found["http, one token, ms"] - found["engine, one token, ms"],
     "8 streams over 1": found["8 streams, tokens/s"] / found["1 stream, tokens/s"],
-    "one clip over ten": one / ten,
+    "one clip over ten, of CPU": one / ten,
   }
   for name, value in ratios.items():
     print(f"{name:<40} {value:10.2f}")

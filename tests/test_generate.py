@@ -18,7 +18,7 @@ import mellow_jax
 from mellow_jax import generate
 from mellow_jax.data import audio
 from mellow_jax.errors import QuestionError
-from mellow_jax.inference import api, decode
+from mellow_jax.inference import answering, api, decode
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.notes import Note
 
@@ -367,10 +367,8 @@ def test_one_bad_clip_does_not_end_a_batch(run, clips, tmp_path, monkeypatch):
   last = err.splitlines()[-1]
   assert "4 answers, 4 of 8 rows could not be asked, first row 1" in last and "again" in last
   # A rerun tries these alone.
-  asked, stream = [], api.Mellow.stream
-  monkeypatch.setattr(
-    api.Mellow, "stream", lambda self, rows, **k: stream(self, watched(rows, asked), **k)
-  )
+  asked, rows_of = [], answering._rows
+  monkeypatch.setattr(answering, "_rows", lambda *args: watched(rows_of(*args), asked))
   shutil.copy(clips / "b.wav", folder / "b.wav")
   assert run(*args)[0] == 2 and len(asked) == 4
   shutil.copy(clips / "d.wav", folder / "d.wav")
@@ -405,10 +403,8 @@ def test_rows_may_be_added_dropped_and_reordered(run, clips, tmp_path, monkeypat
     return found, err
 
   first, _ = answered(asked[:5])
-  seen, stream = [], api.Mellow.stream
-  monkeypatch.setattr(
-    api.Mellow, "stream", lambda self, rows, **k: stream(self, watched(rows, seen), **k)
-  )
+  seen, rows_of = [], answering._rows
+  monkeypatch.setattr(answering, "_rows", lambda *args: watched(rows_of(*args), seen))
   again, err = answered([*asked[4:0:-1], *asked[5:], asked[6]])
   assert [row[2] for row in seen] == ["what is heard 2 ?"] * 4  # one stands twice
   assert [line["texts"] for line in again[:4]] == [line["texts"] for line in first[4:0:-1]]

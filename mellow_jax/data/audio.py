@@ -6,6 +6,7 @@ file and cutting the window from it.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -68,6 +69,11 @@ class Clip:
   start_seconds: float  # where the clip begins in the signal
   seconds_used: float  # of the signal, without repetition and padding
   total_seconds: float  # of the signal
+
+  @functools.cached_property
+  def digest(self) -> bytes:
+    """SHA-256 of the waveform's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(self.wav)).digest()
 
 
 # --- Opening -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What `mellow generate` does: asks about clips, prints the answers or adds them to a file."""
 
 import codecs
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from mellow_jax.errors import AudioError, FlagsError
 from mellow_jax.inference import predictions
 from mellow_jax.inference.api import Answer, Mellow, NotAsked, Row, logger
 from mellow_jax.inference.decode import Sampling
+from mellow_jax.inference.engine import Engine
 from mellow_jax.inference.notes import NoteCounts
 
 # Names of the files in a folder that are clips; another may be given by itself.
@@ -250,9 +252,30 @@ def _answers(
     print(flush=True)
     yield first, stream.answer
   else:
-    rows, is_one = _rows(f, model, job, job.entries), len(job.entries) == 1
-    how |= {"batch_size": min(f.batch_size, len(job.entries)), "strict": f.strict or is_one}
-    yield from zip(job.entries, model.stream(rows, **how), strict=True)
+    how["strict"] = f.strict or len(job.entries) == 1
+    with _answering(f, model, job, job.entries, **how) as answers:
+      yield from zip(job.entries, answers, strict=True)
+
+
+@contextlib.contextmanager
+def _answering(
+  f: flags.FlagValues, model: Mellow, job: _Job, entries: Sequence[Record], **how: Any
+) -> Iterator[Iterator[Answer | NotAsked]]:
+  """Answers to entries in their order; how is what both `Engine.answers` and `Mellow.stream` take.
+
+  An engine answers several, in a table of --batch_size rows where each makes room as it ends. It
+  knows no beams and no top_k: those go batch by batch.
+  """
+  sampling, rows = how["sampling"], _rows(f, model, job, entries)
+  size = min(f.batch_size, len(entries))
+  if size < 2 or sampling.beams > 1 or sampling.top_k:
+    yield model.stream(rows, batch_size=max(size, 1), **how)
+    return
+  with (
+    Engine(model, slots=size, max_new_tokens=sampling.max_new_tokens, max_queue=2 * size) as engine,
+    contextlib.closing(engine.answers(rows, **how)) as answers,
+  ):
+    yield answers
 
 
 def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
@@ -272,18 +295,15 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
     if output.dropped:
       says = "%s: %d answers to rows that are asked no more are left out"
       logger.info(says, f.output, output.dropped)
-    answers = model.stream(
-      _rows(f, model, job, (entries[i] for i in left)),
-      sampling=sampling,
-      seed=f.seed,
-      batch_size=f.batch_size,
-      numbers=[predictions.number_of(output.keys[i]) for i in left],
-      strict=f.strict,
-    )
-    pairs = zip((entries[i] for i in left), answers, strict=True)
-    answered = ((entry, _voted(f, entry, answer)) for entry, answer in pairs)
-    done = len(entries) - len(left)
-    with progress.Bar(total=len(entries), initial=done, unit="row") as bar:
+    asked, done = [entries[i] for i in left], len(entries) - len(left)
+    numbers = [predictions.number_of(output.keys[i]) for i in left]
+    how = {"sampling": sampling, "seed": f.seed, "numbers": numbers, "strict": f.strict}
+    with (
+      _answering(f, model, job, asked, **how) as answers,
+      progress.Bar(total=len(entries), initial=done, unit="row") as bar,
+    ):
+      pairs = zip(asked, answers, strict=True)
+      answered = ((entry, _voted(f, entry, answer)) for entry, answer in pairs)
       while batch := list(itertools.islice(answered, f.batch_size)):
         output.append(_as_json(entry, answer) for entry, answer in batch)
         bar.update(len(batch))

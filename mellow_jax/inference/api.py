@@ -325,7 +325,7 @@ class Mellow:
           sampled, state = self._advance(self.params, sampled, state, sampling)
 
     def whole() -> Answer:
-      return self._answer(prompt, [ids], np.asarray(states[0].log_probs), sampling)
+      return self.whole_answer(prompt, [ids], np.asarray(states[0].log_probs), sampling)
 
     return AnswerStream(text_stream.pieces(self.tokenizer, tokens()), whole)
 
@@ -392,15 +392,16 @@ class Mellow:
         continue
       tokens, lengths, log_probs = arrays
       ids = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
-      yield self._answer(prompt, ids, log_probs, sampling)
+      yield self.whole_answer(prompt, ids, log_probs, sampling)
 
-  def _answer(
+  def whole_answer(
     self,
     prompt: Prompt,
     ids: Sequence[Sequence[int]],
     log_probs: Float[np.ndarray, "n"],
     sampling: Sampling,
   ) -> Answer:
+    """The answer to a prompt from the tokens of its samples, without their ends."""
     texts = tuple(self.tokenizer.decode(i).strip() for i in ids)
     is_full = [len(i) == sampling.max_new_tokens for i in ids]
     return Answer(
@@ -618,7 +619,8 @@ class Mellow:
     while True:
       # The next clips are read while the device is busy with the last batch.
       try:
-        batch = [self._prompt(row, window, strict) for row in itertools.islice(rows, batch_size)]
+        some = itertools.islice(rows, batch_size)
+        batch = [self.prompt_or_reason(row, window, strict) for row in some]
       except ValueError:
         yield from finish()
         raise
@@ -634,7 +636,8 @@ class Mellow:
       running.append((batch, arrays))
       start += len(batch)
 
-  def _prompt(self, row: Row, window: audio.Window, strict: bool) -> Prompt | NotAsked:
+  def prompt_or_reason(self, row: Row, window: audio.Window, strict: bool) -> Prompt | NotAsked:
+    """A row as the model gets it; unless strict, why it cannot be asked takes its place."""
     try:
       return self.prompt(row, window)
     except (AudioError, QuestionError) as error:

@@ -13,12 +13,13 @@ decoder's cache of a pair of clips, which all questions about the pair share.
 import collections
 import contextlib
 import functools
-import hashlib
+import itertools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -29,12 +30,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mellow_jax import parallel
-from mellow_jax.data.audio import Clip
+from mellow_jax.data.audio import Clip, Window
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decide, decode
-from mellow_jax.inference.api import Mellow, Prompt
+from mellow_jax.inference.api import GREEDY, Answer, Mellow, NotAsked, Prompt, Row
 from mellow_jax.inference.decide import Decision, Question
-from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState
+from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
 from mellow_jax.models.decoder import Cache
 
 BURST = 4  # steps between two looks at the queue: a host's wait for each step would cost more
@@ -62,11 +63,13 @@ class Request:
   top_p: float = 1.0
   seed: int = 0
   sample: int = 0  # which of several answers to the same question and seed
+  number: int = 0  # of its row, where several rows share a seed
   top: int = 0  # so many of the most probable tokens at each step, up to TOP
   on_token: Callable[[Token], None] = lambda token: None
   on_end: Callable[[FinishReason | Exception], None] = lambda reason: None
   cancelled: bool = False  # set by any thread: the row is freed within a burst
   tokens: int = field(default=0, init=False)  # given to on_token so far
+  log_prob: float = field(default=0.0, init=False)  # natural, of all tokens and the end so far
 
 
 @dataclass(eq=False)
@@ -76,6 +79,46 @@ class Job:
   call: Callable[[], Any]
   on_end: Callable[[Any], None]  # what call returns, or the exception that it raises
   cancelled: bool = False
+
+
+@dataclass
+class _AskedRow:
+  """A row of questions whose answer is awaited."""
+
+  prompt: Prompt | NotAsked
+  requests: list[Request] = field(default_factory=list)  # of each sample
+  tokens: list[Future[list[int]]] = field(default_factory=list)  # of each sample, when it has ended
+
+  def collecting(self, request: Request) -> Request:
+    """The request of another sample, whose tokens are kept here."""
+    ids, ended = [], Future()
+
+    def end(reason: FinishReason | Exception) -> None:
+      if isinstance(reason, Exception):
+        ended.set_exception(reason)
+      else:
+        ended.set_result(ids)
+
+    request.on_token, request.on_end = lambda token: ids.append(token.id), end
+    self.requests.append(request)
+    self.tokens.append(ended)
+    return request
+
+  @property
+  def has_ended(self) -> bool:
+    return all(ended.done() for ended in self.tokens)
+
+  def cancel(self) -> None:
+    for request in self.requests:
+      request.cancelled = True
+
+  def answer(self, model: Mellow, sampling: Sampling) -> Answer | NotAsked:
+    """Waits for all samples. Raises what ended one, if an error."""
+    if isinstance(self.prompt, NotAsked):
+      return self.prompt
+    ids = [ended.result() for ended in self.tokens]
+    log_probs = np.array([request.log_prob for request in self.requests], np.float32)
+    return model.whole_answer(self.prompt, ids, log_probs, sampling)
 
 
 class _Rows(NamedTuple):
@@ -154,7 +197,7 @@ class Engine:
     self._rows: list[Request | None] = [None] * slots
     self._is_closed, self._lock = False, threading.Lock()
     self._compile()
-    self._table = self._empty()
+    self._table, self._no_key = self._empty(), jax.random.split(jax.random.key(0), 1)
     self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
     started = time.monotonic()
     self._thread.start()
@@ -163,13 +206,16 @@ class Engine:
 
   # --- Requests: from any thread -----------------------------------------------------------------
 
-  def submit(self, request: Request | Job) -> None:
-    """Puts a request into the queue. Raises BusyError where it is full or the engine is closed."""
+  def submit(self, request: Request | Job, *, wait: bool = False) -> None:
+    """Puts a request into the queue. Raises BusyError where it is full or the engine is closed.
+
+    With wait, a full queue is waited for.
+    """
     if isinstance(request, Request) and not 1 <= request.max_new_tokens <= self.max_new_tokens:
       raise QuestionError(
         f"max_new_tokens {request.max_new_tokens}: from 1 to {self.max_new_tokens} here"
       )
-    if not self._waiting.acquire(blocking=False):
+    if not self._waiting.acquire(blocking=wait):
       raise BusyError(f"{self.max_queue} requests are waiting: try again later")
     with self._lock:  # none is put behind the word that ends the thread
       if self._is_closed:
@@ -189,6 +235,44 @@ class Engine:
       request.cancelled = True
     if isinstance(event, Exception):
       raise event
+
+  def answers(
+    self,
+    rows: Iterable[Row],
+    *,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    window: Window = "first",
+    numbers: Sequence[int] | None = None,
+    strict: bool = True,
+  ) -> Iterator[Answer | NotAsked]:
+    """Answers in the order of the rows, those of `Mellow.stream`, which says what it takes.
+
+    The next clips are read while answers are decoded. Raises QuestionError for beams and top_k.
+    """
+    if sampling.beams > 1 or sampling.top_k:
+      raise QuestionError("beams and top_k: ask Mellow.stream, which answers batch by batch")
+    rows, places = iter(rows), itertools.count() if numbers is None else iter(numbers)
+    asked: collections.deque[_AskedRow] = collections.deque()
+    fault, is_open = None, True
+    try:
+      while is_open or asked:
+        try:
+          if is_open:
+            prompt = self.model.prompt_or_reason(next(rows), window, strict)
+            asked.append(self._ask_row(prompt, sampling, seed, next(places)))
+        except StopIteration:
+          is_open = False
+        except ValueError as error:  # of a row; the answers before it come first
+          is_open, fault = False, error
+        most = self.slots + self.max_queue if is_open else 0  # else memory follows the slowest
+        while asked and (len(asked) > most or asked[0].has_ended):
+          yield asked.popleft().answer(self.model, sampling)
+    finally:
+      for row in asked:
+        row.cancel()
+    if fault:
+      raise fault
 
   def call(self, f: Callable[[], Any]) -> Any:
     """What f returns or raises, in the engine's thread: it may use the device meanwhile."""
@@ -243,6 +327,17 @@ class Engine:
   def __exit__(self, *error: object) -> None:
     self.close()
 
+  def _ask_row(
+    self, prompt: Prompt | NotAsked, sampling: Sampling, seed: int, number: int
+  ) -> "_AskedRow":
+    """Submits the samples of a row, as soon as the queue has room; none where it was not asked."""
+    row = _AskedRow(prompt)
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+    for sample in range(sampling.samples if isinstance(prompt, Prompt) else 0):
+      request = Request(prompt, sampling.max_new_tokens, **how, sample=sample, number=number)
+      self.submit(row.collecting(request), wait=True)
+    return row
+
   # --- Programs ----------------------------------------------------------------------------------
 
   def _compile(self) -> None:
@@ -268,7 +363,7 @@ class Engine:
 
     @jax.jit
     def read_audio(params: PyTree, first: Array, second: Array) -> Cache:
-      return nnx.merge(graphdef, params).read_audio(first[None], second[None])
+      return nnx.merge(graphdef, params).read_audio(first, second)
 
     @functools.partial(jax.jit, donate_argnums=1)
     def join(
@@ -351,17 +446,22 @@ class Engine:
   # --- The engine's thread -----------------------------------------------------------------------
 
   def _run(self) -> None:
-    """Until it is closed and all is answered: one request joins, then all rows go on."""
+    """Until it is closed and all is answered: requests join, then all rows go on for a burst.
+
+    A burst takes as long for one row as for many, so several join while less than half are taken.
+    Above, one joins at a time: each makes the others wait.
+    """
     is_open = True
     while is_open or self.running:
-      if is_open and None in self._rows:
-        with contextlib.suppress(queue.Empty):
-          request = self._queue.get(block=not self.running)
-          if request is None:
-            is_open = False
-          else:
-            self._waiting.release()
-            self._start(request)
+      for _ in range(max(1, self.slots // 2 - self.running)):
+        if is_open and None in self._rows:
+          with contextlib.suppress(queue.Empty):
+            request = self._queue.get(block=not self.running)
+            if request is None:
+              is_open = False
+            else:
+              self._waiting.release()
+              self._start(request)
       if self.running:
         self._continue()
 
@@ -378,15 +478,14 @@ class Engine:
 
   def _audio(self, prompt: Prompt) -> Cache:
     """The decoder's cache of a prompt's clips."""
-    wavs = [clip.wav for clip in prompt.clips]
-    names = [hashlib.sha256(wav.tobytes()).digest() for wav in wavs]
 
-    def encode(i: int) -> Array:
-      return self.clips.get(names[i], lambda: self.model.encode(wavs[i][None])[0])
+    def encode(clip: Clip) -> Array:
+      return self.clips.get(clip.digest, lambda: self.model.encode(clip.wav[None]))
 
-    return self.pairs.get(
-      tuple(names), lambda: self._read_audio(self.model.params, encode(0), encode(1))
-    )
+    def read() -> Cache:
+      return self._read_audio(self.model.params, *map(encode, prompt.clips))
+
+    return self.pairs.get(tuple(clip.digest for clip in prompt.clips), read)
 
   def _options(
     self, prompt: Prompt, options: Int[np.ndarray, "O R"], lengths: Int[np.ndarray, "O"]
@@ -398,7 +497,6 @@ class Engine:
 
   def _insert(self, request: Request) -> None:
     prompt, row = request.prompt, self._rows.index(None)
-    key = jax.random.fold_in(jax.random.key(request.seed), 0)  # as Mellow.answer makes it
     sampling = RowSampling(
       np.array([request.temperature], np.float32), np.array([request.top_p], np.float32)
     )
@@ -410,12 +508,19 @@ class Engine:
       audio,
       prompt.ids[None],
       np.array([prompt.length], np.int32),
-      jax.random.split(key, request.sample + 1)[-1:],
+      self._key(request),
       sampling,
       np.array([request.top > 0]),
     )
     self._rows[row] = request
     self._give(row, 0, jax.device_get(steps))
+
+  def _key(self, request: Request) -> Key[Array, "1"]:
+    """Where its random numbers come from, as Mellow.stream makes it; a greedy one uses none."""
+    if not request.temperature:
+      return self._no_key
+    key = jax.random.fold_in(jax.random.key(request.seed), request.number)
+    return jax.random.split(key, request.sample + 1)[-1:]
 
   def _continue(self) -> None:
     try:
@@ -427,9 +532,10 @@ class Engine:
       for request in filter(None, rows):
         _tell(request, request.on_end, error)
       return
-    for row in range(self.slots):
-      for i in range(BURST):
-        self._give(row, row, _Steps(*(x[i] for x in steps)))
+    by_step = [_Steps(*(x[i] for x in steps)) for i in range(BURST)]
+    for row in (row for row in range(self.slots) if self._rows[row] is not None):
+      for one in by_step:
+        self._give(row, row, one)
 
   def _give(self, row: int, column: int, steps: _Steps) -> None:
     """Hands a row's token to its request, and frees the row where that was the last."""
@@ -437,17 +543,20 @@ class Engine:
     if request is None:
       return
     reason: FinishReason | None = None
+    request.log_prob += float(steps.log_prob[column])
     if request.cancelled:
       reason = "cancelled"
     elif steps.has_ended[column]:
       reason = "stop"
     else:
       request.tokens += 1
-      top = zip(steps.top_ids[column], steps.top_log_probs[column], strict=True)
+      top_ids, top = (
+        x[column, : request.top].tolist() for x in (steps.top_ids, steps.top_log_probs)
+      )
       token = Token(
         id=int(steps.token[column]),
         log_prob=float(steps.log_prob[column]),
-        top=tuple((int(i), float(p)) for i, p in list(top)[: request.top]),
+        top=tuple(zip(top_ids, top, strict=True)),
       )
       _tell(request, request.on_token, token)
       if request.tokens == request.max_new_tokens:

@@ -1,5 +1,6 @@
 """The engine's answers are those of single requests, whatever joins and leaves beside them."""
 
+import dataclasses
 import threading
 import time
 
@@ -8,9 +9,9 @@ import pytest
 import tiny
 
 from mellow_jax import checkpoint
-from mellow_jax.errors import BusyError, QuestionError
+from mellow_jax.errors import AudioError, BusyError, QuestionError
 from mellow_jax.inference import engine as engine_lib
-from mellow_jax.inference.api import Mellow
+from mellow_jax.inference.api import Mellow, NotAsked
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.engine import Engine, Request
 
@@ -106,6 +107,30 @@ def test_the_oldest_go_first_where_memory_is_bounded():
   for name in (1, 3, 2):
     kept.get(name, lambda name=name: made.append(name) or np.zeros(40, np.uint8))
   assert made == [2] and kept.bytes == 80
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.9, "top_p": 0.9, "samples": 3}])
+def test_rows_get_the_answers_of_batches(model, engine, how):
+  rows = prompts(model, 13)
+  how = {"sampling": Sampling(max_new_tokens=MOST, **how), "seed": 3, "strict": False}
+  how["numbers"] = np.random.default_rng(4).integers(1000, size=len(rows)).tolist()
+  rows[5] = (b"no audio", None, "what is heard")
+  found = list(engine.answers(iter(rows), **how))
+  expected = model.answers(rows, batch_size=4, **how)
+  assert found[5] == expected[5] and isinstance(found[5], NotAsked)
+  for one, other in zip(found[:5] + found[6:], expected[:5] + expected[6:], strict=True):
+    np.testing.assert_allclose(one.log_probs, other.log_probs, rtol=1e-4, atol=1e-4)
+    assert dataclasses.replace(one, log_probs=other.log_probs) == other
+  assert len({answer.texts for answer in found[6:]}) > 3 and engine.running == 0
+
+
+def test_answers_before_a_bad_row_come_first(model, engine):
+  rows, found = [*prompts(model, 3), (b"no audio", None, "what is heard")], []
+  with pytest.raises(AudioError):
+    found.extend(engine.answers(rows, sampling=Sampling(max_new_tokens=4)))
+  assert len(found) == 3
+  with pytest.raises(QuestionError, match="beams"):
+    next(engine.answers(rows, sampling=Sampling(beams=2)))
 
 
 def test_a_cancelled_request_frees_its_row(model, engine):
