@@ -268,11 +268,14 @@ def _answering(
   """
   sampling, rows = how["sampling"], _rows(f, model, job, entries)
   size = min(f.batch_size, len(entries))
+  slots = min(f.batch_size, len(entries) * sampling.samples)
   if size < 2 or sampling.beams > 1 or sampling.top_k:
     yield model.stream(rows, batch_size=max(size, 1), **how)
     return
   with (
-    Engine(model, slots=size, max_new_tokens=sampling.max_new_tokens, max_queue=2 * size) as engine,
+    Engine(
+      model, slots=slots, max_new_tokens=sampling.max_new_tokens, max_queue=2 * slots
+    ) as engine,
     contextlib.closing(engine.answers(rows, **how)) as answers,
   ):
     yield answers

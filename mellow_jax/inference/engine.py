@@ -29,7 +29,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from mellow_jax import parallel
+from mellow_jax import parallel, progress
 from mellow_jax.data.audio import Clip, Window
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decide, decode
@@ -199,9 +199,11 @@ class Engine:
     self._compile()
     self._table, self._no_key = self._empty(), jax.random.split(jax.random.key(0), 1)
     self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-    started = time.monotonic()
-    self._thread.start()
-    self._warm_up()
+    started, says = time.monotonic(), "compiling, once: answers in a table of %d rows"
+    told = parallel.told_of_compilation(lambda: logger.info(says, slots))
+    with told, progress.stage("preparing", logger.info, is_said=True):
+      self._thread.start()
+      self._warm_up()
     self.compile_seconds = time.monotonic() - started
 
   # --- Requests: from any thread -----------------------------------------------------------------
@@ -413,24 +415,24 @@ class Engine:
 
   def _empty(self) -> _Rows:
     """A table of free rows: they decode with the others, and nobody reads what."""
-    cfg, params = self.model.cfg, self.model.params
+    cfg = self.model.cfg
 
-    @jax.jit
-    def make(params: PyTree) -> _Rows:
+    def prefill(params: PyTree) -> DecodeState:
       model = nnx.merge(self.model.graphdef, params)
       prefix = jnp.zeros((self.slots, cfg.prefix_tokens, cfg.decoder.width))
       lengths = jnp.full(self.slots, cfg.text_tokens)
-      _, state = decode.prefill(model, prefix, lengths, self.max_new_tokens)
-      sampled = decode.no_answer(jax.random.split(jax.random.key(0), self.slots))
-      zeros = jnp.zeros(self.slots)
-      return _Rows(
-        sampled=sampled._replace(has_ended=jnp.ones(self.slots, bool)),
-        state=jax.tree.map(jnp.zeros_like, state)._replace(attention_mask=state.attention_mask),
-        sampling=RowSampling(temperature=zeros, top_p=zeros + 1),
-        wants_top=jnp.zeros(self.slots, bool),
-      )
+      return decode.prefill(model, prefix, lengths, self.max_new_tokens)[1]
 
-    return make(params)
+    shapes = jax.eval_shape(prefill, self.model.params)  # computing it would be compiled for long
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    sampled = decode.no_answer(jax.random.split(jax.random.key(0), self.slots))
+    zeros = jnp.zeros(self.slots)
+    return _Rows(
+      sampled=sampled._replace(has_ended=jnp.ones(self.slots, bool)),
+      state=state._replace(attention_mask=jnp.ones_like(state.attention_mask)),
+      sampling=RowSampling(temperature=zeros, top_p=zeros + 1),
+      wants_top=jnp.zeros(self.slots, bool),
+    )
 
   def _warm_up(self) -> None:
     """Compiles by answering nothing about silence."""
@@ -438,10 +440,8 @@ class Engine:
     samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
     silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
     prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
-    says = "compiling, once: answers in a table of %d rows"
-    with parallel.told_of_compilation(lambda: logger.info(says, self.slots)):
-      for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
-        pass
+    for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
+      pass
 
   # --- The engine's thread -----------------------------------------------------------------------
 
