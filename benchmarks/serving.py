@@ -5,10 +5,10 @@
   python -m benchmarks.serving --checkpoint=runs/demo/model --soak_minutes=30
 
 Rows: a request over HTTP beside the same one in the engine; tokens a second of one stream and of
-eight; ten questions about one clip beside ten about fresh clips, in seconds of a clock and of the
-CPU, which other work on the machine changes less; the first word over HTTP. Figures are medians of
---rounds rounds, in which all contestants take turns. --full_size takes the paper's model with
-random weights.
+eight; ten questions about one clip beside ten about fresh clips; the first word over HTTP. Beside
+times of a clock stand those of the CPU, which other work on the machine changes less. Figures are
+medians of --rounds rounds, in which all contestants take turns. --full_size takes the paper's model
+with random weights.
 
 --soak_minutes measures something else: whether `mellow serve` in a process of its own holds out.
 Requests about new and known clips, with answers of random lengths, come at random times at 80% of
@@ -32,6 +32,7 @@ import sys
 import threading
 import time
 import wave
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def body(data: bytes, question: str, **fields) -> bytes:
   content = [{"type": "text", "text": question}, {"type": "input_audio", "input_audio": audio}]
   message = {"role": "user", "content": content}
   return json.dumps({"model": "mellow", "messages": [message], **fields}).encode()
+
+
+def cpu_milliseconds(call: Callable[[], object]) -> float:
+  """What a call takes of the CPU, in all threads of this process."""
+  begin = time.process_time()
+  call()
+  return 1e3 * (time.process_time() - begin)
 
 
 def full_size() -> Mellow:
@@ -109,9 +117,8 @@ class Contest:
     connection.close()
     return response.status, first
 
-  def over_http(self, data: bytes, **fields) -> float:
-    """Milliseconds until the first byte of an answer about a clip."""
-    request = body(data, "caption the audio", **fields)
+  def over_http(self, request: bytes) -> float:
+    """Milliseconds until the first byte of the answer to a body."""
     status, seconds = self._send("POST", "/v1/chat/completions", request, self.port)
     if status != 200:
       raise RuntimeError(f"the server answered with status {status}")
@@ -155,11 +162,15 @@ class Contest:
 
   def round(self) -> dict[str, float]:
     """One figure of each row."""
+    asked = body(self.known, "caption the audio", max_tokens=1)
+    fresh = body(self.fresh(), "caption the audio", stream=True)
     one, ten = self.ten([self.fresh()] * 10), self.ten([self.fresh() for _ in range(10)])
     return {
       "engine, one token, ms": self.in_engine(),
-      "http, one token, ms": self.over_http(self.known, max_tokens=1),
-      "http, first word of a fresh clip, ms": self.over_http(self.fresh(), stream=True),
+      "http, one token, ms": self.over_http(asked),
+      "engine, one token, ms of CPU": cpu_milliseconds(self.in_engine),
+      "http, one token, ms of CPU": cpu_milliseconds(lambda: self.over_http(asked)),
+      "http, first word of a fresh clip, ms": self.over_http(fresh),
       "1 stream, tokens/s": self.speed(1),
       "8 streams, tokens/s": self.speed(8),
       "ten questions on one clip, s": one[0],
@@ -302,6 +313,8 @@ def main(argv: list[str]) -> None:
   one, ten = (found[f"ten questions on {n}, s of CPU"] for n in ("one clip", "ten clips"))
   ratios = {
     "http over engine, ms": found["http, one token, ms"] - found["engine, one token, ms"],
+    "http and its client over engine, ms of CPU": found["http, one token, ms of CPU"]
+    - found["engine, one token, ms of CPU"],
     "8 streams over 1": found["8 streams, tokens/s"] / found["1 stream, tokens/s"],
     "one clip over ten, of CPU": one / ten,
   }
