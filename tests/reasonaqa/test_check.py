@@ -259,10 +259,13 @@ def test_a_row_of_a_broken_file_is_named(tree, capsys):
 
 
 @pytest.mark.parametrize(
-  "rows",
-  [pytest.param(100_000, marks=pytest.mark.slow), pytest.param(1_000_000, marks=pytest.mark.hour)],
+  ("rows", "most_seconds"),
+  [
+    pytest.param(100_000, 120, marks=pytest.mark.slow),  # twice its share: it may run beside others
+    pytest.param(1_000_000, 600, marks=pytest.mark.hour),
+  ],
 )
-def test_a_million_rows_within_ten_minutes_and_two_gib(reference_data, rows):
+def test_a_million_rows_within_ten_minutes_and_two_gib(reference_data, rows, most_seconds):
   command = [sys.executable, "-m", "benchmarks.check", "--clips=1000", f"--rows={rows}"]
   command += [f"--tokenizer={reference_data / 'tokenizers/smollm2'}"]
   run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -270,7 +273,7 @@ def test_a_million_rows_within_ten_minutes_and_two_gib(reference_data, rows):
   assert "nothing is wrong" in run.stdout, run.stdout
   measured = rf"{rows} rows of 1000 clips: (\d+) s, ([\d.]+) GiB at most"
   seconds, memory = re.search(measured, run.stdout).groups()
-  assert int(seconds) < 600 * rows / 1_000_000 and float(memory) < 2
+  assert int(seconds) < most_seconds and float(memory) < 2
 
 
 def test_faults_of_many_rows_are_small():
