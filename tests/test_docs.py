@@ -23,7 +23,7 @@ COMMAND = re.compile(r"mellow .*=|make \S+ \S+=|(python|pip|sbatch|launch/\S+) \
 
 # What is not run here, by the beginning of the command, and why.
 NOT_RUN = {
-  "make demo": "installs from the package index, trains for minutes; test_full_size.py trains it",
+  "make demo": "installs from the package index, trains for minutes; test_first_hour.py does",
   "make test": "this is the test suite",
   "make lint": "runs ruff on the checkout, which .ci/run does beside the tests",
   ".ci/run": "runs the test suite",
