@@ -38,7 +38,7 @@ from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
 from mellow_jax.models.decoder import Cache
 
-BURST = 4  # steps between two looks at the queue: a host's wait for each step would cost more
+BURST = 4  # most steps between two looks at the queue: a host's wait for each would cost more
 OPTIONS = (4, 16)  # that are scored at a time
 TOP = 20  # tokens beside the chosen one, where a request asks for their log-probabilities
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -388,16 +388,30 @@ class Engine:
       return decode.insert(table, row, new), chosen(before, sampled, logits, wants_top)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def advance(params: PyTree, table: _Rows) -> tuple[_Rows, _Steps]:
+    def advance(params: PyTree, table: _Rows, left: Int[Array, "rows"]) -> tuple[_Rows, _Steps]:
+      """BURST steps, or fewer where each row has ended or has no tokens left before."""
       model = nnx.merge(graphdef, params)
 
-      def one(table: _Rows, _: None) -> tuple[_Rows, _Steps]:
+      def one(table: _Rows) -> tuple[_Rows, _Steps]:
         logits, state = decode.step(model, table.sampled.token, table.state)
         sampled = decode.append(table.sampled, logits, table.sampling, cfg.end_id)
         steps = chosen(table.sampled, sampled, logits, table.wants_top)
         return table._replace(sampled=sampled, state=state), steps
 
-      return jax.lax.scan(one, table, None, length=BURST)
+      Loop = tuple[Int[Array, ""], _Rows, _Steps]
+
+      def goes_on(loop: Loop) -> Bool[Array, ""]:
+        i, table, _ = loop
+        return (i < BURST) & jnp.any((i < left) & ~table.sampled.has_ended)
+
+      def go_on(loop: Loop) -> Loop:
+        i, table, steps = loop
+        table, new = one(table)
+        return i + 1, table, jax.tree.map(lambda all, x: all.at[i].set(x), steps, new)
+
+      shapes = jax.eval_shape(one, table)[1]
+      none = jax.tree.map(lambda x: jnp.zeros((BURST, *x.shape), x.dtype), shapes)
+      return jax.lax.while_loop(goes_on, go_on, (jnp.int32(0), table, none))[1:]
 
     @jax.jit
     def score(
@@ -440,8 +454,9 @@ class Engine:
     samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
     silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
     prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
-    for _ in self.stream(Request(prompt, min(2, self.max_new_tokens))):
-      pass
+    for temperature in (0.0, 1.0):
+      for _ in self.stream(Request(prompt, min(2, self.max_new_tokens), temperature)):
+        pass
 
   # --- The engine's thread -----------------------------------------------------------------------
 
@@ -519,12 +534,14 @@ class Engine:
     """Where its random numbers come from, as Mellow.stream makes it; a greedy one uses none."""
     if not request.temperature:
       return self._no_key
-    key = jax.random.fold_in(jax.random.key(request.seed), request.number)
-    return jax.random.split(key, request.sample + 1)[-1:]
+    # That of a sample is the same among any number of them: few numbers, few programs.
+    count = 1 << request.sample.bit_length()
+    return _row_key(jax.random.key(request.seed), request.number, request.sample, count)
 
   def _continue(self) -> None:
     try:
-      self._table, steps = self._advance(self.model.params, self._table)
+      left = [row.max_new_tokens - row.tokens if row else 0 for row in self._rows]
+      self._table, steps = self._advance(self.model.params, self._table, np.array(left, np.int32))
       steps = jax.device_get(steps)
     except Exception as error:  # the table is gone with it
       rows, self._rows = self._rows, [None] * self.slots
@@ -564,6 +581,14 @@ class Engine:
     if reason:
       self._rows[row] = None
       _tell(request, request.on_end, reason)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _row_key(
+  key: Key[Array, ""], number: Int[Array, ""] | int, sample: Int[Array, ""] | int, count: int
+) -> Key[Array, "1"]:
+  keys = jax.random.split(jax.random.fold_in(key, number), count)
+  return jax.lax.dynamic_slice_in_dim(keys, sample, 1)
 
 
 def _tell(request: Request | Job, callback: Callable[[Any], None], event: Any) -> None:
