@@ -143,9 +143,9 @@ def _read_config(folder: pathlib.Path) -> dict:
   if not path.is_file() and (folder / "model" / "config.json").is_file():
     raise CheckpointError(f"{folder} is the folder of a run: its model is {folder}/model")
   if not path.is_file():
+    fault = "no readable config.json" if folder.is_dir() else "there is no such folder"
     raise CheckpointError(
-      f"{folder}: no readable config.json; name a model folder, which `mellow convert` or training "
-      "writes"
+      f"{folder}: {fault}; name a model folder, which `mellow convert` or training writes"
     )
   try:
     content = files.read_json(path, "a model's configuration")

@@ -532,7 +532,7 @@ def test_a_bad_model_folder_gives_one_line_and_exit_status_1(
 ):
   ask_a = [f"--audio={clips / 'a.wav'}", f"--prompt={QUESTION}"]
   status, _, err = run(*ask_a, checkpoint=tmp_path / "absent")
-  assert status == 1 and "absent: no readable config.json" in last_line(err)
+  assert status == 1 and "absent: there is no such folder" in last_line(err)
   status, _, err = run(*ask_a, checkpoint="")
   assert status == 1 and "--checkpoint is missing" in last_line(err)
   folder = tmp_path / "model"

@@ -422,7 +422,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_nothing_half_written(mistaken)
     ({"optim": OptimConfig(schedule="linear")}, "use cosine_per_epoch, cosine, constant"),
     ({"optim": OptimConfig(freeze=("head.*",))}, r"'head\.\*' matches no parameter path"),
     ({"model": tiny.config()}, "clip_samples 16000 is less than 4"),
-    ({"init_from": ("/no/model",)}, "/no/model: no readable config.json"),
+    ({"init_from": ("/no/model",)}, "/no/model: there is no such folder"),
   ],
 )
 def test_what_no_run_can_do_is_an_error_that_names_it(changes, message, tmp_path):

@@ -132,6 +132,9 @@ class Records(Rows):
     return Record(*fields, row=index % len(self._rows))
 
 
+_BELOW_ROOT = "name a folder above all clips as the audio root, and give paths from there"
+
+
 def relative_path(text: str) -> str:
   """The path with forward slashes, if it names something below a root folder.
 
@@ -144,9 +147,9 @@ def relative_path(text: str) -> str:
   if "\0" in path:
     raise ValueError("holds a NUL character")
   if path.startswith("/") or _DRIVE.match(path):
-    raise ValueError(f"is absolute ({text!r}): make it relative to the audio root")
+    raise ValueError(f"is absolute ({text!r}): {_BELOW_ROOT}")
   if ".." in path.split("/"):
-    raise ValueError(f"leaves the audio root with '..' ({text!r})")
+    raise ValueError(f"leaves the audio root with '..' ({text!r}): {_BELOW_ROOT}")
   return path
 
 

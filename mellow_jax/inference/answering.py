@@ -48,7 +48,9 @@ def sampling_of(f: flags.FlagValues) -> Sampling:
   }[f.sampling]
   for name in ("temperature", "top_k", "top_p", "samples", "beams"):
     if f[name].present and name not in used:
-      raise FlagsError(f"--{name} does nothing with --sampling={f.sampling}: drop one of them")
+      other = "beam" if name == "beams" else "sample"
+      remedy = "drop one of them" if f["sampling"].present else f"add --sampling={other}"
+      raise FlagsError(f"--{name} does nothing with --sampling={f.sampling}: {remedy}")
   if f.vote and (f.sampling != "sample" or f.samples < 2):
     raise FlagsError("--vote is among samples: add --sampling=sample and --samples=5")
   try:

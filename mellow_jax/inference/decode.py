@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from mellow_jax.errors import QuestionError
 from mellow_jax.models import mellow
 from mellow_jax.models.decoder import Cache
 from mellow_jax.models.mellow import MellowModel
@@ -35,7 +36,7 @@ from mellow_jax.models.mellow import MellowModel
 class Sampling:
   """How tokens are chosen. Greedy by default, as the reference decodes whatever it is told.
 
-  Raises ValueError for values out of range or that do not go together.
+  Raises QuestionError for values out of range or that do not go together.
   """
 
   max_new_tokens: int = 300  # release
@@ -48,7 +49,7 @@ class Sampling:
   def __post_init__(self):
     def require(holds: bool, message: str) -> None:
       if not holds:
-        raise ValueError(message)
+        raise QuestionError(message)
 
     require(self.max_new_tokens >= 1, f"max_new_tokens {self.max_new_tokens} must be at least 1")
     require(

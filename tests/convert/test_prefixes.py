@@ -177,7 +177,7 @@ def test_folder_and_tokenizer_are_checked_before_weights_are_read(made, tmp_path
     ([f"--output={full}"], "exists and is not empty"),
     ([f"--output={full}/notes.txt/model"], "notes.txt is not a folder: name another"),
     ([f"--output={tmp_path}/new", f"--tokenizer={full}/notes.txt"], "no readable tokenizer"),
-    ([f"--output={tmp_path}/new", "--like=/nowhere"], "no readable config.json"),
+    ([f"--output={tmp_path}/new", "--like=/nowhere"], "there is no such folder"),
     ([f"--output={tmp_path}/new", f"--adapter={tmp_path}/new"], "must be another folder"),
   ):
     status, said = made(*arguments)

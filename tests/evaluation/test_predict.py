@@ -335,7 +335,7 @@ def test_a_damaged_clip_is_recorded_and_tried_again(run, data, tmp_path):
     ({"benchmark": "nosuch"}, "--benchmark=nosuch"),
     ({"audio": "loud"}, "--audio=loud"),
     ({"data": "absent"}, "absent: is no file"),
-    ({"checkpoint": "absent"}, "absent: no readable config.json"),
+    ({"checkpoint": "absent"}, "absent: there is no such folder"),
     ({"preset": "nosuch"}, "preset 'nosuch' is unknown"),
     ({"quarantine": "absent"}, "absent: is not a quarantine file"),
     ({"max_new_tokens": 0}, "max_new_tokens"),
