@@ -133,7 +133,51 @@ def test_few_items_decide_nothing(files, tmp_path, capsys):
   clips = made_predictions.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)
   noise = made_predictions.write(tmp_path / "noise.jsonl", asked, 0.3, heard="noise", seed=2)
   assert run("score", f"--predictions={clips}", f"--probe={noise}") == 0
-  assert "Whether the model listens is not decided" in capsys.readouterr().out
+  shown = capsys.readouterr().out
+  assert "Whether the model listens is not decided here, 16 items are too few to say: " in shown
+
+
+@pytest.mark.parametrize(
+  ("right", "said", "interval"),
+  [
+    # Of right answers with clips, each wrong with noise. 1 - 0.025 ** (1 / 3) = 0.7076.
+    ("111", "not decided here, 3 items are too few to say", "-41.5 to 100.0"),
+    # The bootstrap's interval is above 0, but the paired test has p > 0.05.
+    ("1111000", "not decided here, 7 items are too few to say", "14.3 to 85.7"),
+    ("1" * 12, "The model listens", "47.1 to 100.0"),
+  ],
+)
+def test_the_model_listens_only_where_interval_and_paired_test_agree(
+  tmp_path, capsys, right, said, interval
+):
+  asked = [
+    dataclasses.replace(item, answer="yes")
+    for item in made_predictions.items(len(right), kinds=("binary",))
+  ]
+  clips, noise = (
+    made_predictions.write(tmp_path / f"{heard}.jsonl", asked, 1, heard=heard)
+    for heard in ("clips", "noise")
+  )
+  for path, answers in ((clips, right), (noise, "0" * len(right))):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, yes in zip(rows, answers, strict=True):
+      row["prediction"] = "yes" if yes == "1" else "no"
+    path.write_text("\n".join(map(json.dumps, rows)))
+  assert run("score", f"--predictions={clips}", f"--probe={noise}") == 0
+  shown = capsys.readouterr().out
+  assert said in shown and f"95% interval {interval}, {len(right)} items, p " in shown
+
+
+def test_an_interval_of_values_that_are_all_alike_is_no_certainty():
+  alike, share = np.full(20, 2.5), 1 - 0.025 ** (1 / 20)
+  assert intervals.interval(alike, seed=0) == (None, None)
+  rows = np.ones((20, 2))
+  assert intervals.interval_of(rows, lambda s: s[:, 0] / s[:, 1], seed=0) == (None, None)
+  ends = 2.5 * (1 - share) - 10 * share, 2.5 * (1 - share) + 10 * share
+  assert intervals.difference_interval(alike, seed=0, most=10.0) == pytest.approx(ends)
+  most = 100 * np.ones(20)
+  assert intervals.percent_interval(most, seed=0) == pytest.approx((100 * 0.025 ** (1 / 20), 100))
+  assert intervals.percent_interval(0 * most, seed=0) == pytest.approx((0, 100 * share))
 
 
 def test_the_permuted_options_of_an_item_are_one_trial(files):

@@ -88,8 +88,8 @@ def _differ(section: str, first: ItemValues, second: ItemValues, seed: int) -> D
   is_share = first.unit == "%"
   scale, by_id = 100 if is_share else 1, dict(zip(second.ids, second.values, strict=True))
   mine, theirs = first.values, np.array([by_id[name] for name in first.ids])
-  interval = intervals.difference_interval if is_share else intervals.interval
-  low, high = interval(scale * (mine - theirs), seed)
+  most = 100.0 if is_share else captions.MOST
+  low, high = intervals.difference_interval(scale * (mine - theirs), seed, most)
   alone = exact = None
   if is_share and np.isin([mine, theirs], (0, 1)).all():
     alone = int(np.sum(mine > theirs)), int(np.sum(theirs > mine))

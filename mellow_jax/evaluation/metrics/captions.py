@@ -117,6 +117,9 @@ def rouge_l(
   return np.array(scores, float)
 
 
+MOST = 10.0  # of CIDEr-D; all other metrics of texts end at 1
+
+
 def cider_d(
   given: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 ) -> Float[np.ndarray, "N"]:

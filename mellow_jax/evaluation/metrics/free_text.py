@@ -146,7 +146,9 @@ def _measure(predictions: Sequence[Prediction], settings: Settings, seed: int) -
     figure = _mean("METEOR [ptb]", found.texts, seed)
     # The corpus' figure is not the texts' mean, by a little: the interval moves along.
     by = found.corpus - figure.value
-    figures.append(replace(figure, value=found.corpus, low=figure.low + by, high=figure.high + by))
+    ends = (None if end is None else end + by for end in (figure.low, figure.high))
+    moved = dict(zip(("value", "low", "high"), (found.corpus, *ends), strict=True))
+    figures.append(replace(figure, **moved))
   except MetricUnavailable as error:
     figures.append(Figure(name="METEOR [ptb]", reason=_why(error)))
   try:

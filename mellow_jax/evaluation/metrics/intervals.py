@@ -18,47 +18,67 @@ def resamples(count: int, seed: int) -> list[np.ndarray]:
   return [rng.integers(count, size=(rows, count)) for rows in sizes]
 
 
-def interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
-  """The percentile bootstrap interval of the values' mean."""
-  means = np.concatenate([values[rows].mean(axis=1) for rows in resamples(len(values), seed)])
-  return _middle(means)
+Interval = tuple[float, float] | tuple[None, None]  # None: nothing says how far it would move
+
+
+def interval(values: Float[np.ndarray, "N"], seed: int) -> Interval:
+  """The percentile bootstrap interval of the values' mean.
+
+  None where all are alike: so are then all resamples, and an interval of no width would claim that
+  nothing is uncertain.
+  """
+  if np.ptp(values) == 0:
+    return None, None
+  return _middle(_means(values, seed))
 
 
 def percent_interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
-  """The interval of the mean of scores from 0 to 100.
+  """The interval of the mean of scores from 0 to 100; of a few that are all alike, too."""
+  return _bounded_interval(values, seed, 0.0, 100.0)
 
-  By bootstrap, but where all are right or all are wrong: resamples would then be all alike, and the
-  exact binomial interval (Clopper and Pearson 1934) is given.
+
+def difference_interval(
+  values: Float[np.ndarray, "N"], seed: int, most: float = 100.0
+) -> tuple[float, float]:
+  """The interval of the mean of paired differences of scores from 0 to `most`."""
+  return _bounded_interval(values, seed, -most, most)
+
+
+def _bounded_interval(
+  values: Float[np.ndarray, "N"], seed: int, least: float, most: float
+) -> tuple[float, float]:
+  """By bootstrap, but where all values are alike: then by how many of other items could differ.
+
+  Their share is at most the exact binomial bound (Clopper and Pearson 1934), and they differ by as
+  much as `least` and `most` allow. Of scores that are all right or all wrong that is the exact
+  binomial interval.
   """
-  if np.all(values == 100):
-    return 100 * ((1 - LEVEL) / 2) ** (1 / len(values)), 100.0
-  if np.all(values == 0):
-    return 0.0, 100 * (1 - ((1 - LEVEL) / 2) ** (1 / len(values)))
-  return interval(values, seed)
+  if np.ptp(values):
+    return _middle(_means(values, seed))
+  share = 1 - ((1 - LEVEL) / 2) ** (1 / len(values))
+  same = (1 - share) * float(values[0])
+  return same + share * least, same + share * most
 
 
-def difference_interval(values: Float[np.ndarray, "N"], seed: int) -> tuple[float, float]:
-  """The interval of the mean of paired differences of scores from 0 to 100.
-
-  By bootstrap, but where no item differs: then by the exact binomial bound on how many could.
-  """
-  if values.any():
-    return interval(values, seed)
-  most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / len(values)))
-  return -most, most
+def _means(values: Float[np.ndarray, "N"], seed: int) -> Float[np.ndarray, "M"]:
+  return np.concatenate([values[rows].mean(axis=1) for rows in resamples(len(values), seed)])
 
 
 def interval_of(
   rows: Float[np.ndarray, "N K"],
   figure: Callable[[Float[np.ndarray, "M K"]], Float[np.ndarray, "M"]],
   seed: int,
-) -> tuple[float, float]:
-  """The percentile bootstrap interval of a figure that is computed from sums over items."""
+) -> Interval:
+  """The percentile bootstrap interval of a figure that is computed from sums over items.
+
+  None where it is the same in all resamples, as in `interval`.
+  """
   sums = []
   for places in resamples(len(rows), seed):
     times = np.stack([np.bincount(row, minlength=len(rows)) for row in places])
     sums.append(times @ rows)
-  return _middle(figure(np.concatenate(sums)))
+  draws = figure(np.concatenate(sums))
+  return _middle(draws) if np.ptp(draws) else (None, None)
 
 
 def _middle(draws: Float[np.ndarray, "M"]) -> tuple[float, float]:

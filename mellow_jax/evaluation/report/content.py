@@ -112,7 +112,8 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
     f"Intervals hold 95% of {intervals.RESAMPLES} bootstrap resamples of the items (seed "
     f"{report.seed}): how far a figure would move with other items of this kind. They say nothing "
     "of another training run, another prompt or another decoding. Where all answers are right, or "
-    "all wrong, the interval is the exact binomial one."
+    "all wrong, the interval is the exact binomial one; a metric of texts that is the same for all "
+    "has none."
   )
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
 
@@ -180,7 +181,7 @@ def probe_rows(found: Grounding) -> list[list[str]]:
         number(loss.probed, loss.unit),
         number(loss.clips - loss.probed, loss.unit).rstrip("%"),
         span(loss.low, loss.high, loss.unit),
-        "< 0.001" if loss.p < 0.001 else f"{loss.p:.3f}",
+        grounding.shown_p(loss.p),
         f"{loss.same_text:.1f}%",
       ]
     )

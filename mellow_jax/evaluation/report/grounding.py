@@ -14,7 +14,7 @@ from jaxtyping import Float
 from mellow_jax.errors import PredictionsError
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.benchmarks.prediction_files import PredictionSet
-from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.metrics import captions, intervals, rules
 from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import sections
 from mellow_jax.evaluation.report.sections import ItemValues
@@ -22,6 +22,7 @@ from mellow_jax.evaluation.report.sections import ItemValues
 # A model that loses nothing that can be seen, and surely less than this, does not listen: points of
 # right answers, and CIDEr-D, which is 10 for a text that is its reference.
 MARGIN = {"%": 10.0, "": 0.3}
+FEW = 30  # items; with fewer, what is not decided is said to be so for that reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +115,8 @@ def _loss(
 ) -> Loss:
   """What a probe costs in a figure, from its values with the clips and, item by item, probed."""
   differences = clips.values - probed
-  interval = intervals.difference_interval if clips.unit == "%" else intervals.interval
-  low, high = interval(differences, seed)
+  most = 100.0 if clips.unit == "%" else captions.MOST
+  low, high = intervals.difference_interval(differences, seed, most)
   return Loss(
     section=section,
     pooled=pooled,
@@ -209,8 +210,21 @@ def _sentence(loss: Loss) -> str:
     f"{loss.clips:.{digits}f}{sign} with the clips, {loss.probed:.{digits}f}{sign} with "
     f"{loss.probe}: a difference of {loss.clips - loss.probed:.{digits}f}{unit} "
     f"({100 * intervals.LEVEL:.0f}% interval {loss.low:.{digits}f} to {loss.high:.{digits}f}, "
-    f"{loss.n} items)"
+    f"{loss.n} items, p {shown_p(loss.p)})"
   )
+
+
+def shown_p(p: float) -> str:
+  """A p as it is printed."""
+  return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _costs(loss: Loss) -> bool:
+  """Whether the probe surely costs something: by the interval, and by the paired test as well.
+
+  The bootstrap's interval alone is too narrow with few items.
+  """
+  return loss.low > 0 and loss.p < 1 - intervals.LEVEL
 
 
 def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
@@ -218,18 +232,22 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
   shuffled = [loss for loss in losses if loss.probe.startswith(INSTEAD["shuffled"])]
   deciding = shuffled or losses
   told = "; ".join(_sentence(loss) for loss in deciding)
-  if all(loss.low > 0 for loss in deciding):
+  if all(map(_costs, deciding)):
     listens, verdict = True, f"The model listens: {told}."
     if not shuffled:
       verdict += " Unless such sounds merely upset it: a run with --audio=shuffled would tell."
   elif all(loss.low <= 0 and loss.high < MARGIN[loss.unit] for loss in deciding):
     listens, verdict = False, f"The model answers without listening: {told}."
   else:
-    listens, verdict = None, f"Whether the model listens is not decided here: {told}."
+    fewest = min(loss.n for loss in deciding)
+    why = f", {fewest} items are too few to say" if fewest < FEW else ""
+    listens, verdict = None, f"Whether the model listens is not decided here{why}: {told}."
   sentences = [verdict]
   if shuffled and (rest := [loss for loss in losses if loss not in shuffled]):
-    lead = "Beside that" if listens else "These sounds, unlike any it was trained on, only upset it"
-    if not listens and all(loss.low <= 0 for loss in rest):
+    lead = "With other sounds" if listens is None else "Beside that"
+    if listens is False:
+      lead = "These sounds, unlike any it was trained on, only upset it"
+    if not listens and not any(map(_costs, rest)):
       lead = "Nor does it lose by other sounds"
     sentences.append(f"{lead}: {'; '.join(_sentence(loss) for loss in rest)}.")
   if not listens:

@@ -71,11 +71,13 @@ def groups(part: SectionReport) -> str:
 
 def _draw_group(ax: Axes, one: Groups, leading: Score) -> None:
   for y, line in enumerate(one.lines):
-    ax.plot([line.low, line.high], [y, y], color=OURS, linewidth=1.5)
+    if line.low is not None:
+      ax.plot([line.low, line.high], [y, y], color=OURS, linewidth=1.5)
     ax.plot(line.value, y, "o", color=OURS, markersize=5)
     if line.baselines:
       ax.plot(max(line.baselines.values()), y, "|", color=GUESS, markersize=11, markeredgewidth=2)
-  most = 100.0 if leading.unit == "%" else 1.1 * max(line.high for line in one.lines) or 1.0
+  highest = max(line.value if line.high is None else line.high for line in one.lines)
+  most = 100.0 if leading.unit == "%" else 1.1 * highest or 1.0
   _dress(ax, f"by {one.key}", [f"{line.name} ({line.n})" for line in one.lines], most)
   if leading.unit != "%":
     ax.set_xlabel(leading.name, fontsize=9)
