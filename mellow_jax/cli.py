@@ -18,6 +18,7 @@ from mellow_jax import config_help, progress
 from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
+CHECKPOINT = "MELLOW_CHECKPOINT"  # the environment variable
 COLUMNS = 100
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # --device to JAX_PLATFORMS
 
@@ -32,6 +33,20 @@ def flag_values() -> flags.FlagValues:
 def define_old_name(f: flags.FlagValues, old: str, name: str) -> None:
   """Lets --old, which users may have in scripts, stand for --name; --help does not show it."""
   flags.DEFINE_alias(old, name, flag_values=f)
+
+
+def define_checkpoint(f: flags.FlagValues, what: str = "Model folder") -> None:
+  """Defines --checkpoint, which `run` takes from the variable CHECKPOINT where it is absent."""
+  text = f"{what}; the variable {CHECKPOINT} if absent."
+  flags.DEFINE_string("checkpoint", None, text, flag_values=f)
+
+
+def require(f: flags.FlagValues, *names: str) -> None:
+  """Raises FlagsError for the first flag of these that has no value."""
+  for name in names:
+    if not f[name].value:
+      what = f"name a model folder, here or in the variable {CHECKPOINT}"
+      raise FlagsError(f"--{name} is missing: {what if name == 'checkpoint' else f[name].help}")
 
 
 def define_device(f: flags.FlagValues) -> None:
@@ -248,6 +263,8 @@ def run(
           raise FlagsError("--config is missing: name the config whose fields are listed")
         print(config_help.text(f.config))
         return 0
+      if "checkpoint" in f and not f.checkpoint:
+        f.checkpoint = os.environ.get(CHECKPOINT)
       if "device" in f and f.device:
         _use_device(f.device)
       with progress.stage(waits_for) if waits_for else contextlib.nullcontext():

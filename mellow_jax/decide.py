@@ -25,7 +25,7 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   words = functools.partial(flags.DEFINE_list, default=[], flag_values=f)
-  text("checkpoint", None, "Model folder.")
+  cli.define_checkpoint(f)
   text("question", None, "What is asked.")
   words("options", help="The options of a choice.")
   words("levels", help="The levels of a rating, in ascending order.")
@@ -37,9 +37,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _decide(f: flags.FlagValues, *clips: str) -> None:
-  for name in ("checkpoint", "question"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "checkpoint", "question")
   if not 1 <= len(clips) <= 2:
     raise FlagsError(f"{len(clips)} clips: give one or two files")
   if f.options and f.levels:

@@ -27,7 +27,7 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   f.set_gnu_getopt(True)  # flags may follow the clips and the question
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("checkpoint", help="Model folder; the variable MELLOW_CHECKPOINT if absent.")
+  cli.define_checkpoint(f)
   flags.DEFINE_multi_string(
     "audio", [], "Audio file; twice for two clips that are asked about together.", flag_values=f
   )

@@ -31,7 +31,7 @@ QUESTIONS = {1: "caption the audio", 2: "explain the difference in few words"}
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
-  text("checkpoint", None, "Model folder, from the converter or from training.")
+  cli.define_checkpoint(f)
   flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
   text("prompt", None, "The question; by default a caption, of two clips their difference.")
   text("output", "inspected", "Folder for the picture and the JSON file, named after the clips.")
@@ -49,8 +49,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _inspect(f: flags.FlagValues) -> None:
-  if not f.checkpoint:
-    raise FlagsError("--checkpoint is missing: name a model folder")
+  cli.require(f, "checkpoint")
   if len(f.audio) not in QUESTIONS:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
   with progress.stage("starting"):  # not before it is asked: JAX takes a second

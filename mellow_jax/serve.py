@@ -26,7 +26,7 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f, lower_bound=1)
-  text("checkpoint", None, "Model folder.")
+  cli.define_checkpoint(f)
   text("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every one of the machine.")
   number("port", 8000, "Port to listen at.")
   number("slots", 4, "Requests that are decoded at once.")
@@ -41,8 +41,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _serve(f: flags.FlagValues) -> None:
-  if not f.checkpoint:
-    raise FlagsError("--checkpoint is missing: name a model folder")
+  cli.require(f, "checkpoint")
   if not (Path(f.checkpoint) / "config.json").is_file():
     raise FlagsError(f"--checkpoint={f.checkpoint}: is no model folder")
   lacking = [n for n in ("starlette", "uvicorn", "prometheus_client") if not _has(n)]

@@ -1,5 +1,6 @@
 """One line for what the caller can mend, for Ctrl-C, and for a reader of stdout that has gone."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -152,3 +153,28 @@ def test_an_unusable_path_is_one_line_with_a_remedy(tmp_path, capsys, make, reme
   assert cli.run(["x"], cli.flag_values(), "Doc.", lambda f: make(path), example="x") == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f"error: {tmp_path}") and remedy in line and "Errno" not in line
+
+
+@pytest.mark.parametrize(
+  ("module", "flags"),
+  [
+    ("generate", ["--audio=a.wav", "--prompt=what?"]),
+    ("decide", ["a.wav", "--question=what?"]),
+    ("serve", []),
+    ("inspect", ["--audio=a.wav"]),
+    ("evaluation.commands.calibrate", ["--predictions=a.jsonl"]),
+    ("evaluation.commands.predict", ["--benchmark=table", "--data=a.csv", "--output=a.jsonl"]),
+    ("evaluation.linear_probe", ["--train=a.json", "--test=a.json"]),
+  ],
+)
+def test_the_variable_names_the_model_of_each_command(module, flags, monkeypatch, capsys, tmp_path):
+  """Without it all say the same line; with it they get beyond that."""
+  command, argv = importlib.import_module(f"mellow_jax.{module}"), [f"mellow {module}", *flags]
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv("MELLOW_CHECKPOINT", raising=False)
+  assert command.main(argv) == 1
+  line = "name a model folder, here or in the variable MELLOW_CHECKPOINT"
+  assert capsys.readouterr().err == f"error: --checkpoint is missing: {line}\n"
+  monkeypatch.setenv("MELLOW_CHECKPOINT", str(tmp_path / "absent"))
+  assert command.main(argv) == 1
+  assert "--checkpoint is missing" not in capsys.readouterr().err

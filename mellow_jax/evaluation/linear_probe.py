@@ -36,7 +36,7 @@ from mellow_jax import checkpoint, cli, files, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.config import ModelConfig
 from mellow_jax.data import audio, choices, presets, prompts, records
-from mellow_jax.errors import DataError, FlagsError
+from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import rows
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.metrics import entailment
@@ -200,7 +200,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
-  text("checkpoint", help="Model folder, from the converter or from training.")
+  cli.define_checkpoint(f)
   text("train", help="ReasonAQA JSON file with the rows that the classifier is fitted to.")
   text("test", help="The same with the rows that it is scored on.")
   text("audio_root", help="Folder below which the clips are; by default that of --train.")
@@ -211,9 +211,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _probe(f: flags.FlagValues) -> None:
-  for name in ("checkpoint", "train", "test"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
+  cli.require(f, "checkpoint", "train", "test")
   parallel.require_device(f.device)
   parallel.use_compilation_cache()
   root = Path(f.audio_root or Path(f.train).parent)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from mellow_jax import parallel, progress
+from mellow_jax import cli, parallel, progress
 from mellow_jax.data import audio, records
 from mellow_jax.data.audio import Clip
 from mellow_jax.data.records import Record
@@ -286,7 +285,7 @@ def _answering(
 def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
   """Appends the answers to --output, those that it does not have yet."""
   settings = {
-    "checkpoint_sha256": _sha256(Path(_checkpoint(f)) / "config.json"),  # it has all digests
+    "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
     "preset": model.preset.name,
     "window": f.window,
     "seed": f.seed,
@@ -324,18 +323,13 @@ def _sha256(path: Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _checkpoint(f: flags.FlagValues) -> str:
-  return f.checkpoint or os.environ.get("MELLOW_CHECKPOINT", "")
-
-
 def answer(f: flags.FlagValues, words: Sequence[str]) -> int:
   """Does what the flags of `mellow generate` and the words beside them say; the exit status."""
-  if not _checkpoint(f):
-    raise FlagsError("--checkpoint is missing: name a model folder")
+  cli.require(f, "checkpoint")
   parallel.require_device(f.device)
   sampling, job = sampling_of(f), _job(f, words)
   if f.window == "all" and (f.output or len(job.entries) > 1 or job.entries[0].filepath2):
     raise FlagsError("--window=all takes one --audio and prints: choose first or center")
-  model = Mellow.load(_checkpoint(f), f.preset)
+  model = Mellow.load(f.checkpoint, f.preset)
   model.warns = False
   return (_write if f.output else _print)(f, model, job, sampling)

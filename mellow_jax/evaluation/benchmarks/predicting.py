@@ -11,7 +11,7 @@ import jax
 import tqdm
 from absl import flags
 
-from mellow_jax import checkpoint, parallel
+from mellow_jax import checkpoint, cli, parallel
 from mellow_jax.data import presets, prompts, scenes, selection
 from mellow_jax.errors import FlagsError
 from mellow_jax.evaluation.benchmarks import catalogue, probes, prompt_styles, runner
@@ -142,9 +142,7 @@ def _settings(
 
 
 def _predict(f: flags.FlagValues) -> int:
-  for name in ("checkpoint", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
+  cli.require(f, "checkpoint", "output")
   sampling = answering.sampling_of(f)
   if sampling.samples > 1 and not f.vote:
     raise FlagsError("--samples: one answer an item is scored: add --vote, or drop it")

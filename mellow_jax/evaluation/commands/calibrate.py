@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from mellow_jax import cli
-from mellow_jax.errors import FlagsError, PredictionsError
+from mellow_jax.errors import PredictionsError
 
 LEAST = 20  # choices
 
@@ -24,16 +24,14 @@ LEAST = 20  # choices
 def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
-  text("checkpoint", None, "Model folder that the temperature is kept in.")
+  cli.define_checkpoint(f, "Model folder that the temperature is kept in")
   text("predictions", None, "Answers of this model, with --options_loglik.")
   flags.DEFINE_bool("dry_run", False, "Print what would be kept.", flag_values=f)
   return f
 
 
 def _calibrate(f: flags.FlagValues) -> None:
-  for name in ("checkpoint", "predictions"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "checkpoint", "predictions")
   # Here, so that --help needs none of it.
   from mellow_jax import checkpoint
   from mellow_jax.evaluation.benchmarks import prediction_files

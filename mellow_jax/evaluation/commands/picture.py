@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import flags
 
 from mellow_jax import cli, files
-from mellow_jax.errors import FlagsError
 
 
 def _flags() -> flags.FlagValues:
@@ -28,9 +27,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _picture(f: flags.FlagValues) -> None:
-  for name in ("workdir", "predictions", "probe", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
+  cli.require(f, "workdir", "predictions", "probe", "output")
   # Not before they are asked: JAX and Matplotlib take a second.
   from mellow_jax.evaluation.benchmarks import prediction_files
   from mellow_jax.evaluation.report import run_picture

@@ -25,7 +25,7 @@ def _flags() -> flags.FlagValues:
   choice = functools.partial(flags.DEFINE_enum, flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
   switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=f)
-  text("checkpoint", help="Model folder, from the converter or from training.")
+  cli.define_checkpoint(f)
   choice("benchmark", None, list(catalogue.BENCHMARKS), "What is asked.")
   text("data", help="Folder of the benchmark's published files, or the file of its questions.")
   text("audio_root", help="Folder below which the clips are; by default that of the questions.")
