@@ -7,9 +7,12 @@ Then open http://127.0.0.1:8000, or send requests as docs/serving.md shows. The 
 requests that it has. It needs the extra `serve`: pip install mellow_jax[serve].
 """
 
+import contextlib
+import errno
 import functools
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +31,7 @@ def _flags() -> flags.FlagValues:
   number = functools.partial(flags.DEFINE_integer, flag_values=f, lower_bound=1)
   cli.define_checkpoint(f)
   text("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every one of the machine.")
-  number("port", 8000, "Port to listen at.")
+  number("port", 8000, "Port to listen at.", upper_bound=65_535)
   number("slots", 4, "Requests that are decoded at once.")
   number("max_new_tokens", 300, "Most tokens of an answer.")
   number("max_queue", 64, "Requests that may wait; more are refused with status 429.")
@@ -40,13 +43,35 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _serve(f: flags.FlagValues) -> None:
+def _listen(host: str, port: int) -> socket.socket:
+  """A socket that listens; raises FlagsError for an address that is taken or not to be had."""
+  here = "give one of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+  try:
+    family, *_, address = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))  # IPv4 first
+    return socket.create_server(address[:2], family=family)
+  except socket.gaierror as error:
+    raise FlagsError(f"--host={host}: is no address ({error.strerror}): {here}") from None
+  except OSError as error:
+    match error.errno:
+      case errno.EADDRINUSE:
+        fault = f"--port={port}: another program listens there: end it, or give another port"
+      case errno.EACCES | errno.EPERM:
+        fault = f"--port={port}: may not be used by this user: give one from 1024 on"
+      case errno.EADDRNOTAVAIL:
+        fault = f"--host={host}: is no address of this machine: {here}"
+      case _:
+        fault = f"--host={host} --port={port}: {os.strerror(error.errno)}: give others"
+    raise FlagsError(fault) from None
+
+
+def _serve(f: flags.FlagValues) -> int:
   cli.require(f, "checkpoint")
   if not (Path(f.checkpoint) / "config.json").is_file():
     raise FlagsError(f"--checkpoint={f.checkpoint}: is no model folder")
   lacking = [n for n in ("starlette", "uvicorn", "prometheus_client") if not _has(n)]
   if lacking:
     raise FlagsError(f"{lacking[0]} is not installed: pip install mellow_jax[serve]")
+  listener = _listen(f.host, f.port)  # before anything is loaded
   import uvicorn  # here, so that --help needs none of it
 
   from mellow_jax.inference.api import Mellow
@@ -70,15 +95,17 @@ def _serve(f: flags.FlagValues) -> None:
     names=tuple(dict.fromkeys([f.name or "mellow", "mellow"])),
     api_key=f.api_key or os.environ.get("MELLOW_API_KEY", ""),
   )
-  uvicorn.run(
+  how = uvicorn.Config(
     app.create_app(load, settings),
-    host=f.host,
-    port=f.port,
     log_level="warning",
     server_header=False,
     timeout_graceful_shutdown=DRAIN_SECONDS,
     h11_max_incomplete_event_size=32_768,
   )
+  server = uvicorn.Server(how)
+  with contextlib.suppress(KeyboardInterrupt):  # once all requests are finished
+    server.run(sockets=[listener])
+  return 0 if server.started else 1
 
 
 def _has(name: str) -> bool:

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -350,12 +351,19 @@ ROUTES = (
 )
 
 
+_SERVED = "ask " + ", ".join(
+  f"{'POST' if 'POST' in route.methods else 'GET'} {route.path}"
+  for route in ROUTES
+  if isinstance(route, Route) and not route.path.startswith("/examples")
+)
+
+
 def create_app(load: Callable[[], Engine], settings: ServerSettings | None = None) -> Starlette:
   """The application; load is called once, in a thread, when the server starts."""
   service = Service(load, settings or ServerSettings())
   app = Starlette(
     routes=ROUTES,
-    exception_handlers=dict.fromkeys((UserError, TimeoutError, Exception), refused),
+    exception_handlers=dict.fromkeys((HTTPException, UserError, TimeoutError, Exception), refused),
     lifespan=service.lifespan,
   )
   app.state.service = service
@@ -473,6 +481,9 @@ def _refusal(service: Service, request: HttpRequest, error: Exception) -> Respon
   match error:
     case RequestError():
       status = error.status
+    case HTTPException():  # of the mounted page, to which all goes that no route takes
+      asked = f"{request.method} {request.url.path:.100}"
+      status, error = 404, RequestError(404, f"{asked} is not served here: {_SERVED}")
     case BusyError():
       status = 429
     case QuestionError() | UserError():

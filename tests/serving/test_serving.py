@@ -21,7 +21,7 @@ import pytest
 import soundfile
 import tiny
 
-from mellow_jax import checkpoint
+from mellow_jax import checkpoint, serve
 from mellow_jax.errors import RequestError
 from mellow_jax.inference.api import Mellow
 from mellow_jax.inference.decode import Sampling
@@ -205,6 +205,45 @@ def test_clients_forms_are_read(server):
     body = {"model": "mellow", "messages": messages, "max_tokens": 4096, "temperature": 0, "n": 1}
     status, found = server.post("/v1/chat/completions", body)
     assert status == 200 and found["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize(
+  ("method", "path"),
+  [
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/audio/transcriptions"),
+    ("GET", "/v1/chat/completions"),
+    ("GET", "/nothing.html"),
+    ("DELETE", "/v1/models"),
+  ],
+)
+def test_what_is_not_served_is_404_in_openais_form(server, method, path):
+  status, body, headers = server.send(method, path)
+  error = json.loads(body)["error"]
+  assert (status, error["code"], error["type"]) == (404, 404, "not_found_error")
+  assert headers["content-type"] == "application/json"
+  assert error["message"].startswith(f"{method} {path} is not served here: ask POST /v1/chat/")
+
+
+@pytest.mark.parametrize(
+  ("flags", "line"),
+  [
+    ("--port={port}", "--port={port}: another program listens there: end it, or give another port"),
+    ("--host=192.0.2.1", "--host=192.0.2.1: is no address of this machine: give one of this"),
+    ("--host=no.such.invalid", "--host=no.such.invalid: is no address ("),
+    ("--port=99999", "flag --port=99999: "),
+  ],
+)
+def test_an_address_that_is_not_to_be_had_is_one_line_before_the_model_is_loaded(
+  flags, line, tmp_path, capsys, monkeypatch
+):
+  (tmp_path / "config.json").write_text("no model")  # that would be told if it were read
+  monkeypatch.setattr(Mellow, "load", None)
+  with socket.create_server(("127.0.0.1", 0)) as taken:
+    port = taken.getsockname()[1]
+    assert serve.main(["serve", f"--checkpoint={tmp_path}", flags.format(port=port)]) == 1
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {line.format(port=port)}") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
