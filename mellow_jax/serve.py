@@ -14,6 +14,7 @@ import importlib.util
 import os
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,10 @@ def _serve(f: flags.FlagValues) -> int:
   server = uvicorn.Server(how)
   with contextlib.suppress(KeyboardInterrupt):  # once all requests are finished
     server.run(sockets=[listener])
+  if {thread.name for thread in threading.enumerate()} & {"load", "engine"}:
+    # Ctrl-C came while the model was loaded, or twice: an ordinary exit would abort within XLA.
+    print("error: stopped by Ctrl-C", file=sys.stderr, flush=True)
+    os._exit(130)
   return 0 if server.started else 1
 
 

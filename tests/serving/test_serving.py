@@ -9,7 +9,10 @@ import json
 import os
 import random
 import resource
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import wave
@@ -574,3 +577,17 @@ def test_200_connections_at_once_are_answered_or_asked_to_come_again(server):
   for thread in threads:
     thread.join()
   assert len(statuses) == 200 and set(statuses) <= {200, 429} and 200 in statuses
+
+
+def test_ctrl_c_while_the_model_is_loaded_ends_in_a_line(tiny_model_folder):
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  argv = [sys.executable, "-m", "mellow_jax", "serve", f"--port={port}"]
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+  with subprocess.Popen([*argv, f"--checkpoint={tiny_model_folder}"], **pipes) as server:
+    lines = iter(server.stdout.readline, "")
+    assert any("loading" in line for line in lines)
+    server.send_signal(signal.SIGINT)
+    last = [*lines][-1]
+  # A machine that is fast enough is ready before the signal comes.
+  assert (server.returncode, last) in [(130, "error: stopped by Ctrl-C\n"), (0, last)]
