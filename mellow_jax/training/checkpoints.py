@@ -32,6 +32,7 @@ from mellow_jax.models import mellow
 COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
 IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 
+DIGEST = "the digest of its rows"  # among the settings
 Counters = dict[str, int | float]
 # Config fields that may differ when a run is resumed: none changes what a step computes.
 CHANGEABLE = (
@@ -52,7 +53,7 @@ def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
   plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-  same = {"rows": rows, "the digest of its rows": digest}
+  same = {"rows": rows, DIGEST: digest}
   return {**same, **{name: x for name, x in named.items() if name not in CHANGEABLE}}
 
 
@@ -212,17 +213,7 @@ class TrainCheckpoints:
         logging.warning("%s/%s is damaged, an older step is tried: %s", self.folder, step, error)
         continue
       if different:
-        key = min(different)
-        remedy = "use another --workdir or the same settings"
-        if different == {"steps"}:
-          remedy = (
-            "the learning rate and the order of scenes follow from the number of steps: to train "
-            f"on, use another --workdir with --config.init_from={self.folder.parent / 'model'}"
-          )
-        raise CheckpointError(
-          f"{self.folder}/{step}: was saved with {key} = {saved.get(key)!r}, this run has "
-          f"{run.get(key)!r}; {remedy}"
-        )
+        raise CheckpointError(f"{self.folder}/{step}: {self._remedy(different, saved, run)}")
       self._set_aside(failures)
       return mellow.unflatten(flat, like), meta["counters"]
     if failures:
@@ -232,6 +223,20 @@ class TrainCheckpoints:
         "folder to start from the beginning"
       )
     return None
+
+  def _remedy(self, different: set[str], saved: dict[str, Any], run: dict[str, Any]) -> str:
+    """Which of the settings that differ stands in the way, and what to do."""
+    source, schedule = (run.get(name) for name in ("data.source", "optim.schedule"))
+    if "steps" in different and source == "scenes":
+      different = different - {"rows", DIGEST}  # they follow from the number of steps
+    key, remedy = min(different), "use another --workdir or the same settings"
+    if different == {"steps"}:
+      remedy = (
+        f"the learning rate of optim.schedule = {schedule!r} and the order of scenes follow from "
+        "the number of steps, and only a run on files with 'constant' goes on: to train on, use "
+        f"another --workdir with --config.init_from={self.folder.parent / 'model'}"
+      )
+    return f"was saved with {key} = {saved.get(key)!r}, this run has {run.get(key)!r}; {remedy}"
 
   def _together(self, read: Any, *args: Any) -> Any:
     """The result of read; raises in every process if it raised in one."""

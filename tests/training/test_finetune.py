@@ -230,10 +230,19 @@ def test_a_finished_run_goes_on_where_its_schedule_allows_it(tmp_path, schedule)
   if schedule == "constant":
     assert checkpoints.restore(like, more)
   else:
-    with pytest.raises(CheckpointError, match=r"steps = 2, .* 4; .*--config.init_from=.*/model"):
+    with pytest.raises(
+      CheckpointError, match=rf"steps = 2, .* 4; .*{schedule}.*init_from=.*/model"
+    ):
       checkpoints.restore(like, more)
   with pytest.raises(CheckpointError, match="seed = 0, this run has 1"):
     checkpoints.restore(like, more | {"seed": 1})
+  # Scenes are as many as the steps need: it is the steps that are named.
+  checkpoints.save(3, state, saved | {"data.source": "scenes", "rows": 2}, {})
+  checkpoints.wait()
+  scenes = more | {"data.source": "scenes", "rows": 4, "the digest of its rows": "other"}
+  named = r"steps = 2, .* 4; .*optim.schedule.* the order of scenes .*init_from=.*/model"
+  with pytest.raises(CheckpointError, match=named):
+    checkpoints.restore(like, scenes)
   checkpoints.close()
 
 
