@@ -172,8 +172,11 @@ class StopSignal:
   """Turns SIGTERM, which schedulers send, and Ctrl-C into a request to stop after this step.
 
   The signals then no longer end the process, but a second Ctrl-C does. Must be made after
-  `initialize`, in the main thread.
+  `initialize`, in the main thread. That thread hears of a signal only between instructions of
+  Python, in a compilation a minute later: another one answers at once.
   """
+
+  GRACE_SECONDS = 3.0  # after a second Ctrl-C, for the main thread to clean up
 
   def __init__(self):
     self._received, self._calls = False, 0
@@ -181,6 +184,22 @@ class StopSignal:
     if jax.process_count() == 1:
       signal.signal(signal.SIGTERM, self._terminate)
     signal.signal(signal.SIGINT, self._interrupt)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # it gets each signal's number at once
+    threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+
+  def _watch(self, reader: int) -> None:
+    presses = 0
+    while presses < 2:
+      if os.read(reader, 1)[0] != signal.SIGINT:
+        continue
+      presses += 1
+      if presses == 1:
+        os.write(2, b"\nstops after the next step; Ctrl-C again ends at once\n")
+    time.sleep(self.GRACE_SECONDS)
+    os.write(2, b"error: stopped by Ctrl-C\n")
+    os._exit(130)
 
   def _terminate(self, *_: object) -> None:
     self._received = True

@@ -8,7 +8,8 @@ run.json, TensorBoard files, and the logs that mellow_jax/training/metrics.py li
 --profile=100:5 writes a trace of steps 100 to 104 to profile/.
 
 SIGTERM and Ctrl-C save the current step and end with exit status 75: start the same command again.
-Otherwise the status is 0 when all steps are done, 1 after an error of one line.
+A second Ctrl-C ends at once, with status 130. Otherwise the status is 0 when all steps are done, 1
+after an error of one line.
 
 Several processes find each other on TPU pods, SLURM, Open MPI and Kubernetes; elsewhere each is
 given --coordinator=HOST:PORT --processes=N --process_id=I, with I from 0 to N - 1. All must see the

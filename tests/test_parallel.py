@@ -5,7 +5,10 @@ import json
 import math
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -315,3 +318,19 @@ def test_two_processes_train_as_one_does_and_one_resumes_what_they_saved(
   (out,) = processes.finish(run("two"))
   assert "resumed from step 2" in out
   assert_same(tmp_path / "two")
+
+
+def test_ctrl_c_is_answered_while_the_main_thread_computes_and_a_second_one_ends_it():
+  code = (
+    "import hashlib; from mellow_jax import parallel; parallel.StopSignal();"
+    "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+  )
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    first = process.stderr.readline() + process.stderr.readline()
+    assert first == "\nstops after the next step; Ctrl-C again ends at once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert process.stderr.read() == "error: stopped by Ctrl-C\n"
