@@ -15,6 +15,7 @@ import processes
 import pytest
 import soundfile
 
+from mellow_jax import evaluate
 from mellow_jax.data import choices, records
 from mellow_jax.evaluation.benchmarks import catalogue, prediction_files, probes, runner
 from mellow_jax.evaluation.commands import predict
@@ -113,6 +114,20 @@ def test_every_item_is_asked_with_its_clips(run, data, model, tmp_path):
   assert settings["items"] == 19 and settings["prompt_style"] == "reference v1"
   assert settings["window"] == "center" and settings["prompts_cut"] > 0
   assert "prompts exceed 8 tokens and are cut" in err
+
+
+def test_items_of_a_table_without_answers_are_named_with_the_column_to_add(
+  run, data, tmp_path, capfd
+):
+  table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
+  rows = f"{NAMES[0]}.wav,rain ?,yes\n{NAMES[1]}.wav,rain ?,\n{NAMES[1]}.wav,what ?,\n"
+  table.write_text(f"file,question,answer\n{rows}")
+  status, _, err = run(data=table, audio_root=data, output=output)
+  item = lines(output)[1]["item"]
+  fault = f"item {item['id']!r} ({NAMES[1]}.wav) of the table has no answer: add the column answer"
+  assert status == 0 and f"2 of 3 items cannot be scored: {fault}" in err
+  assert evaluate.main(["evaluate", "score", f"--predictions={output}"]) == 1
+  assert last_line(capfd.readouterr().err).startswith(f"error: {output}, line 2: {fault}")
 
 
 def test_choices_are_scored_in_their_own_order(run, data, model, tmp_path):

@@ -14,7 +14,13 @@ from absl import flags
 from mellow_jax import checkpoint, cli, parallel
 from mellow_jax.data import presets, prompts, scenes, selection
 from mellow_jax.errors import FlagsError
-from mellow_jax.evaluation.benchmarks import catalogue, probes, prompt_styles, runner
+from mellow_jax.evaluation.benchmarks import (
+  catalogue,
+  prediction_files,
+  probes,
+  prompt_styles,
+  runner,
+)
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.prompt_styles import Style
 from mellow_jax.evaluation.benchmarks.runner import Asking, Question
@@ -30,9 +36,7 @@ NAMED = 5  # missing files that are named
 
 
 def _read_items(f: flags.FlagValues) -> list[Item]:
-  for name in ("benchmark", "data"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
+  cli.require(f, "benchmark", "data")
   left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
   how = {"quarantined": left_out, "option_sets": f.redraw_options, "say": _say}
   return catalogue.read(f.benchmark, f.data, **how)
@@ -141,6 +145,13 @@ def _settings(
   return settings | {name: x for name, x in drawn.items() if x != usual.get(name, False)}
 
 
+def _say_answered(f: flags.FlagValues, answers: int, items: Sequence[Item]) -> None:
+  _say(f"{f.output}: {answers} answers to {len(items)} items of {f.benchmark}")
+  if unknown := [item for item in items if not item.answer]:
+    why = prediction_files.no_answer(unknown[0], f.benchmark)
+    _say(f"{len(unknown)} of {len(items)} items cannot be scored: {why}")
+
+
 def _predict(f: flags.FlagValues) -> int:
   cli.require(f, "checkpoint", "output")
   sampling = answering.sampling_of(f)
@@ -192,8 +203,7 @@ def _predict(f: flags.FlagValues) -> int:
     batch = f.batch_size * len(devices)
     failures, counts = runner.answer(model, asking, questions, output, states, batch)
   counts.say()
-  answered = len(questions) - len(failures)
-  _say(f"{f.output}: {answered} answers to {len(items)} items of {f.benchmark}")
+  _say_answered(f, len(questions) - len(failures), items)
   if not failures:
     return 0
   _say(

@@ -33,6 +33,19 @@ class PredictionSet:
   predictions: tuple[Prediction, ...]
 
 
+def no_answer(item: Item, benchmark: str) -> str:
+  """What to do about an item that cannot be scored."""
+  if benchmark == "table":
+    return (
+      f"item {item.id!r} ({item.audio1}) of the table has no answer: add the column answer to the "
+      "table, and ask again with `evaluate predict`"
+    )
+  return (
+    f"the right answer to id {item.id!r} is not published: `evaluate export` writes a file for "
+    "whoever has it"
+  )
+
+
 def read(
   path: str | os.PathLike,
   benchmark: str | None = None,
@@ -75,10 +88,7 @@ def read(
       )
     seen[key] = number
     if need_answers and not prediction.item.answer:
-      raise PredictionsError(
-        f"{where}: the right answer to id {prediction.item.id!r} is not published: "
-        "`evaluate export` writes a file for whoever has it"
-      )
+      raise PredictionsError(f"{where}: {no_answer(prediction.item, prediction.benchmark)}")
     predictions.append(prediction)
   for name in ("benchmark", "heard"):
     values = {getattr(prediction, name) for prediction in predictions}
