@@ -76,11 +76,12 @@ def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
     question = paths.pop()
   if bool(f.audio) == bool(paths):
     raise FlagsError(
-      'give either --audio and --prompt, or clips and a question: clip.wav "what is heard?", or '
+      'give either --audio and --prompt, or clips and a question: clip.wav "caption the audio", or '
       "--data and --output"
     )
   if not question:
-    raise FlagsError('--prompt is missing: ask a question after the clips, "what is heard?"')
+    example = 'clip.wav "caption the audio"'
+    raise FlagsError(f"--prompt is missing: ask a question after the clips, as {example}")
   pairs = [tuple(f.audio)] if f.audio else [(path,) for path in _clips(paths)]
   entries = [
     Record("", first, "".join(second), "", "", question, "", "", row)
@@ -212,7 +213,8 @@ def _voted(f: flags.FlagValues, entry: Record, answer: Answer | NotAsked) -> Ans
 
 def _print(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
   """Prints the answers, one clip's as its text comes."""
-  counts, failures, is_one = NoteCounts(), [], len(job.entries) == 1
+  counts, failures = NoteCounts(all_windows=f.window == "all"), []
+  is_one = len(job.entries) == 1
   for entry, answer in _answers(f, model, job, sampling):
     answer = _voted(f, entry, answer)
     if isinstance(answer, NotAsked):

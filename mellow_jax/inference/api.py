@@ -155,12 +155,6 @@ def log_progress() -> None:
     logger.propagate = False  # some libraries give the root logger a handler
 
 
-def describe(clip: Clip) -> str:
-  """The part of a clip that the model gets."""
-  end = clip.start_seconds + clip.seconds_used
-  return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
-
-
 def _random_key(seed: int, sampling: Sampling) -> Key[Array, ""]:
   """The key of a seed; raises QuestionError where either is of another type."""
   if not isinstance(sampling, Sampling):
@@ -199,7 +193,8 @@ class Mellow:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
     self.preset, self.cfg = presets.PRESETS[name], loaded.config
     self.tokenizer, self._compiled = loaded.tokenizer, set()
-    self.warns = True  # of the first question that is cut; commands count them instead
+    # Of long clips, and of the first question that is cut; commands count them instead.
+    self.warns = True
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     self.graphdef, self.temperature = graphdef, loaded.temperature
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
@@ -408,7 +403,7 @@ class Mellow:
       texts=texts,
       log_probs=tuple(log_probs.tolist()),
       tokens=tuple(map(len, ids)),
-      heard=tuple(describe(clip) for clip in prompt.clips),
+      heard=tuple(notes.describe(clip) for clip in prompt.clips),
       finish_reasons=tuple("length" if full else "stop" for full in is_full),
       notes=(*prompt.notes, *notes.of_answer(texts[0], is_full[0])),
     )
@@ -534,9 +529,9 @@ class Mellow:
     if window not in ("first", "center"):
       raise QuestionError(f'window {window!r}: choose "first" or "center", or answer_windows')
     clip = audio.load(source, self.cfg.audio, self.preset, window=window, name=name)
-    if clip.seconds_used < clip.total_seconds:
+    if clip.seconds_used < clip.total_seconds and self.warns:
       name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "clip")
-      logger.info("%s: heard %s", name, describe(clip))
+      logger.info("%s: heard %s", name, notes.describe(clip))
     return clip
 
   def prompt(self, row: Row, window: audio.Window = "first") -> Prompt:

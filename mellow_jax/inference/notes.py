@@ -17,11 +17,18 @@ logger = logging.getLogger("mellow_jax")
 _SHOWN = 60  # characters of the first case
 
 NoteKind = Literal[
-  "question_cut", "unknown_words", "silent_clip", "short_clip", "answer_unfinished", "empty_answer"
+  "question_cut",
+  "unknown_words",
+  "clip_cut",
+  "silent_clip",
+  "short_clip",
+  "answer_unfinished",
+  "empty_answer",
 ]
 SAYS: dict[NoteKind, str] = {
   "question_cut": "questions cut to fit the model",
   "unknown_words": "questions with words that the tokenizer does not know",
+  "clip_cut": "clips of which a part is heard",
   "silent_clip": "silent clips",
   "short_clip": f"clips shorter than {SHORT_SECONDS} s",
   "answer_unfinished": "answers that --max_new_tokens ended",
@@ -39,9 +46,17 @@ class Note(NamedTuple):
   detail: str  # such as "93 tokens, 24 are read"; "" where the kind says it all
 
 
+def describe(clip: Clip) -> str:
+  """The part of a clip that the model gets."""
+  end = clip.start_seconds + clip.seconds_used
+  return f"{clip.start_seconds:.1f}-{end:.1f} s of {clip.total_seconds:.1f} s"
+
+
 def of_clips(clips: Iterable[Clip]) -> Iterator[Note]:
   """Notes on the clips of a question, on a clip that stands in both slots once."""
   for clip in {id(clip): clip for clip in clips}.values():
+    if clip.seconds_used < clip.total_seconds:
+      yield Note("clip_cut", describe(clip))
     if clip.wav.max() - clip.wav.min() <= 2 * audio.SILENT_SWING:
       yield Note("silent_clip", "")
     if clip.total_seconds < SHORT_SECONDS:
@@ -65,16 +80,19 @@ def of_answer(text: str, is_cut: bool) -> Iterator[Note]:
 
 
 class NoteCounts:
-  """Counts the notes of a run."""
+  """Counts the notes of a run; all_windows: of every window of a clip, so that none is cut."""
 
-  def __init__(self):
+  def __init__(self, *, all_windows: bool = False):
     self.answers, self._counts = 0, collections.Counter[NoteKind]()
+    self._ignored = {"clip_cut"} if all_windows else set()
     self._first: dict[NoteKind, str] = {}
 
   def add(self, where: str, notes: Iterable[Note]) -> None:
     """Adds the notes of an answer; where says which."""
     self.answers += 1
     for kind, detail in dict(notes).items():
+      if kind in self._ignored:
+        continue
       self._counts[kind] += 1
       self._first.setdefault(kind, f"{where}: {detail}" if detail else where)
 

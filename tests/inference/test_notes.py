@@ -50,6 +50,19 @@ def test_a_question_in_unknown_words_a_silent_clip_and_a_short_one_are_noted(mod
   assert kinds(plain) <= {"answer_unfinished", "empty_answer"}
 
 
+def test_a_clip_of_which_a_part_is_heard_is_noted_and_counted(model):
+  sampling = Sampling(max_new_tokens=1)
+  long = np.tile(NOISE, 4)
+  rows = [((long, RATE), None, "rain ?"), ((NOISE, RATE), None, "rain ?")]
+  counts, all_counts = NoteCounts(), NoteCounts(all_windows=True)
+  for name, answer in zip("ab", model.answers(rows, sampling=sampling), strict=True):
+    counts.add(name, answer.notes)
+    all_counts.add(name, answer.notes)
+  heard = f"0.0-{model.cfg.audio.clip_seconds:.1f} s of 4.0 s"
+  assert f"clips of which a part is heard: 1 of 2, first a: {heard}" in counts.lines()
+  assert not any("a part" in line for line in all_counts.lines())
+
+
 def test_an_answer_says_why_it_ended_and_how_probable_it_is(model):
   for most in (1, 3, 40):
     answer = model.answer((NOISE, RATE), "rain ?", sampling=Sampling(max_new_tokens=most))

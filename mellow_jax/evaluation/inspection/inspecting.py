@@ -9,8 +9,8 @@ from mellow_jax import files
 from mellow_jax.data import audio, audioset
 from mellow_jax.evaluation.inspection import events, hallucination, picture
 from mellow_jax.evaluation.inspection.events import Timeline
-from mellow_jax.inference.api import Answer, Mellow, describe
-from mellow_jax.inference.notes import NoteCounts
+from mellow_jax.inference.api import Answer, Mellow
+from mellow_jax.inference.notes import NoteCounts, describe
 
 WINDOWS_A_PICTURE = 6
 
@@ -93,7 +93,7 @@ def inspect(
   else:
     rows = [(clips[0][0], clips[1][0], prompt)]
   detect, encoder = events.make_detector(model.cfg), model.params["encoder"]
-  model.warns, counts = False, NoteCounts()
+  model.warns, counts = False, NoteCounts(all_windows=True)
   found = model.answers(rows, batch_size=min(len(rows), events.BATCH))
   for answer in found:
     counts.add(" and ".join(paths), answer.notes)

@@ -50,6 +50,7 @@ function makeSlot(letter) {
     try {
       set(await clip.read(file));
     } catch {
+      set(null);  // else the sound before would stand there, and be asked about
       find(".name").textContent = `${file.name} cannot be read: choose a sound file`;
     }
   }
