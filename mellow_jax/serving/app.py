@@ -28,9 +28,9 @@ from starlette.staticfiles import StaticFiles
 import mellow_jax
 from mellow_jax.data.audio import Clip
 from mellow_jax.errors import AudioError, BusyError, QuestionError, RequestError, UserError
-from mellow_jax.inference import api, notes
 from mellow_jax.inference.api import Prompt
 from mellow_jax.inference.engine import Engine, Request, Token
+from mellow_jax.inference.notes import describe
 from mellow_jax.inference.text_stream import StopTexts, TextStream
 from mellow_jax.serving import chat, examples, limits, systemone, timeline
 from mellow_jax.serving.chat import ChatRequest
@@ -269,7 +269,7 @@ async def decisions(request: HttpRequest) -> Response:
     "model": service.settings.names[0],
     "answers": answers,
     "usage": {"input_tokens": positions, "output_tokens": 0},
-    "x_clips": [notes.describe(clip) for clip in clips[: max(len(wanted.audio), 1)]],
+    "x_clips": [describe(clip) for clip in clips[: max(len(wanted.audio), 1)]],
     "x_warnings": fit,
   }
   return JSONResponse(body)
@@ -283,7 +283,7 @@ async def events(request: HttpRequest) -> Response:
   found = await anyio.to_thread.run_sync(
     service.engine().call, lambda: service.timeline(clip), limiter=service._waiters
   )
-  return JSONResponse({"clip": notes.describe(clip), **found})
+  return JSONResponse({"clip": describe(clip), **found})
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -379,7 +379,7 @@ def _read_chat(
   service.check_name(wanted.model)
   clips = service.clips(wanted.audio, wanted.window)
   prompt = engine.model.prompt((*clips, wanted.text))
-  described = [notes.describe(clip) for clip in clips[: len(wanted.audio)]]
+  described = [describe(clip) for clip in clips[: len(wanted.audio)]]
   return wanted, prompt, (described, _warnings(prompt))
 
 
