@@ -38,7 +38,7 @@ from mellow_jax.data import audio, bad_records, records
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import Record, StoredRows
-from mellow_jax.errors import AudioError, DataError, FlagsError, PipelineError
+from mellow_jax.errors import AudioError, DataError, PipelineError
 
 VERSION = 1
 INDEX = "index.json"
@@ -269,9 +269,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _cache(f: flags.FlagValues) -> None:
-  for name in ("data", "audio_root", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "data", "audio_root", "output")
   rows, folder = records.read(f.data), Path(f.output)
   how = {"max_bad_fraction": f.max_bad_fraction, "shard_bytes": f.shard_mib * 2**20}
   bad = write(rows, Path(f.audio_root), folder, **how)

@@ -41,9 +41,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _build(f: flags.FlagValues) -> None:
-  for name in ("data", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "data", "output")
   if not importlib.util.find_spec("tensorflow_datasets"):
     raise FlagsError("TensorFlow Datasets is not installed: pip install 'mellow_jax[tfds]'")
   import tensorflow_datasets

@@ -120,9 +120,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _export(f: flags.FlagValues) -> None:
-  for name in ("predictions", "format", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: --help says what it is")
+  cli.require(f, "predictions", "format", "output")
   found = prediction_files.read(f.predictions, need_answers=False)
   if f.format == "aura":
     if f.data:

@@ -91,9 +91,7 @@ def _fault(found: _Question, repetition: filters.RepetitionFilter) -> str:
 
 
 def _filter(f: flags.FlagValues) -> None:
-  for name in ("data", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "data", "output")
   if Path(f.output).exists():
     raise FlagsError(f"{f.output}: is there already: remove it, or give another --output")
   clips = {found.file for found in _questions(f.data)}

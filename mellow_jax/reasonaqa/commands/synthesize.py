@@ -121,9 +121,7 @@ def _request(
 
 def _generate(f: flags.FlagValues) -> int:
   """Requests replies about the captions, and writes the results once all are there."""
-  for name in ("data", "endpoint", "model", "output"):
-    if not f[name].value:
-      raise FlagsError(f"--{name} is missing: {f[name].help}")
+  cli.require(f, "data", "endpoint", "model", "output")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
   captions, count = caption_files.read(f.data, f.exclude or "")
