@@ -6,12 +6,15 @@ once, every bad row named once. MODEL is a model folder, or "none" for one whose
 out, so that a child starts in no time.
 """
 
+import contextlib
+import functools
 import json
 import os
 import random
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,9 @@ def load(model_folder: str) -> api.Mellow:
     return Generation(np.full((size, 1, 4), 5), 2 * ends, -1.0 * ends, np.int32(3))
 
   model._generate = generate
+  # In place of the engine, which needs a network: batches.
+  batches = types.SimpleNamespace(answers=functools.partial(model.stream, batch_size=4))
+  answering.Engine = lambda *_, **__: contextlib.nullcontext(batches)
   api.jax.random.key = int  # the first of JAX's own would take longer than a table
   return model
 
