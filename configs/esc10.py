@@ -17,6 +17,9 @@ A real language model answers behind the demo's encoder with `make real-lm` and 
   --config=esc10:smollm2-lora     with LoRA of rank 8 and alpha 16 on its queries and values
   --config=esc10:smollm2          trained in full
   --config=esc10:smollm2-random   the same from random weights, to compare with
+
+40 questions about the held-out clips in words that no training row has, for
+`mellow evaluate predict --benchmark=table`, are in docs/esc10_questions.csv.
 """
 
 import dataclasses
