@@ -149,7 +149,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_axe_finds_nothing_serious(page)
     assert serious == [], serious
 
 
-def test_what_is_no_sound_is_said(page):
+def test_what_is_no_sound_is_said_and_the_sound_before_goes(page):
+  drop(page, 0, "before.wav", wav(1, 2))
   handle = page.evaluate_handle(
     """() => {
       const transfer = new DataTransfer();
@@ -161,3 +162,6 @@ def test_what_is_no_sound_is_said(page):
   page.wait_for_function(
     "document.querySelectorAll('.name')[0].textContent.includes('cannot be read')"
   )
+  audio = page.eval_on_selector("audio", "(audio) => [audio.hidden, audio.hasAttribute('src')]")
+  assert audio == [True, False]
+  assert page.is_disabled(".clear >> nth=0") and page.inner_text(".used >> nth=0") == ""
