@@ -24,6 +24,7 @@ from mellow_jax import cli
 from mellow_jax.errors import FlagsError
 
 DRAIN_SECONDS = 60
+NEEDED = ("starlette", "uvicorn", "prometheus_client", "orjson", "pybase64")  # the extra `serve`
 
 
 def _flags() -> flags.FlagValues:
@@ -69,7 +70,7 @@ def _serve(f: flags.FlagValues) -> int:
   cli.require(f, "checkpoint")
   if not (Path(f.checkpoint) / "config.json").is_file():
     raise FlagsError(f"--checkpoint={f.checkpoint}: is no model folder")
-  lacking = [n for n in ("starlette", "uvicorn", "prometheus_client") if not _has(n)]
+  lacking = [n for n in NEEDED if not _has(n)]
   if lacking:
     raise FlagsError(f"{lacking[0]} is not installed: pip install mellow_jax[serve]")
   listener = _listen(f.host, f.port)  # before anything is loaded
@@ -101,6 +102,7 @@ def _serve(f: flags.FlagValues) -> int:
     log_level="warning",
     server_header=False,
     timeout_graceful_shutdown=DRAIN_SECONDS,
+    http="h11",  # httptools, which is taken where it is installed, has no limit of the headers
     h11_max_incomplete_event_size=32_768,
   )
   server = uvicorn.Server(how)

@@ -303,6 +303,12 @@ def test_wrong_audio_is_refused_in_a_sentence(server, part, text):
     assert status == 400 and text in found["error"]["message"]
 
 
+def test_base64_in_lines_is_read():
+  data = bytes(range(256))
+  for text in (base64.encodebytes(data), base64.encodebytes(data).replace(b"\n", b"\r\n ")):
+    assert limits_lib.decode_base64(text.decode(), "input_audio", Limits()) == data
+
+
 def test_a_stream_without_a_length_is_not_decoded_beyond_the_limit(monkeypatch):
   """Half an hour of silence in a few kilobytes: a little more than the limit is decoded of it."""
   file = io.BytesIO()
