@@ -26,6 +26,7 @@ import json
 import math
 import multiprocessing
 import os
+import queue
 import random
 import socket
 import statistics
@@ -103,6 +104,10 @@ def full_size() -> Mellow:
   return Mellow(LoadedModel(mellow.init_params(cfg, 0), cfg, "release", words))
 
 
+# Ten questions: name, most tokens of an answer, and whether none waits for the one before.
+TEN = (("ten in turn, two tokens", 2, False), ("ten at once, four tokens", 4, True))
+
+
 class Contest:
   """An engine and a server on it."""
 
@@ -162,19 +167,30 @@ class Contest:
     """A clip that nobody has asked about."""
     return clip(next(self.seeds), self.seconds)
 
-  def ten(self, clips: list[bytes]) -> tuple[float, float]:
-    """Seconds of a question about each clip, one after the other; of the clock and of the CPU."""
-    begin, cpu = time.perf_counter(), time.process_time()
+  def ten(self, clips: list[bytes], tokens: int, at_once: bool) -> tuple[float, float]:
+    """Milliseconds of a question about each clip, asked at once or in turn: clock and CPU."""
+    begin, cpu, asked = time.perf_counter(), time.process_time(), []
     for number, data in enumerate(clips):
       prompt = self.model.prompt((data, None, f"is there a bell? {'yes ' * number}"))
-      list(self.engine.stream(Request(prompt, 2)))  # a word and its end
-    return time.perf_counter() - begin, time.process_time() - cpu
+      ended: queue.SimpleQueue = queue.SimpleQueue()
+      self.engine.submit(Request(prompt, tokens, on_end=ended.put))
+      asked.append(ended)
+      if not at_once:
+        asked.pop().get()
+    for ended in asked:
+      ended.get()
+    return 1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - cpu)
 
   def round(self) -> dict[str, float]:
     """One figure of each row."""
     asked = body(self.known, "caption the audio", max_tokens=1)
     fresh = body(self.fresh(), "caption the audio", stream=True)
-    one, ten = self.ten([self.fresh()] * 10), self.ten([self.fresh() for _ in range(10)])
+    ten = {}
+    for name, tokens, at_once in TEN:
+      one = self.ten([self.fresh()] * 10, tokens, at_once)
+      fresh_ones = self.ten([self.fresh() for _ in range(10)], tokens, at_once)
+      for kind, figures in (("one clip", one), ("ten clips", fresh_ones)):
+        ten |= {f"{name}, {kind}, ms": figures[0], f"{name}, {kind}, ms of CPU": figures[1]}
     return {
       "engine, one token, ms": self.in_engine(),
       "http, one token, ms": self.over_http(asked),
@@ -183,10 +199,7 @@ class Contest:
       "http, first word of a fresh clip, ms": self.over_http(fresh),
       "1 stream, tokens/s": self.speed(1),
       "8 streams, tokens/s": self.speed(8),
-      "ten questions on one clip, s": one[0],
-      "ten questions on ten clips, s": ten[0],
-      "ten questions on one clip, s of CPU": one[1],
-      "ten questions on ten clips, s of CPU": ten[1],
+      **ten,
     }
 
 
@@ -323,17 +336,19 @@ def main(argv: list[str]) -> None:
   rows = {name: [one[name] for one in rounds] for name in rounds[0]}
   found = {name: statistics.median(values) for name, values in rows.items()}
   for name, values in rows.items():
-    print(f"{name:<40} {found[name]:10.2f}   {min(values):.2f} to {max(values):.2f}")
-  one, ten = (found[f"ten questions on {n}, s of CPU"] for n in ("one clip", "ten clips"))
+    print(f"{name:<46} {found[name]:10.2f}   {min(values):.2f} to {max(values):.2f}")
   ratios = {
     "http over engine, ms": found["http, one token, ms"] - found["engine, one token, ms"],
     "http over engine, ms of CPU": found["http, one token, ms of CPU"]
     - found["engine, one token, ms of CPU"],
     "8 streams over 1": found["8 streams, tokens/s"] / found["1 stream, tokens/s"],
-    "one clip over ten, of CPU": one / ten,
   }
+  for name, _, _ in TEN:
+    for unit in ("ms", "ms of CPU"):
+      one, ten = (found[f"{name}, {kind}, {unit}"] for kind in ("one clip", "ten clips"))
+      ratios[f"{name}: one clip over ten, {unit}"] = one / ten
   for name, value in ratios.items():
-    print(f"{name:<40} {value:10.2f}")
+    print(f"{name:<46} {value:10.2f}")
   if args.output:
     Path(args.output).write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
 

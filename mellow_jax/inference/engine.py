@@ -449,14 +449,15 @@ class Engine:
     )
 
   def _warm_up(self) -> None:
-    """Compiles by answering nothing about silence."""
+    """Compiles by answering nothing about silence, and by no step: that answer may end at once."""
     cfg = self.model.cfg
     samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
     silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
     prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
     for temperature in (0.0, 1.0):
-      for _ in self.stream(Request(prompt, min(2, self.max_new_tokens), temperature)):
+      for _ in self.stream(Request(prompt, 1, temperature)):
         pass
+    self.call(self._continue)
 
   # --- The engine's thread -----------------------------------------------------------------------
 

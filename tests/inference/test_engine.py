@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -11,7 +12,7 @@ import tiny
 from mellow_jax import checkpoint
 from mellow_jax.errors import AudioError, BusyError, QuestionError
 from mellow_jax.inference import engine as engine_lib
-from mellow_jax.inference.api import Mellow, NotAsked
+from mellow_jax.inference.api import Mellow, NotAsked, Prompt
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.engine import Engine, Request
 
@@ -80,6 +81,24 @@ def test_64_requests_at_random_times_get_the_tokens_of_single_ones(model, engine
       np.testing.assert_allclose(total, answer.log_probs[0], rtol=1e-4, atol=1e-4)
     lengths.add(len(ids))
   assert len(lengths) > 5 and engine.running == engine.waiting == 0
+
+
+def test_no_request_waits_for_a_compilation(model, engine, tiny_config):
+  """Also where the silence that an engine begins with is answered by the end alone."""
+  silence = model.clip((np.zeros(RATE, np.float32), RATE))
+  nothing = Prompt((silence, silence), np.full(tiny_config.text_tokens, tiny_config.pad_id), 1)
+  (token,) = engine.stream(Request(nothing, 1))
+  cfg = dataclasses.replace(tiny_config, end_id=token.id)
+  quiet = checkpoint.LoadedModel(tiny.params(cfg), cfg, "training", tiny.tokenizer())
+  compiled = []
+  with Engine(Mellow(quiet), slots=3, max_new_tokens=MOST) as found:
+    assert list(found.stream(Request(nothing, MOST))) == []
+    row = prompts(model, 1)[0]
+    jax.monitoring.register_event_duration_secs_listener(
+      lambda event, _, **__: compiled.append(event)
+    )
+    assert len(list(found.stream(Request(model.prompt(row), MOST)))) > 1
+  assert not [event for event in compiled if "backend_compile" in event]
 
 
 def test_options_have_the_log_likelihoods_of_the_api(model, engine):

@@ -1,7 +1,8 @@
 """The page in a real browser: files, microphone, answers, keyboard, a phone's width.
 
 MELLOW_CHROMIUM names the browser; MELLOW_AXE, where given, axe-core's axe.min.js. docs/serving.md
-says where to get them.
+says where to get them. MELLOW_PAGE_MODEL, where given, is the model folder to ask, such as the
+demo's; by default a tiny one with random weights answers.
 """
 
 import os
@@ -23,6 +24,10 @@ CHROMIUM = os.environ.get("MELLOW_CHROMIUM", "")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
+  if given := os.environ.get("MELLOW_PAGE_MODEL"):
+    with serving(Mellow.load(given), limits=Limits()) as found:
+      yield found
+    return
   model = tiny.config(
     audio=tiny.run().model.audio, text_tokens=24, answer_tokens=22, decoder=tiny.run().model.decoder
   )
@@ -88,6 +93,22 @@ def test_an_example_is_asked_at_a_click_and_streams(page):
   assert answered(page)
   assert page.input_value("#question") == "caption the audio"
   assert "of 5.1 s" in page.inner_text(".used >> nth=0")
+
+
+def test_the_first_word_stands_within_a_second(page):
+  """From the click on an example nobody has asked about, its clip's fetching included."""
+  found = page.evaluate(
+    """() => new Promise((done) => {
+      const answer = document.getElementById("answer");
+      const begin = performance.now();
+      const look = () => answer.textContent && done(performance.now() - begin);
+      new MutationObserver(look).observe(
+        answer, { childList: true, characterData: true, subtree: true });
+      document.querySelectorAll("#examples button")[1].click();
+    })"""
+  )
+  print(f"first word after {found:.0f} ms")
+  assert 0 < found < 1000
 
 
 def test_two_sounds_are_dropped_and_recorded_compared_and_exported(page, tmp_path):

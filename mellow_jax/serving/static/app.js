@@ -37,13 +37,16 @@ function makeSlot(letter) {
     if (sound) {
       audio.src = URL.createObjectURL(new Blob([sound.bytes], { type: sound.type }));
       find(".name").textContent = `${sound.name}, ${sound.audio.duration.toFixed(1)} s`;
-      listen(slot);
     } else {
       audio.removeAttribute("src");
       find(".name").textContent = "";
     }
-    clip.drawWave(find(".wave"), sound?.audio);
-    clip.drawSpectrogram(find(".spectrogram"), sound?.audio);
+    setTimeout(() => {  // later: a question that waits for this sound goes first
+      if (slot.sound !== sound) return;
+      if (sound) listen(slot);
+      clip.drawWave(find(".wave"), sound?.audio);
+      clip.drawSpectrogram(find(".spectrogram"), sound?.audio);
+    });
   }
 
   async function take(file) {

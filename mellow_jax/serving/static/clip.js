@@ -85,20 +85,27 @@ export function drawWave(canvas, audio) {
   }
 }
 
-// In-place radix-2 transform of real and imaginary parts.
+const SIZE = 1024; // samples of a spectrum
+const turns = Array.from({ length: SIZE / 2 }, (_, k) => -2 * Math.PI * k / SIZE);
+const COS = Float32Array.from(turns, Math.cos), SIN = Float32Array.from(turns, Math.sin);
+const WINDOW = Float32Array.from({ length: SIZE }, (_, i) => 0.5 - 0.5 * Math.cos(2 * Math.PI * i / SIZE));
+
+// In-place radix-2 transform of SIZE real and imaginary parts.
 function fft(re, im) {
-  const n = re.length;
-  for (let i = 1, j = 0; i < n; i++) {
-    let bit = n >> 1;
+  for (let i = 1, j = 0; i < SIZE; i++) {
+    let bit = SIZE >> 1;
     for (; j & bit; bit >>= 1) j ^= bit;
     j ^= bit;
-    if (i < j) { [re[i], re[j]] = [re[j], re[i]]; [im[i], im[j]] = [im[j], im[i]]; }
+    if (i < j) {
+      const a = re[i], b = im[i];
+      re[i] = re[j]; im[i] = im[j]; re[j] = a; im[j] = b;
+    }
   }
-  for (let size = 2; size <= n; size <<= 1) {
-    const half = size >> 1;
+  for (let size = 2; size <= SIZE; size <<= 1) {
+    const half = size >> 1, stride = SIZE / size;
     for (let k = 0; k < half; k++) {
-      const c = Math.cos(-2 * Math.PI * k / size), s = Math.sin(-2 * Math.PI * k / size);
-      for (let i = k; i < n; i += size) {
+      const c = COS[k * stride], s = SIN[k * stride];
+      for (let i = k; i < SIZE; i += size) {
         const j = i + half, a = re[j] * c - im[j] * s, b = re[j] * s + im[j] * c;
         re[j] = re[i] - a; im[j] = im[i] - b; re[i] += a; im[i] += b;
       }
@@ -106,25 +113,30 @@ function fft(re, im) {
   }
 }
 
-// 80 dB of range, low frequencies below, up to 10 kHz.
-export function drawSpectrogram(canvas, audio) {
+// 80 dB of range, low frequencies below, up to 10 kHz. Drawn piece by piece: an answer may come meanwhile.
+export async function drawSpectrogram(canvas, audio) {
+  canvas.sound = audio;
   const g = canvas.getContext("2d"), { width, height } = canvas;
   g.clearRect(0, 0, width, height);
   if (!audio) return;
-  const samples = audio.getChannelData(0), size = 1024, picture = g.createImageData(width, height);
-  const top = Math.min(size / 2, Math.round(10000 / audio.sampleRate * size));
+  const samples = audio.getChannelData(0), picture = g.createImageData(width, height);
+  const top = Math.min(SIZE / 2, Math.round(10000 / audio.sampleRate * SIZE));
   for (let x = 0; x < width; x++) {
-    const at = Math.floor(x * Math.max(samples.length - size, 0) / width);
-    const re = new Float32Array(size), im = new Float32Array(size);
-    for (let i = 0; i < size && at + i < samples.length; i++) {
-      re[i] = samples[at + i] * (0.5 - 0.5 * Math.cos(2 * Math.PI * i / size));
-    }
+    if (x % 32 === 31) await new Promise((resolve) => setTimeout(resolve));
+    if (canvas.sound !== audio) return;
+    const at = Math.floor(x * Math.max(samples.length - SIZE, 0) / width);
+    const re = new Float32Array(SIZE), im = new Float32Array(SIZE);
+    for (let i = 0; i < SIZE && at + i < samples.length; i++) re[i] = samples[at + i] * WINDOW[i];
     fft(re, im);
     for (let y = 0; y < height; y++) {
       const k = Math.floor((height - 1 - y) * top / height);
       const db = 10 * Math.log10(re[k] ** 2 + im[k] ** 2 + 1e-9);
-      const v = Math.max(0, Math.min(1, (db + 40) / 80)), p = 4 * (y * width + x);
-      picture.data.set([255 * v ** 0.7, 200 * v ** 1.6, 90 * (1 - v) + 120 * v ** 3, 255], p);
+      const v = Math.max(0, Math.min(1, (db + 40) / 80));
+      let p = 4 * (y * width + x);
+      picture.data[p++] = 255 * v ** 0.7;
+      picture.data[p++] = 200 * v ** 1.6;
+      picture.data[p++] = 90 * (1 - v) + 120 * v ** 3;
+      picture.data[p] = 255;
     }
   }
   g.putImageData(picture, 0, 0);
