@@ -90,6 +90,7 @@ def _serve(f: flags.FlagValues) -> int:
       max_queue=f.max_queue,
       cache_bytes=f.cache_mib * 2**20,
     )
+    found.prepare_decisions()
     print(f"ready: http://{f.host}:{f.port}", flush=True)
     return found
 

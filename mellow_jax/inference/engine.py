@@ -33,7 +33,7 @@ from mellow_jax import parallel, progress
 from mellow_jax.data.audio import Clip, Window
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decide, decode
-from mellow_jax.inference.api import GREEDY, Answer, Mellow, NotAsked, Prompt, Row
+from mellow_jax.inference.api import GREEDY, OPTION_BUCKET, Answer, Mellow, NotAsked, Prompt, Row
 from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
 from mellow_jax.models.decoder import Cache
@@ -305,6 +305,11 @@ class Engine:
     found = self.score(self.model.prompt((*clips, text)), ids[0], lengths[0])
     return decide.decision(question, found, self.model.temperature)
 
+  def prepare_decisions(self) -> None:
+    """Compiles what decisions between a few short options need; else the first makes all wait."""
+    option = np.full((1, OPTION_BUCKET), self.model.cfg.pad_id, np.int32)
+    self.score(self._nothing(), option, np.ones(1, np.int32))
+
   @property
   def running(self) -> int:
     """Requests that are decoded now."""
@@ -450,14 +455,17 @@ class Engine:
 
   def _warm_up(self) -> None:
     """Compiles by answering nothing about silence, and by no step: that answer may end at once."""
-    cfg = self.model.cfg
-    samples = round(cfg.audio.clip_seconds * cfg.audio.sample_rate)
-    silence = Clip(np.zeros(samples, np.float32), 0.0, 0.0, 0.0)
-    prompt = Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
     for temperature in (0.0, 1.0):
-      for _ in self.stream(Request(prompt, 1, temperature)):
+      for _ in self.stream(Request(self._nothing(), 1, temperature)):
         pass
     self.call(self._continue)
+
+  def _nothing(self) -> Prompt:
+    """No question about silence."""
+    cfg = self.model.cfg
+    samples = np.zeros(round(cfg.audio.clip_seconds * cfg.audio.sample_rate), np.float32)
+    silence = Clip(samples, 0.0, 0.0, 0.0)
+    return Prompt((silence, silence), np.full(cfg.text_tokens, cfg.pad_id, np.int32), 1)
 
   # --- The engine's thread -----------------------------------------------------------------------
 

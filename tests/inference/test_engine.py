@@ -13,6 +13,7 @@ from mellow_jax import checkpoint
 from mellow_jax.errors import AudioError, BusyError, QuestionError
 from mellow_jax.inference import engine as engine_lib
 from mellow_jax.inference.api import Mellow, NotAsked, Prompt
+from mellow_jax.inference.decide import YesNo
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.engine import Engine, Request
 
@@ -93,11 +94,13 @@ def test_no_request_waits_for_a_compilation(model, engine, tiny_config):
   compiled = []
   with Engine(Mellow(quiet), slots=3, max_new_tokens=MOST) as found:
     assert list(found.stream(Request(nothing, MOST))) == []
+    found.prepare_decisions()
     row = prompts(model, 1)[0]
     jax.monitoring.register_event_duration_secs_listener(
       lambda event, _, **__: compiled.append(event)
     )
     assert len(list(found.stream(Request(model.prompt(row), MOST)))) > 1
+    found.decide(model.prompt(row).clips, YesNo("is a dog heard"))
   assert not [event for event in compiled if "backend_compile" in event]
 
 
