@@ -18,6 +18,7 @@ refused and those lost, seconds until the whole answer, memory of the server.
 
 import argparse
 import base64
+import collections
 import functools
 import http.client
 import io
@@ -106,6 +107,7 @@ def full_size() -> Mellow:
 
 # Ten questions: name, most tokens of an answer, and whether none waits for the one before.
 TEN = (("ten in turn, two tokens", 2, False), ("ten at once, four tokens", 4, True))
+TURNS = 15  # of a request in the engine and over HTTP, in each round
 
 
 class Contest:
@@ -181,9 +183,21 @@ class Contest:
       ended.get()
     return 1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - cpu)
 
+  def requests(self) -> dict[str, float]:
+    """Milliseconds of one token, in the engine and over HTTP: medians of TURNS that take turns."""
+    asked, turns = (
+      body(self.known, "caption the audio", max_tokens=1),
+      collections.defaultdict(list),
+    )
+    for _ in range(TURNS):
+      turns["engine, one token, ms"].append(self.in_engine())
+      turns["http, one token, ms"].append(self.over_http(asked))
+      turns["engine, one token, ms of CPU"].append(cpu_milliseconds(self.in_engine))
+      turns["http, one token, ms of CPU"].append(cpu_milliseconds(lambda: self.over_http(asked)))
+    return {name: statistics.median(figures) for name, figures in turns.items()}
+
   def round(self) -> dict[str, float]:
     """One figure of each row."""
-    asked = body(self.known, "caption the audio", max_tokens=1)
     fresh = body(self.fresh(), "caption the audio", stream=True)
     ten = {}
     for name, tokens, at_once in TEN:
@@ -192,10 +206,7 @@ class Contest:
       for kind, figures in (("one clip", one), ("ten clips", fresh_ones)):
         ten |= {f"{name}, {kind}, ms": figures[0], f"{name}, {kind}, ms of CPU": figures[1]}
     return {
-      "engine, one token, ms": self.in_engine(),
-      "http, one token, ms": self.over_http(asked),
-      "engine, one token, ms of CPU": cpu_milliseconds(self.in_engine),
-      "http, one token, ms of CPU": cpu_milliseconds(lambda: self.over_http(asked)),
+      **self.requests(),
       "http, first word of a fresh clip, ms": self.over_http(fresh),
       "1 stream, tokens/s": self.speed(1),
       "8 streams, tokens/s": self.speed(8),
