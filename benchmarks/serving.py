@@ -126,7 +126,8 @@ class Contest:
     """Serves the engine in a thread; the port, once it answers."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app.create_app(lambda: self.engine), log_level="error")
+    served = app.create_app(lambda: self.engine)
+    config = uvicorn.Config(served, log_level="error", timeout_keep_alive=3600)
     server, port = uvicorn.Server(config), listener.getsockname()[1]
     threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
     while not server.started or send("GET", "/health", None, port)[0] != 200:

@@ -30,6 +30,7 @@ NOT_RUN = {
   "source ": "changes the shell that reads it",
   "pip install": "needs the package index; test_packaging.py installs the wheel",
   "python -m pytest": "is itself a run of tests",
+  "MELLOW_PAGE_MODEL=": "needs Chromium, and is itself a run of tests",
   "python tests/kill_and_resume.py": "takes minutes; test_kill_and_resume.py has few kills",
   "python -m benchmarks.": "a measurement, of minutes or with PyTorch or a GPU",
   "python -m lmms_eval": "needs lmms-eval; test_harness.py calls the plug-in as it does",
