@@ -1,4 +1,4 @@
-"""Packaging of mellow_jax: `pip install .`, or `pip install .[cuda]` for one of the extras."""
+"""Packaging of mellow_jax: `pip install .`, or `pip install '.[cuda]'` for one of the extras."""
 
 import pathlib
 import re

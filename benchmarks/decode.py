@@ -1,6 +1,6 @@
 """Decoding speed, side by side in one run: without a cache, Hugging Face with a cache, and ours.
 
-  pip install -e .[torch]        (or, for a CPU, `pip install torch` from a CPU build)
+  pip install -e '.[torch]'        (or, for a CPU, `pip install torch` from a CPU build)
   python -m benchmarks.decode --new_tokens=64 --batch=1,8 --output=decode.json
 
 All three get the same random weights at full size, the same prefix of 389 embeddings and decode
@@ -26,6 +26,7 @@ from importlib import metadata
 
 from mellow_jax import parallel
 from mellow_jax.config import ModelConfig
+from mellow_jax.errors import how_to_install
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path)
   args = parser.parse_args()
   if not importlib.util.find_spec("torch"):
-    parser.error("PyTorch is not installed: pip install 'mellow_jax[torch]'")
+    parser.error(f"PyTorch is not installed: {how_to_install('torch')}")
   from benchmarks import decode_contestants  # JAX, PyTorch and transformers
 
   parallel.use_compilation_cache()

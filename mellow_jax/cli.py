@@ -49,11 +49,55 @@ def require(f: flags.FlagValues, *names: str) -> None:
       raise FlagsError(f"--{name} is missing: {what if name == 'checkpoint' else f[name].help}")
 
 
+def define_clips(f: flags.FlagValues, question: str, other: str, text: str) -> None:
+  """Defines --audio and the flag of the question with its help, also by another command's name."""
+  clips = "Audio file, if no argument names it; twice for two that are asked about together."
+  flags.DEFINE_multi_string("audio", [], clips, flag_values=f)
+  flags.DEFINE_string(question, None, text, flag_values=f)
+  define_old_name(f, other, question)
+
+
+def clips_and_question(
+  audio: Sequence[str], question: str | None, words: Sequence[str], root: str = ""
+) -> tuple[list[str], str | None]:
+  """The clips and the question that flags name, or the words beside them: clips, then a question.
+
+  Paths start from root. Raises FlagsError where both name clips, and for a word that can be neither
+  a file nor the whole question: the shell takes apart what stands in no quotes.
+  """
+  clips = [*words]
+  if question is None and clips and not _can_be_file(root, clips[-1]):
+    question = clips.pop()
+  if stray := next((word for word in clips if not _can_be_file(root, word)), None):
+    example = 'clip.wav "what is heard?"'
+    remedy = f"check the path, and put the question between quotes, as {example}"
+    raise FlagsError(f"{stray!r} is no file or folder: {remedy}")
+  if audio and clips:
+    raise FlagsError(f"--audio and {clips[0]} both name clips: give all in one of the two ways")
+  return [*audio] or clips, question
+
+
+def _can_be_file(root: str, word: str) -> bool:
+  """Whether a word is the path of something, or ends as a file's name does."""
+  if re.fullmatch(r"\S+\.[A-Za-z]\w{1,4}", word):
+    return True
+  try:
+    return Path(root, word).exists()
+  except (OSError, ValueError):  # a question may be too long for a path
+    return False
+
+
 def define_device(f: flags.FlagValues) -> None:
   """Defines --device, which `run` hands to JAX; parallel.require_device checks that it is there."""
   flags.DEFINE_enum(
     "device", None, list(PLATFORMS), "Where the model runs; by default JAX chooses.", flag_values=f
   )
+
+
+def define_preset(f: flags.FlagValues) -> None:
+  """Defines --preset; what there is to choose stands in data/presets.py."""
+  text = "How clips and texts are prepared: release, training or clean; if absent, the model's own."
+  flags.DEFINE_string("preset", None, text, flag_values=f)
 
 
 def define_sampling(f: flags.FlagValues, samples: str) -> None:

@@ -1,11 +1,11 @@
 """Decides typed questions about a clip: the probability of yes, of each option, of each level.
 
-  mellow decide clip.wav --checkpoint=DIR --question="which sound is heard?" --options=dog,rain,car
-  mellow decide clip.wav --checkpoint=DIR --question="is there a dog?"
-  mellow decide clip.wav --checkpoint=DIR --question="how loud is it?" --levels=soft,medium,loud
+  mellow decide --checkpoint=DIR clip.wav "which sound is heard?" --options=dog,rain,car
+  mellow decide --checkpoint=DIR clip.wav "is there a dog?"
+  mellow decide --checkpoint=DIR clip.wav "how loud is it?" --levels=soft,medium,loud
 
-Without --options and --levels the question is answered by yes or no. A second clip is a second
-argument. `mellow calibrate` makes a model's probabilities right as often as they say.
+Without --options and --levels the question is answered by yes or no. A second clip may follow the
+first. `mellow calibrate` makes a model's probabilities right as often as they say.
 """
 
 import functools
@@ -26,18 +26,20 @@ def _flags() -> flags.FlagValues:
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   words = functools.partial(flags.DEFINE_list, default=[], flag_values=f)
   cli.define_checkpoint(f)
-  text("question", None, "What is asked.")
+  cli.define_clips(f, "question", "prompt", "The question, where it does not follow the clips.")
   words("options", help="The options of a choice.")
   words("levels", help="The levels of a rating, in ascending order.")
   text("state", "", "What is known beside the clip: text before the question.")
   flags.DEFINE_bool("json", False, "Print a line of JSON instead of bars.", flag_values=f)
-  text("preset", None, "Preprocessing; by default the model's own.")
+  cli.define_preset(f)
   cli.define_device(f)
   return f
 
 
-def _decide(f: flags.FlagValues, *clips: str) -> None:
-  cli.require(f, "checkpoint", "question")
+def _decide(f: flags.FlagValues, *words: str) -> None:
+  cli.require(f, "checkpoint")
+  clips, f.question = cli.clips_and_question(f.audio, f.question, words)
+  cli.require(f, "question")
   if not 1 <= len(clips) <= 2:
     raise FlagsError(f"{len(clips)} clips: give one or two files")
   if f.options and f.levels:

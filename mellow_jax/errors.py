@@ -14,6 +14,11 @@ def first_line(error: Exception) -> str:
   return (str(error).splitlines() or [repr(error)])[0][:300]
 
 
+def how_to_install(extra: str) -> str:
+  """The command for an extra of setup.py, for messages; the package is on no index."""
+  return f"in the checkout, pip install -e '.[{extra}]'"
+
+
 class ConfigError(UserError):
   """A choice of a run that cannot be carried out; the message names the field."""
 

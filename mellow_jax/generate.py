@@ -28,10 +28,7 @@ def _flags() -> flags.FlagValues:
   f.set_gnu_getopt(True)  # flags may follow the clips and the question
   text = functools.partial(flags.DEFINE_string, default=None, flag_values=f)
   cli.define_checkpoint(f)
-  flags.DEFINE_multi_string(
-    "audio", [], "Audio file; twice for two clips that are asked about together.", flag_values=f
-  )
-  text("prompt", help="The question, where it does not follow the clips.")
+  cli.define_clips(f, "prompt", "question", "The question, where it does not follow the clips.")
   text("data", help="Table of clips and questions, or rows of ReasonAQA.")
   cli.define_old_name(f, "manifest", "data")
   cli.define_device(f)
@@ -40,7 +37,7 @@ def _flags() -> flags.FlagValues:
   flags.DEFINE_bool("json", False, "Print answers as JSON lines.", flag_values=f)
   strict = "Stop at the first clip that cannot be read."
   flags.DEFINE_bool("strict", False, strict, flag_values=f)
-  text("preset", help="release, training or clean; by default the model folder's.")
+  cli.define_preset(f)
   windows = ["first", "center", "all"]
   flags.DEFINE_enum(
     "window",

@@ -1,6 +1,6 @@
 """Plots the sound events a model's encoder detects below its answer: pictures and a JSON file.
 
-  mellow inspect --checkpoint=DIR --audio=a.wav [--audio=b.wav] [--prompt="..."]
+  mellow inspect --checkpoint=DIR a.wav [b.wav] ["what is heard?"]
 
 For each clip: its log-mel spectrogram, and over the same time axis the probabilities of the sound
 events that the model's own audio encoder finds most likely; above them the answer. Words of the
@@ -32,11 +32,11 @@ def _flags() -> flags.FlagValues:
   f = cli.flag_values()
   text = functools.partial(flags.DEFINE_string, flag_values=f)
   cli.define_checkpoint(f)
-  flags.DEFINE_multi_string("audio", [], "Audio file; twice for two clips.", flag_values=f)
-  text("prompt", None, "The question; by default a caption, of two clips their difference.")
+  asked = "The question; by default a caption, of two clips their difference."
+  cli.define_clips(f, "prompt", "question", asked)
   text("output", "inspected", "Folder for the picture and the JSON file, named after the clips.")
   cli.define_device(f)
-  text("preset", None, "release, training or clean; by default the model folder's.")
+  cli.define_preset(f)
   flags.DEFINE_integer("top", 3, "Events drawn for each clip.", 1, 10, flag_values=f)
   flags.DEFINE_float(
     "threshold",
@@ -48,10 +48,11 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _inspect(f: flags.FlagValues) -> None:
+def _inspect(f: flags.FlagValues, *words: str) -> None:
   cli.require(f, "checkpoint")
-  if len(f.audio) not in QUESTIONS:
-    raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
+  clips, question = cli.clips_and_question(f.audio, f.prompt, words)
+  if len(clips) not in QUESTIONS:
+    raise FlagsError(f"{len(clips)} clips: give one or two files")
   with progress.stage("starting"):  # not before it is asked: JAX takes a second
     from mellow_jax import parallel
     from mellow_jax.evaluation.inspection import inspecting
@@ -59,9 +60,9 @@ def _inspect(f: flags.FlagValues) -> None:
 
   parallel.require_device(f.device)
   model, output = Mellow.load(f.checkpoint, f.preset), Path(f.output)
-  prompt = QUESTIONS[len(f.audio)] if f.prompt is None else f.prompt
+  prompt = QUESTIONS[len(clips)] if question is None else question
   with progress.stage("looking for sound events"):
-    found = inspecting.inspect(model, f.audio, prompt, output, top=f.top, threshold=f.threshold)
+    found = inspecting.inspect(model, clips, prompt, output, top=f.top, threshold=f.threshold)
   for answer in found["answers"]:
     print(f"{' | '.join(answer['heard'])}: {answer['answer']}")
     if answer["check"] and answer["check"]["unsupported"]:
@@ -73,7 +74,7 @@ def _inspect(f: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """The command; its exit status, 1 after one line on stderr for anything the caller can mend."""
-  return cli.run(argv, _flags(), __doc__, _inspect, example="--audio=FILE")
+  return cli.run(argv, _flags(), __doc__, _inspect, example=None)
 
 
 if __name__ == "__main__":

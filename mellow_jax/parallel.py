@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from mellow_jax.config import Config
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, how_to_install
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
 # Source: DebugOptions of openxla/xla, xla.proto.
@@ -137,8 +137,8 @@ def require_device(kind: str | None) -> None:
   device.
   """
   remedies = {
-    "gpu": "install mellow_jax[cuda] on a machine with an NVIDIA GPU, or give --device=cpu",
-    "tpu": "install mellow_jax[tpu] on a TPU VM, or give --device=cpu",
+    "gpu": f"on a machine with an NVIDIA GPU, {how_to_install('cuda')}; or give --device=cpu",
+    "tpu": f"on a TPU VM, {how_to_install('tpu')}; or give --device=cpu",
     "cpu": "a device is in use already",
   }
   if kind is None:

@@ -4,7 +4,7 @@
 
 Then open http://127.0.0.1:8000, or send requests as docs/serving.md shows. The server answers
 /health with 503 until the model is loaded and compiled. SIGTERM and Ctrl-C let it finish the
-requests that it has. It needs the extra `serve`: pip install mellow_jax[serve].
+requests that it has. It needs the extra `serve`: in the checkout, pip install -e '.[serve]'.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from mellow_jax import cli
-from mellow_jax.errors import FlagsError
+from mellow_jax.errors import FlagsError, how_to_install
 
 DRAIN_SECONDS = 60
 NEEDED = ("starlette", "uvicorn", "prometheus_client", "orjson", "pybase64")  # the extra `serve`
@@ -40,7 +40,7 @@ def _flags() -> flags.FlagValues:
   number("cache_mib", 512, "Memory for clips that have been read.")
   text("name", None, "Name of the model for clients; by default mellow.")
   text("api_key", None, "Key that clients must send; by default $MELLOW_API_KEY, or none.")
-  text("preset", None, "Preprocessing; by default the model's own.")
+  cli.define_preset(f)
   cli.define_device(f)
   return f
 
@@ -72,7 +72,7 @@ def _serve(f: flags.FlagValues) -> int:
     raise FlagsError(f"--checkpoint={f.checkpoint}: is no model folder")
   lacking = [n for n in NEEDED if not _has(n)]
   if lacking:
-    raise FlagsError(f"{lacking[0]} is not installed: pip install mellow_jax[serve]")
+    raise FlagsError(f"{lacking[0]} is not installed: {how_to_install('serve')}")
   listener = _listen(f.host, f.port)  # before anything is loaded
   import uvicorn  # here, so that --help needs none of it
 

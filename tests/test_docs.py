@@ -136,6 +136,13 @@ def test_the_flags_and_subcommands_of_every_command_exist(page, capsys):
         assert main([*flags, "--help"]) == 0, (command, capsys.readouterr().err)
 
 
+def test_extras_are_installed_from_the_checkout_as_there_is_no_package_on_an_index():
+  places = [*ROOT.glob("docs/*.*"), *ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.py")]
+  places += ROOT.glob("mellow_jax/**/*.py")
+  texts = {path: path.read_text() for path in places if path.suffix in (".md", ".py", ".ipynb")}
+  assert [path for path, text in texts.items() if re.search(r"[ ']mellow_jax\[", text)] == []
+
+
 def test_every_command_has_a_runner_or_a_reason():
   for command in found_commands():
     runs = command.startswith(("mellow ", "python -m mellow_jax.", "launch/", "for "))

@@ -504,6 +504,15 @@ def test_predictions_made_otherwise_are_refused(run, clips, tmp_path):
     (["a.wav", "--prompt=x"], "a.wav: there is no such file"),
     (["{clips}/a.wav"], "--prompt is missing: ask a question after the clips"),
     (["{clips}/a.wav", "{clips}/b.wav"], "--prompt is missing"),
+    (["{clips}/a.wav", "what", "is", "heard?"], "'what' is no file or folder: check the path, and"),
+    (["{clips}/a.wav", "--prompt=what", "is", "heard?"], "'is' is no file or folder"),
+    (["{clips}/nowhere", "what ?"], "nowhere' is no file or folder: check the path"),
+    (["--audio=a.wav", "b.wav", "what ?"], "--audio and b.wav both name clips"),
+    (["nope.csv"], "nope.csv: cannot be read (No such file or directory): check the path"),
+    (["{tmp}/empty.csv"], "empty.csv: holds no rows"),
+    (["{tmp}/latin.CSV"], "latin.CSV: is not UTF-8 at byte 28: save it as UTF-8"),
+    (["{tmp}/rows.json", "what ?"], "rows.json: is a table by its name, which holds its questions"),
+    (["--audio={tmp}/empty.csv", "--prompt=x"], "empty.csv: is a table by its name"),
     (["{tmp}/empty", "what ?"], "empty: no file in it ends in wav, flac"),
     (["--manifest={tmp}/rows.json", "what ?"], "--data holds clips and questions"),
     (["--manifest=absent.json", "--output={tmp}/p.jsonl"], "absent.json: cannot be read"),
@@ -520,6 +529,8 @@ def test_bad_input_gives_one_line_and_exit_status_1(run, clips, tmp_path, args, 
   manifest(tmp_path / "rows.json")
   manifest(tmp_path / "field.json", input="")
   (tmp_path / "empty").mkdir()
+  (tmp_path / "empty.csv").write_text("")
+  (tmp_path / "latin.CSV").write_bytes("file,question\na.wav,what is él?".encode("latin-1"))
   places = {"clips": clips, "tmp": tmp_path}
   status, out, err = run(*(arg.format(**places) for arg in args))
   assert (status, out) == (1, "")

@@ -157,10 +157,12 @@ def test_many_windows_make_several_pictures():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "--audio is given 0 times: give it once or twice"),
-    (["--audio=a.wav"] * 3, "--audio is given 3 times"),
+    ([], "0 clips: give one or two files"),
+    (["--audio=a.wav"] * 3, "3 clips: give one or two files"),
+    (["a.wav", "b.wav", "c.wav", "what ?"], "3 clips: give one or two files"),
+    (["a.wav", "what", "is"], "'what' is no file or folder"),
     (["--audio=nowhere.wav"], "nowhere.wav: there is no such file"),
-    (["a.wav"], "'a.wav' is no flag"),
+    (["nowhere.wav"], "nowhere.wav: there is no such file"),
     (["--audio=a.wav", "--threshold=2"], "threshold"),
   ],
 )
@@ -171,8 +173,9 @@ def test_bad_input_is_one_line(arguments, message, tiny_model_folder, tmp_path, 
   assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_question_is_refused(clips, tiny_model_folder, tmp_path, capsys):
-  arguments = [f"--audio={clips / 'short.wav'}", "--prompt= "]
+@pytest.mark.parametrize("style", [("--audio=", "--prompt="), ("", ""), ("", "--question=")])
+def test_an_empty_question_is_refused(clips, tiny_model_folder, tmp_path, capsys, style):
+  arguments = [f"{style[0]}{clips / 'short.wav'}", f"{style[1]} "]
   status, _, err = run(capsys, tiny_model_folder, tmp_path / "out", *arguments)
   assert status == 1 and "error: the question is empty" in err
   assert not (tmp_path / "out").exists()

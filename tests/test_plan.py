@@ -88,14 +88,14 @@ def test_without_the_tpu_compiler_a_line_says_how_to_get_it():
   found = command("--config=configs/mellow.py", "--topology=v5e:2x4")
   assert (found.returncode, found.stdout) == (1, "")
   *waiting, last = found.stderr.splitlines()
-  assert last == "error: the TPU compiler is missing: in the checkout, pip install '.[tpu]'"
+  assert last == "error: the TPU compiler is missing: in the checkout, pip install -e '.[tpu]'"
   assert set(waiting) <= {"compiling ..."}  # where the start takes more than a second
 
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
-  reason="no TPU compiler: pip install '.[tpu]'",
+  reason="no TPU compiler: pip install -e '.[tpu]'",
 )
 def test_a_small_run_is_compiled_for_a_tpu(run_config):
   found = command(f"--config={run_config}", "--topology=v5e:2x4", "--json", seconds=600)

@@ -69,8 +69,10 @@ def test_a_run_leaves_what_it_promises(whole):
   assert set(found[4]) == {"step", "val_loss", "val_accuracy", "val_answers"}
   assert found[3]["loss"] < found[0]["loss"]
   answers = lines(workdir, "answers.jsonl")
-  rows = scenes.Scenes("val", 0, 2, {"caption": 1.0, "binary": 1.0})
-  assert [(a["question"], a["expected"]) for a in answers] == [(r.input, r.answer) for r in rows]
+  rows = scenes.Scenes("val", 0, 8, {"caption": 1.0, "binary": 1.0})
+  shown = [(a["question"], a["expected"]) for a in answers]
+  assert shown == [(rows[i].input, rows[i].answer) for i in (0, 4)]
+  assert {path.name for path in (workdir / "clips").iterdir()} == {"0a.flac", "4a.flac"}
   assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
   # The only validation was the best so far, at the last step.
   assert (workdir / "best/config.json").read_text() == (workdir / "model/config.json").read_text()

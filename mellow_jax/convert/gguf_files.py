@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from mellow_jax import checkpoint
 from mellow_jax.config import SmolLM2Config
-from mellow_jax.errors import CheckpointError
+from mellow_jax.errors import CheckpointError, how_to_install
 
 MAGIC = b"GGUF"
 TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
@@ -71,7 +71,7 @@ def read(path: str | Path, cfg: SmolLM2Config | None = None) -> dict[str, np.nda
   and where the package `gguf` is not installed.
   """
   if importlib.util.find_spec("gguf") is None:
-    raise CheckpointError(f"{path}: GGUF needs the package gguf: pip install 'mellow_jax[gguf]'")
+    raise CheckpointError(f"{path}: GGUF needs the package gguf: {how_to_install('gguf')}")
   content = _bytes_of(path)
   try:
     header, cfg = _read_header(content), cfg or SmolLM2Config()

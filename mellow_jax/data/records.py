@@ -291,7 +291,7 @@ def read(path: str | os.PathLike, listed: Container[str] = (), *, answers: bool 
   could leave its root folder.
   """
   reader = Reader(path, answers=answers)
-  rows = [reader.record(i, row, listed) for i, row in enumerate(reader)]
+  rows = tables.each(reader.name, reader, lambda i, row: reader.record(i, row, listed))
   return Records(reader.name, rows)
 
 

@@ -16,7 +16,7 @@ from mellow_jax.config import Config
 from mellow_jax.data import cache, clips, presets, records, selection
 from mellow_jax.data.clips import Clips, FileClips, Store
 from mellow_jax.data.records import Rows
-from mellow_jax.errors import ConfigError, PipelineError
+from mellow_jax.errors import ConfigError, PipelineError, how_to_install
 
 
 class OpenSources:
@@ -42,7 +42,7 @@ class OpenSources:
     preset, folder = presets.PRESETS[data.preset], pathlib.Path(path)
     if (folder / "dataset_info.json").is_file():
       if not importlib.util.find_spec("tensorflow_datasets"):
-        raise ConfigError(f"{path}: is a TFDS dataset: pip install 'mellow_jax[tfds]' to read it")
+        raise ConfigError(f"{path}: is a TFDS dataset: to read it, {how_to_install('tfds')}")
       from mellow_jax.data import tfds_reader  # needs that extra
 
       if path not in self._stores:

@@ -18,13 +18,16 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 from mellow_jax import files
 from mellow_jax.data import json_stream
 from mellow_jax.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Row(NamedTuple):
@@ -64,8 +67,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 _JSONS = (".json", ".jsonl")
+_ENDINGS = (*_JSONS, ".csv", ".tsv", ".xlsx")
+MOST_FAULTS = 10  # that one message names
 _SEPARATORS = ",\t;"
 KEY = "_key"  # of a row that a JSON object holds by its id: that id; readers ignore names with "_"
+
+
+def is_named(path: str | os.PathLike) -> bool:
+  """Whether a file's name is that of a table: what takes tables and clips goes by it."""
+  return os.fspath(path).lower().endswith(_ENDINGS)
 
 
 def name_of(value: object) -> str:
@@ -116,6 +126,22 @@ def _objects(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
     yield row
 
 
+def each(path: str | os.PathLike, rows: Iterable[T], make: Callable[[int, T], R]) -> list[R]:
+  """make(number from 0, row) of each row; the DataErrors of up to MOST_FAULTS rows are one."""
+  found, faults = [], []
+  for number, row in enumerate(rows):
+    try:
+      found.append(make(number, row))
+    except DataError as error:
+      faults.append(str(error))
+      if len(faults) == MOST_FAULTS:
+        break
+  if faults:
+    first, *others = faults
+    raise DataError("; ".join([first, *(o.removeprefix(f"{os.fspath(path)}, ") for o in others)]))
+  return found
+
+
 def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
   """As `read`, but JSON rows are given whatever their shape, for the caller to check.
 
@@ -127,6 +153,8 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
         _fail(path, "", foreign)
     with _opened(path) as file:
       first = _first_sign(file)
+    if not first:
+      _fail(path, "", "holds no rows")
     if first in ("[", "{"):
       rows = _list_rows if first == "[" else _line_rows
       return Table(None, _filled(path, rows(path, remedy)))
@@ -134,8 +162,6 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
   separator = max(_SEPARATORS, key=lambda sign: len(_header(text, sign)))
   header = _header(text, separator)
   if os.fspath(path).lower().endswith(_JSONS) and len(header) < 2:
-    if not first:
-      _fail(path, "", "holds no rows")
     _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy)
   for column in header:
     if column and header.count(column) > 1:

@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from mellow_jax import cli, parallel, progress
-from mellow_jax.data import audio, records
+from mellow_jax.data import audio, records, tables
 from mellow_jax.data.audio import Clip
 from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, FlagsError
@@ -63,7 +63,7 @@ def sampling_of(f: flags.FlagValues) -> Sampling:
 
 def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
   """The questions that flags and arguments ask; raises FlagsError or DataError."""
-  if not f.data and not f.audio and not f.prompt and len(words) == 1 and _is_text(words[0]):
+  if not f.data and not f.audio and not f.prompt and len(words) == 1 and _is_table(words[0]):
     return _table(f, words[0])
   if f.data:
     if f.audio or words:
@@ -71,10 +71,10 @@ def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
     return _table(f, f.data)
   if f.audio and len(f.audio) > 2:
     raise FlagsError(f"--audio is given {len(f.audio)} times: give it once or twice")
-  paths, question = [*words], f.prompt
-  if question is None and paths and not _exists(paths[-1]):
-    question = paths.pop()
-  if bool(f.audio) == bool(paths):
+  paths, question = cli.clips_and_question(f.audio, f.prompt, words, f.audio_root or "")
+  if table := next(filter(tables.is_named, paths), None):
+    raise FlagsError(f"{table}: is a table by its name, which holds its questions: give it alone")
+  if not paths:
     raise FlagsError(
       'give either --audio and --prompt, or clips and a question: clip.wav "caption the audio", or '
       "--data and --output"
@@ -90,17 +90,14 @@ def _job(f: flags.FlagValues, words: Sequence[str]) -> _Job:
   return _Job(entries, Path(f.audio_root or ""), None)
 
 
-def _exists(path: str) -> bool:
-  """Whether a text is a path of something; a question may be too long for one."""
+def _is_table(path: str) -> bool:
+  """Whether a file is a table and no clip, by its name or because it holds text."""
+  if tables.is_named(path):
+    return True
   try:
-    return Path(path).exists()
-  except (OSError, ValueError):
-    return False
-
-
-def _is_text(path: str) -> bool:
-  """Whether a file holds text, as a table does and no clip."""
-  if not (_exists(path) and Path(path).is_file()):
+    if not Path(path).is_file():
+      return False
+  except (OSError, ValueError):  # a question may be too long for a path
     return False
   with Path(path).open("rb") as file:
     head = file.read(4096)

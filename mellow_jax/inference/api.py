@@ -26,7 +26,7 @@ from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, choices, presets, prompts
 from mellow_jax.data.audio import Clip, Source
-from mellow_jax.errors import AudioError, QuestionError
+from mellow_jax.errors import AudioError, CheckpointError, QuestionError
 from mellow_jax.inference import decide, decode, notes, text_stream
 from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, SampleState, Sampling
@@ -188,6 +188,8 @@ class Mellow:
     devices: Sequence[jax.Device] | None = None,
   ):
     log_progress()
+    if not isinstance(loaded, LoadedModel):
+      raise CheckpointError(f"{loaded!r:.80} is no loaded model: use Mellow.load(FOLDER)")
     name = loaded.preset if preset is None else preset
     if name not in presets.PRESETS:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
@@ -254,6 +256,8 @@ class Mellow:
 
     Raises CheckpointError for a folder that is no sound model, QuestionError for a wrong preset.
     """
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+      raise CheckpointError(f"{folder!r:.80} is no path of a model folder: name one")
     parallel.use_compilation_cache()
     log_progress()
     devices = devices or jax.local_devices()[:1]

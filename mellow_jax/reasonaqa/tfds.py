@@ -24,7 +24,7 @@ from absl import flags
 
 from mellow_jax import cli
 from mellow_jax.config import DataConfig
-from mellow_jax.errors import FlagsError, PipelineError
+from mellow_jax.errors import FlagsError, PipelineError, how_to_install
 
 
 def _flags() -> flags.FlagValues:
@@ -43,7 +43,7 @@ def _flags() -> flags.FlagValues:
 def _build(f: flags.FlagValues) -> None:
   cli.require(f, "data", "output")
   if not importlib.util.find_spec("tensorflow_datasets"):
-    raise FlagsError("TensorFlow Datasets is not installed: pip install 'mellow_jax[tfds]'")
+    raise FlagsError(f"TensorFlow Datasets is not installed: {how_to_install('tfds')}")
   import tensorflow_datasets
 
   from mellow_jax.reasonaqa import reasonaqa_dataset_builder

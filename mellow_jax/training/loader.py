@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -97,10 +97,18 @@ class Loader:
       self._tally.add(arrays.pop("bad"), len(arrays["wav1"]))
       yield self._place(arrays)
 
-  def validation(self, count: int, skipped: list[bad_records.BadRecord]) -> Iterator[Batch]:
-    """The first `count` batches of the validation rows; their bad records join `skipped`."""
+  def validation(
+    self, count: int, skipped: list[bad_records.BadRecord], numbers: Sequence[int] | None = None
+  ) -> Iterator[Batch]:
+    """The first `count` batches of the validation rows; their bad records join `skipped`.
+
+    numbers: only those rows, in this order.
+    """
+    encoder = self.val_encoder
+    if numbers is not None:
+      encoder = dataclasses.replace(encoder, rows=[encoder.rows[number] for number in numbers])
     for arrays in pipeline.eval_batches(
-      self.val_encoder,
+      encoder,
       batch_size=self.cfg.batch_size,
       count=count,
       left_out=skipped,

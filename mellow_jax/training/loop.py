@@ -282,12 +282,15 @@ def validate(run: Run, number: int) -> None:
       run.counters |= {"best_val_loss": loss, "best_step": number}
       attempt(write_model, run, "best", step.inference_params(run.state, cfg))
   if cfg.sample_answers:
-    (batch,) = loader.validation(1, [])
+    rows, count = len(loader.val_encoder.rows), cfg.sample_answers
+    numbers = validation.spread(rows, count, cfg.batch_size)
+    (batch,) = loader.validation(1, [], numbers)
     for shown in validation.sample_answers(
       run.state,
       batch,
+      numbers,
       loader.val_encoder,
-      cfg.sample_answers,
+      count,
       run.programs.answer,
       run.workdir / "clips",
     ):

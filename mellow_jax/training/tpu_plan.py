@@ -17,7 +17,7 @@ from jax.stages import Compiled
 
 from mellow_jax import config, parallel
 from mellow_jax.config import Config
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, how_to_install
 from mellow_jax.training import program_costs, programs
 
 
@@ -163,7 +163,7 @@ def load_topology(topology: str) -> tuple[Chip, tuple[int, ...], Sequence[jax.De
       f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}"
     )
   if importlib.util.find_spec("libtpu") is None:
-    raise ConfigError("the TPU compiler is missing: in the checkout, pip install '.[tpu]'")
+    raise ConfigError(f"the TPU compiler is missing: {how_to_install('tpu')}")
   os.environ.update(HOST_VARIABLES)
   try:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices

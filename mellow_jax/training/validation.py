@@ -1,7 +1,7 @@
 """Validation: loss and accuracy over all answers, and sample answers with their clips."""
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,18 +29,29 @@ def scores(state: TrainState | Flat, batches: Iterable[Batch], eval_step: Callab
   return Scores(loss / max(tokens, 1), right, answers)
 
 
+def spread(rows: int, count: int, most: int) -> list[int]:
+  """Numbers of up to `most` rows, the first `count` spread evenly over all, then their neighbours.
+
+  A table is often in the order of its classes, and its first rows are of one.
+  """
+  found = (i * rows // count + place for place in range(most) for i in range(count))
+  return [*dict.fromkeys(number for number in found if number < rows)][:most]
+
+
 def sample_answers(
   state: TrainState,
   batch: Batch,
+  numbers: Sequence[int],
   encoder: pipeline.Preprocessor,
   count: int,
   answer_step: Callable,
   folder: pathlib.Path,
 ) -> list[dict[str, str]]:
-  """The first `count` validation questions, each with clips, the expected answer and the model's.
+  """The first `count` questions of a batch, each with clips, the expected answer and the model's.
 
-  The clips as the model hears them are written to folder by the first process, if they are not
-  there yet, and named by their path below the folder that holds it; of features there are none.
+  numbers: those of the batch's rows, among all validation rows. The clips as the model hears them
+  are written to folder by the first process, if they are not there yet, and named by their path
+  below the folder that holds it; of features there are none.
   """
   generated = answer_step(state, batch)
   tokens, lengths = np.asarray(generated.tokens)[:, 0], np.asarray(generated.lengths)[:, 0]
@@ -50,15 +61,16 @@ def sample_answers(
   is_audio = batch.wav1.shape[1] == encoder.model.audio.clip_samples  # and not features
   samples = []
   for i in np.flatnonzero(is_used)[:count].tolist():
-    row, text = encoder.rows[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
+    number, text = numbers[i], encoder.tokenizer.decode(tokens[i, : lengths[i]].tolist())
+    row = encoder.rows[number]
     sample = {"question": row.input, "expected": row.answer, "answer": text}
-    for number, path in enumerate(filter(None, (row.filepath1, row.filepath2))):
-      file = folder / f"{i}{'ab'[number]}.flac"
-      sample[f"clip{number + 1}"] = path
+    for place, path in enumerate(filter(None, (row.filepath1, row.filepath2))):
+      file = folder / f"{number}{'ab'[place]}.flac"
+      sample[f"clip{place + 1}"] = path
       if not is_audio:
         continue
-      sample[f"audio{number + 1}"] = f"{folder.name}/{file.name}"
+      sample[f"audio{place + 1}"] = f"{folder.name}/{file.name}"
       if parallel.is_first() and not file.exists():
-        sound_files.write(file, clips[number][i], encoder.model.audio.sample_rate)
+        sound_files.write(file, clips[place][i], encoder.model.audio.sample_rate)
     samples.append(sample)
   return samples

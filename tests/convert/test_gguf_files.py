@@ -131,7 +131,7 @@ def test_types_that_are_not_read_are_named(tmp_path):
 
 def test_without_the_package_it_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(CheckpointError, match=r"pip install 'mellow_jax\[gguf\]'"):
+  with pytest.raises(CheckpointError, match=r"pip install -e '\.\[gguf\]'"):
     gguf_files.read(tmp_path / "x.gguf")
 
 

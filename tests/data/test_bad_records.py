@@ -381,4 +381,4 @@ def test_the_command_counts_and_lists_what_it_replaced(dataset, train, tmp_path)
   assert all(KINDS[dataset[1][int(line["path"][:-4])]] == line["reason"] for line in report)
   assert len({line["path"] for line in report}) == len(report) == 5  # one is a validation row's
   answers = [json.loads(x) for x in (tmp_path / "run/answers.jsonl").read_text().splitlines()]
-  assert [answer["expected"] for answer in answers] == ["0", "1"]
+  assert [answer["expected"] for answer in answers] == ["0", "4"]

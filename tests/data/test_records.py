@@ -189,7 +189,7 @@ HEADER = "file,question,answer\n"
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "line 1: column 'file' is missing"),
+    ("", "holds no rows"),
     ("file,question\n", "line 1: column 'answer' is missing"),
     ("file;question;answer;when\n", "line 1: column 'when' is unknown: .*commas, tabs or semico"),
     ("file|question|answer\n", "line 1: column 'file|question|answer' is unknown: .*by commas"),

@@ -126,6 +126,7 @@ def test_items_of_a_table_without_answers_are_named_with_the_column_to_add(
   item = lines(output)[1]["item"]
   fault = f"item {item['id']!r} ({NAMES[1]}.wav) of the table has no answer: add the column answer"
   assert status == 0 and f"2 of 3 items cannot be scored: {fault}" in err
+  assert f"{table}: 2 of 3 rows have no answer to be scored by: line 3, line 4\n" in err
   assert evaluate.main(["evaluate", "score", f"--predictions={output}"]) == 1
   assert last_line(capfd.readouterr().err).startswith(f"error: {output}, line 2: {fault}")
 

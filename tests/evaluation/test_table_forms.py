@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -116,6 +117,19 @@ def test_an_id_of_zero_is_an_id(tmp_path):
   path = tmp_path / "q.json"
   path.write_text(dumps([{"file": "a.wav", "question": "what?", "id": i} for i in range(2)]))
   assert [item.id for item in catalogue.read("table", path)] == ["0", "1"]
+
+
+def test_the_faults_of_several_rows_are_told_together(tmp_path):
+  path = tmp_path / "q.csv"
+  path.write_text("file,question,answer\na.wav,what?,cat\n/b.wav,what?,cat\n\nc.wav,,dog\n")
+  for read in (records.read, lambda path: catalogue.read("table", path)):
+    with pytest.raises(UserError) as error:
+      read(path)
+    assert re.fullmatch(r".*q\.csv, line 3: .*'/b\.wav'.*; line 5: .*", str(error.value))
+  path.write_text("file,question,answer\n" + "a.wav,what?,\n" * 11)
+  with pytest.raises(UserError) as error:
+    records.read(path)
+  assert re.findall(r"line (\d+)", str(error.value)) == [str(line) for line in range(2, 12)]
 
 
 @pytest.mark.parametrize("choices", ["dog|cat", '["dog", "cat"]', "['dog', 'cat']"])

@@ -44,6 +44,9 @@ def refused(call, *words):
   else:
     raise AssertionError(words)
 
+for folder in (None, 3, "", b"model", ["model"]):
+  refused(lambda: Mellow.load(folder), "is no path of a model folder: name one")
+refused(lambda: Mellow(sys.argv[1]), "use Mellow.load(FOLDER)")
 for size in (0, -1, 2.5, None, "8"):
   refused(lambda: model.answers([row], batch_size=size), "batch_size", "give 1 or more")
   refused(lambda: model.score([row], [["a"]], batch_size=size), "batch_size", "give 1 or more")

@@ -77,6 +77,9 @@ def test_the_command_prints_bars_or_json(tiny_model_folder, tmp_path, capsys):
   assert command.main([*argv, "--levels=low,mid,high"]) == 0
   out = capsys.readouterr().out.splitlines()
   assert [row.split()[0] for row in out] == ["low", "mid", "high", "confidence"]
+  for asked in ([str(clip), "what is it?"], [f"--audio={clip}", "--prompt=what is it?"]):
+    assert command.main([argv[0], *asked, argv[2], "--options=dog,rain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == line
   assert command.main([*argv, "--levels=a,b", "--options=c,d"]) == 1
   assert "give one of them" in capsys.readouterr().err
   assert command.main(argv[:1] + argv[2:]) == 1

@@ -1,6 +1,6 @@
 """Synthesis speaks the protocol of a real engine, with a model that is built on the spot.
 
-  pip install .[torch] "transformers[serving]"
+  pip install -e '.[torch]' "transformers[serving]"
   python -m pytest -m torch tests/reasonaqa/test_real_engine.py
 
 `transformers serve` serves a small Llama that was trained, in this test, to write five questions.

@@ -7,7 +7,13 @@ import re
 import pytest
 
 from mellow_jax.errors import DataError
-from mellow_jax.training import report
+from mellow_jax.training import report, validation
+
+
+def test_sample_answers_are_spread_over_the_validation_rows():
+  assert validation.spread(1000, 3, 8) == [0, 333, 666, 1, 334, 667, 2, 335]
+  assert validation.spread(4, 3, 8) == [0, 1, 2, 3] and validation.spread(1, 3, 8) == [0]
+  assert validation.spread(9, 3, 2) == [0, 3]
 
 
 def write_lines(path, lines):

@@ -121,7 +121,8 @@ def read(
 
   data is the folder or the file of its table; audio paths are relative to the folder. A part of
   ReasonAQA is read from ReasonAQA's test.json, or without it from the files its source publishes.
-  Rows of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told.
+  Rows of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told, as
+  it is of the rows of one's own table that have no answer.
   With option_sets only their multiple choices are read, each with so many sets of other options.
 
   Raises DataError naming file, row and field of what cannot be used.
@@ -140,7 +141,7 @@ def read(
     if benchmark == "mmar":
       return question_files.read_mmar(path)
     if benchmark == "table":
-      return question_files.read_own(path)
+      return question_files.read_own(path, say)
     is_scenes = benchmark == "scenes"
     chosen = _scenes(path) if is_scenes else _of_file(known, path, quarantined)
   if option_sets:

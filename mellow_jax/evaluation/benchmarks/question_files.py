@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,22 +123,23 @@ def _group(value: object) -> str:
 
 def _read_published(path: Path, audio: str, groups: tuple[str, ...]) -> list[Item]:
   """A benchmark whose rows have id, question, choices and, where it is published, the answer."""
-  items = []
-  for where, row in _rows(path):
+
+  def item(number: int, placed: tuple[str, Row]) -> Item:
+    where, row = placed
     options, right = _choices(path, where, row)
     if not (name := _id(path, where, row)):
       _fail(path, where, f"field 'id' is {row.get('id')!r}: a text or a number is needed")
-    items.append(
-      Item(
-        id=name,
-        kind="choice",
-        audio1=_audio(path, where, row, audio),
-        question=_text(path, where, row, "question"),
-        choices=options,
-        answer=right,
-        groups={name: _group(row[name]) for name in groups if row.get(name)},
-      )
+    return Item(
+      id=name,
+      kind="choice",
+      audio1=_audio(path, where, row, audio),
+      question=_text(path, where, row, "question"),
+      choices=options,
+      answer=right,
+      groups={name: _group(row[name]) for name in groups if row.get(name)},
     )
+
+  items = tables.each(path, _rows(path), item)
   _check_ids(path, items)
   return items
 
@@ -162,26 +164,31 @@ def read_mmar(path: Path) -> list[Item]:
   return _read_published(path, "audio_path", groups)
 
 
-def read_own(path: Path) -> list[Item]:
+def read_own(path: Path, say: Callable[[str], None] = lambda line: None) -> list[Item]:
   """The questions of one's own table; raises DataError naming file, row and field.
 
   It has the columns file, question and answer, and if wanted file2, choices, references, id and
   caption, in any form that `tables` reads. A column by_<name> groups the report by name; one that
   begins with "_" is ignored. Without choices the options may stand in the question, "a) .. b) ..".
+  Rows without an answer, which cannot be scored, are told to say.
   """
-  found, items = _rows(path), []
-  for number, (where, row) in enumerate(found):
-    for column in row:
-      if column not in COLUMNS and not column.startswith((GROUP, "_")):
-        known = ", ".join(COLUMNS)
-        _fail(path, where, f"column {column!r} is unknown: use {known} or {GROUP}<name>")
-    items.append(_own_item(path, where, number, row))
+  found = _rows(path)
+  items = tables.each(path, found, lambda number, placed: _own_item(path, *placed, number))
+  absent = [where for (where, _), item in zip(found, items, strict=True) if not item.answer]
+  if absent:
+    more = ", ..." if len(absent) > tables.MOST_FAULTS else ""
+    places = f"{', '.join(absent[: tables.MOST_FAULTS])}{more}"
+    say(f"{path}: {len(absent)} of {len(items)} rows have no answer to be scored by: {places}")
   if any(row.get("id", "") != "" for _, row in found):
     _check_ids(path, items)
   return rows.with_own_ids(items)
 
 
-def _own_item(path: Path, where: str, number: int, row: Row) -> Item:
+def _own_item(path: Path, where: str, row: Row, number: int) -> Item:
+  for column in row:
+    if column not in COLUMNS and not column.startswith((GROUP, "_")):
+      known = ", ".join(COLUMNS)
+      _fail(path, where, f"column {column!r} is unknown: use {known} or {GROUP}<name>")
   record = Record(
     taskname="",
     filepath1=_audio(path, where, row, "file"),

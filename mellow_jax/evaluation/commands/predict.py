@@ -31,7 +31,7 @@ def _flags() -> flags.FlagValues:
   text("audio_root", help="Folder below which the clips are; by default that of the questions.")
   text("output", help="JSONL file for the answers; a rerun goes on where it stopped.")
   cli.define_device(f)
-  text("preset", help="release, training or clean; by default the model folder's.")
+  cli.define_preset(f)
   styles = list(prompt_styles.STYLES)
   choice("prompt_style", None, styles, "By default the model's.")
   switch("show_prompts", help=f"Print the first prompts, {SHOWN} or --limit, and stop.")

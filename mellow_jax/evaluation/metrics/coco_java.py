@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from mellow_jax.errors import MetricUnavailable
+from mellow_jax.errors import MetricUnavailable, how_to_install
 from mellow_jax.evaluation.metrics import captions, java
 from mellow_jax.evaluation.metrics.captions import Tokens
 
@@ -46,8 +46,8 @@ def package(metric: str) -> Path:
   """The installed folder of pycocoevalcap, found without running any of its code."""
   spec = importlib.util.find_spec("pycocoevalcap")
   if spec is None or not spec.submodule_search_locations:
-    fix = "pip install 'mellow_jax[metrics]'"
-    raise MetricUnavailable(metric, "pycocoevalcap, which brings its jar, is not installed", fix)
+    lacking = "pycocoevalcap, which brings its jar, is not installed"
+    raise MetricUnavailable(metric, lacking, how_to_install("metrics"))
   return Path(next(iter(spec.submodule_search_locations)))
 
 
