@@ -127,19 +127,29 @@ def _objects(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def each(path: str | os.PathLike, rows: Iterable[T], make: Callable[[int, T], R]) -> list[R]:
-  """make(number from 0, row) of each row; the DataErrors of up to MOST_FAULTS rows are one."""
-  found, faults = [], []
+  """make(number from 0, row) of each row.
+
+  Raises one DataError of those that make raises, as "path, place: fault", for MOST_FAULTS rows.
+  """
+  found, faults, before = [], [], f"{os.fspath(path)}, "
   for number, row in enumerate(rows):
     try:
       found.append(make(number, row))
     except DataError as error:
-      faults.append(str(error))
+      faults.append(str(error).removeprefix(before).partition(": "))
       if len(faults) == MOST_FAULTS:
         break
-  if faults:
-    first, *others = faults
-    raise DataError("; ".join([first, *(o.removeprefix(f"{os.fspath(path)}, ") for o in others)]))
-  return found
+  if not faults:
+    return found
+  places: dict[str, list[str]] = {}
+  for place, _, fault in faults:
+    places.setdefault(fault, []).append(place)
+  said = []
+  for fault, (first, *others) in places.items():
+    said.append(f"{first}: {fault}" + (f" (also {', '.join(others)})" if others else ""))
+  if len(faults) == MOST_FAULTS:
+    said.append("more rows may follow")
+  raise DataError(before + "; ".join(said))
 
 
 def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:

@@ -73,7 +73,8 @@ def read(path: str | os.PathLike) -> list[CaptionedClip]:
   table, clips = tables.scan(path), dict[str, CaptionedClip]()
   if table.columns is not None:
     _check_columns(path, 1, table.columns)
-  for row in table.rows:
+
+  def add(number: int, row: tables.Row) -> None:
     if fault := tables.shape_fault(row.fields):
       _fail(path, row.number, fault)
     fields = {name: "" if text is None else text for name, text in row.fields.items()}
@@ -84,6 +85,8 @@ def read(path: str | os.PathLike) -> list[CaptionedClip]:
         _fail(path, row.number, f"column {name!r} is {tables.name_of(text)}: write it as text")
     texts = {name: text.strip() for name, text in fields.items() if isinstance(text, str)}
     _add_line(path, clips, row.number, texts)
+
+  tables.each(path, table.rows, add)
   if len({bool(clip.label) for clip in clips.values()}) > 1:
     first = next(clip for clip in clips.values() if not clip.label)
     fault = f"{first.path} has no label, and others have one: give all one or none"
