@@ -96,7 +96,7 @@ def define_device(f: flags.FlagValues) -> None:
 
 def define_preset(f: flags.FlagValues) -> None:
   """Defines --preset; what there is to choose stands in data/presets.py."""
-  text = "How clips and texts are prepared: release, training or clean; if absent, the model's own."
+  text = "How inputs are prepared: release, training or clean; by default the model's."
   flags.DEFINE_string("preset", None, text, flag_values=f)
 
 
