@@ -16,7 +16,7 @@ from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item, Prediction
 from mellow_jax.evaluation.metrics import free_text, intervals, rules
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import published, sections, summary
+from mellow_jax.evaluation.report import grounding, published, sections, summary
 
 NO_JAVA = ("--java=/nowhere/java",)  # METEOR alone would start for ten seconds
 
@@ -126,6 +126,17 @@ def test_the_report_tells_a_model_that_listens_from_one_that_does_not(
   shown = capsys.readouterr().out
   assert re.search(f"^{said}.*other items' clips.*$", shown, re.M)
   assert shown.count("The model ") == 1
+
+
+@pytest.mark.parametrize(("clips", "listens"), [(0.0004, False), (0.02, True)])
+def test_a_sure_difference_of_nothing_is_no_listening(clips, listens):
+  """As of a captioner whose captions are all wrong, with noise in fewer words."""
+  loss = grounding.Loss(
+    **{"section": "caption", "pooled": False, "probe": "noise", "figure": "CIDEr-D", "unit": ""},
+    **{"n": 80, "clips": clips, "probed": 0.0, "low": clips / 2, "high": 2 * clips, "p": 0.0001},
+    **{"same_text": 0.0, "same_option": None},
+  )
+  assert grounding._verdict([loss])[0] is listens
 
 
 def test_few_items_decide_nothing(files, tmp_path, capsys):

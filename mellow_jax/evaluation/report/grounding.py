@@ -22,6 +22,8 @@ from mellow_jax.evaluation.report.sections import ItemValues
 # A model that loses nothing that can be seen, and surely less than this, does not listen: points of
 # right answers, and CIDEr-D, which is 10 for a text that is its reference.
 MARGIN = {"%": 10.0, "": 0.3}
+# Less CIDEr-D than this is nothing, however sure: all answers may be wrong, and not quite alike.
+LEAST = {"%": 0.0, "": 0.01}
 FEW = 30  # items; with fewer, what is not decided is said to be so for that reason
 
 
@@ -224,7 +226,14 @@ def _costs(loss: Loss) -> bool:
 
   The bootstrap's interval alone is too narrow with few items.
   """
-  return loss.low > 0 and loss.p < 1 - intervals.LEVEL
+  is_seen = loss.clips - loss.probed >= LEAST[loss.unit]
+  return is_seen and loss.low > 0 and loss.p < 1 - intervals.LEVEL
+
+
+def _costs_nothing(loss: Loss) -> bool:
+  """Whether no cost can be seen, and a large one is ruled out."""
+  is_seen = loss.low > 0 and loss.clips - loss.probed >= LEAST[loss.unit]
+  return not is_seen and loss.high < MARGIN[loss.unit]
 
 
 def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
@@ -236,7 +245,7 @@ def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
     listens, verdict = True, f"The model listens: {told}."
     if not shuffled:
       verdict += " Unless such sounds merely upset it: a run with --audio=shuffled would tell."
-  elif all(loss.low <= 0 and loss.high < MARGIN[loss.unit] for loss in deciding):
+  elif all(map(_costs_nothing, deciding)):
     listens, verdict = False, f"The model answers without listening: {told}."
   else:
     fewest = min(loss.n for loss in deciding)
