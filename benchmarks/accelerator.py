@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks import inputs
 from mellow_jax import parallel
 from mellow_jax.config import AudioConfig, Config, ModelConfig, OptimConfig
 from mellow_jax.convert import rules
@@ -50,18 +51,7 @@ def weights(cfg: ModelConfig) -> dict[str, jax.Array]:
 
 
 def random_batch(cfg: ModelConfig, size: int) -> step.Batch:
-  rng = np.random.default_rng(0)
-  wav1, wav2 = (
-    0.1 * rng.standard_normal((size, cfg.audio.clip_samples), np.float32) for _ in range(2)
-  )
-  return step.Batch(
-    wav1=jnp.asarray(wav1),
-    wav2=jnp.asarray(wav2),
-    text_ids=jnp.asarray(rng.integers(20, 1000, (size, cfg.text_tokens)), jnp.int32),
-    text_lengths=jnp.full(size, cfg.text_tokens, jnp.int32),
-    answer_ids=jnp.asarray(rng.integers(20, 1000, (size, cfg.answer_tokens)), jnp.int32),
-    loss_mask=jnp.ones((size, cfg.answer_tokens), bool),
-  )
+  return step.Batch(**jax.tree.map(jnp.asarray, inputs.examples(cfg, size, seed=0)))
 
 
 def fidelity(flat: dict[str, jax.Array], dtype: str) -> dict[str, float]:

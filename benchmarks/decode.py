@@ -1,13 +1,12 @@
-"""Decoding speed, side by side in one run: without a cache, Hugging Face with a cache, and ours.
+"""Decoding speed, in turns: without a cache, Hugging Face with a cache, and ours.
 
   pip install -e '.[torch]'        (or, for a CPU, `pip install torch` from a CPU build)
   python -m benchmarks.decode --new_tokens=64 --batch=1,8 --output=decode.json
 
 All three get the same random weights at full size, the same prefix of 389 embeddings and decode
-greedily in float32; their tokens must agree before anything is timed. They take turns, several
-rounds, and medians are reported. "reference" works as the public PyTorch code does: the whole
-sequence anew for every token, logits at every position. It is timed at the first, a middle and the
-last token only, since a token takes seconds.
+greedily in float32; their tokens must agree before anything is timed. "reference" works as the
+public PyTorch code does: the whole sequence anew for every token, logits at every position. It is
+timed at the first, a middle and the last token only, since a token takes seconds.
 
 The limit is what memory allows: a token reads every decoder weight once, and each row of the batch
 its cached keys and values. The ceiling is that of the whole answer: the prefill's arithmetic, which
@@ -17,58 +16,149 @@ the better of two reads of 1 GiB by all cores, and of two products of the prefix
 """
 
 import argparse
-import importlib.util
-import json
-import os
-import pathlib
-import platform
-from importlib import metadata
+import dataclasses
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-from mellow_jax import parallel
-from mellow_jax.config import ModelConfig
+from benchmarks import inputs, rounds
 from mellow_jax.errors import how_to_install
 
+REFERENCE, HUGGING_FACE, OURS = "reference", "Hugging Face", "ours"
+FIRST, AFTER = ", first token", "ours, after the first token"
+END_NEVER = -1  # no token has this id: every run decodes all its tokens
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--batch", default="1,8")
-  parser.add_argument("--new_tokens", type=int, default=64)
-  parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--output", type=pathlib.Path)
-  args = parser.parse_args()
-  if not importlib.util.find_spec("torch"):
-    parser.error(f"PyTorch is not installed: {how_to_install('torch')}")
-  from benchmarks import decode_contestants  # JAX, PyTorch and transformers
 
-  parallel.use_compilation_cache()
-  cfg = ModelConfig(dtype="float32", end_id=decode_contestants.END_NEVER)
-  report = {
-    "machine": platform.processor() or platform.machine(),
-    "cores": os.cpu_count(),
-    "versions": {name: metadata.version(name) for name in ("jax", "torch", "transformers")},
-    "load": os.getloadavg(),
-    "rows": [],
-  }
-  machine = decode_contestants.Machine(cfg)
-  for batch in map(int, args.batch.split(",")):
-    row = decode_contestants.measure(cfg, batch, args.new_tokens, args.rounds, machine)
-    report["rows"].append(row)
-    rates = row["tokens/s, prefill included"]
-    print(
-      f"batch {batch}: "
-      + ", ".join(f"{name} {rate:.2f} tokens/s" for name, rate in rates.items())
-      + f"\n  {row['times the reference']:.1f} x the reference, "
-      f"{row['times hugging face']:.2f} x Hugging Face; "
-      f"{row['ms a token after the first']:.1f} ms a token, "
-      f"{100 * row['share of the bandwidth limit']:.0f}% of the limit at "
-      f"{row['GB/s measured']:.1f} GB/s; tokens agree: {row['tokens agree']}\n"
-      f"  ceiling {row['times the reference at both limits']:.1f} x the reference, at that and "
-      f"{row['GFLOP/s measured']:.0f} GFLOP/s",
-      flush=True,
-    )
-  if args.output:
-    args.output.write_text(json.dumps(report, indent=1))
+def run(args: argparse.Namespace) -> dict:
+  """The measurement; its report."""
+  from benchmarks import contestants
+
+  report = rounds.Report("decode", args)
+  cfg = inputs.model(args.tiny, args.layers)
+  cfg = dataclasses.replace(cfg, end_id=END_NEVER)
+  has_torch = rounds.has("torch")
+  if not has_torch:
+    why = f"PyTorch is not installed: {how_to_install('torch')}"
+    report.skip(f"{REFERENCE} and {HUGGING_FACE}", why)
+  with tempfile.TemporaryDirectory() as name:
+    write = (contestants.write_weights, cfg, Path(name), has_torch)
+    rounds.apart(*write, own_process=not args.tiny)
+    machine = rounds.machine(cfg, cfg.prefix_tokens, args.tiny)
+    for batch in map(int, args.batch.split(",")):
+      for table in measure(args, cfg, batch, Path(name), report, machine):
+        report.add(table)
+    machine.close()
+  return report.content
+
+
+def start(
+  args: argparse.Namespace, cfg: inputs.ModelConfig, batch: int, weights: Path
+) -> dict[str, rounds.Contestant]:
+  """Contestants by name; those of the first token alone have that in their name."""
+  from benchmarks import contestants
+
+  makes = {}
+  if rounds.has("torch"):
+    from benchmarks import reference
+
+    makes = {REFERENCE: reference.Uncached, HUGGING_FACE: reference.Decoding}
+  makes[OURS] = contestants.Decoding
+  found = {}
+  for name, make in makes.items():
+    made = partial(make, cfg, batch, args.new_tokens, weights)
+    amount = batch * args.new_tokens
+    found[name] = rounds.Contestant(name, amount, made, own_process=not args.tiny)
+  for name, make in [*makes.items()][-2 if len(makes) > 1 else -1 :]:
+    made = partial(make, cfg, batch, 1, weights)
+    found[name + FIRST] = rounds.Contestant(name + FIRST, 1, made, own_process=not args.tiny)
+  return found
+
+
+def check(report: rounds.Report, found: dict[str, rounds.Contestant], batch: int) -> None:
+  """Ends the program where contestants decode other tokens."""
+  own = found[OURS].call("tokens")
+  if HUGGING_FACE in found:
+    from benchmarks import reference
+
+    theirs, uncached = (found[name].call("tokens") for name in (HUGGING_FACE, REFERENCE))
+    some = own[:, reference.places(own.shape[1])]
+    for name, differ in ((HUGGING_FACE, own != theirs), (REFERENCE, some != uncached)):
+      report.agree(f"tokens that differ, {name}, batch {batch}", int(differ.sum()), 0)
+  again = found[OURS].call("tokens")
+  report.agree(f"tokens that differ in a second run, batch {batch}", int((own != again).sum()), 0)
+
+
+def measure(
+  args: argparse.Namespace,
+  cfg: inputs.ModelConfig,
+  batch: int,
+  weights: Path,
+  report: rounds.Report,
+  machine: rounds.Contestant,
+) -> list[dict]:
+  """The tables of a batch size: whole answers, and the first token."""
+  count = args.new_tokens
+  found = start(args, cfg, batch, weights)
+  check(report, found, batch)
+  measured = rounds.take_turns([*found.values()], args.rounds, machine)
+  seconds = measured.seconds
+  seconds[AFTER] = [a - b for a, b in zip(seconds[OURS], seconds[OURS + FIRST], strict=True)]
+  whole = [one for name, one in found.items() if not name.endswith(FIRST)]
+  first = [one for name, one in found.items() if name.endswith(FIRST)]
+  read = bytes_read(cfg, batch, count)
+  table = rounds.table(
+    f"decoding, batch {batch}, prefill included",
+    "tokens/s",
+    [*whole, rounds.Row(AFTER, batch * (count - 1), (count - 1) * read)],
+    measured,
+    limit=rounds.Limit("GB/s", "weights, keys and values that each token reads"),
+    peers=(REFERENCE, HUGGING_FACE),
+  )
+  loop = statistics.median(seconds[AFTER]) / (count - 1)
+  limits = {name: each["median"] for name, each in table["limits"].items()}
+  prefill = 2 * layer_parameters(cfg) * batch * cfg.prefix_tokens / limits["GFLOP/s"] / 1e9
+  least = prefill + (count - 1) * read / limits["GB/s"] / 1e9
+  notes = [f"{1e3 * loop:.1f} ms a token after the first; at both limits {least:.2f} s an answer"]
+  if REFERENCE in seconds:
+    times = statistics.median(seconds[REFERENCE]) / least
+    notes[0] += f", {times:.1f} times the reference"
+  table |= {"ms a token after the first": 1e3 * loop, "seconds at both limits": least}
+  table |= {"notes": notes, "compile seconds": found[OURS].call("compile_seconds")}
+  for one in found.values():
+    one.close()
+  title = f"first token, batch {batch}"
+  return [table, rounds.table(title, "ms", first, measured, peers=(HUGGING_FACE + FIRST,))]
+
+
+def layer_parameters(cfg: inputs.ModelConfig) -> int:
+  """Of the decoder's layers: attention and perceptron, and their norms."""
+  d = cfg.decoder
+  attention = 2 * d.width * d.head_size * (d.heads + d.kv_heads)
+  return d.layers * (attention + 3 * d.width * d.mlp + 2 * d.width)
+
+
+def bytes_read(cfg: inputs.ModelConfig, batch: int, count: int) -> int:
+  """What a token of a batch reads on average: weights, and each row's keys and values."""
+  d = cfg.decoder
+  weights = layer_parameters(cfg) + d.width * (d.vocab + 1)
+  slots = cfg.prefix_tokens + count / 2
+  return round(4 * weights + 4 * batch * slots * 2 * d.layers * d.kv_heads * d.head_size)
+
+
+def parser() -> argparse.ArgumentParser:
+  found = rounds.parser(__doc__)
+  found.add_argument("--layers", type=int, help="of the decoder, fewer than its own")
+  found.add_argument("--batch", default="1,8")
+  found.add_argument("--new_tokens", type=int, default=64)
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  run(parser().parse_args(argv))
 
 
 if __name__ == "__main__":
-  main()
+  main(sys.argv[1:])

@@ -12,6 +12,8 @@ from mellow_jax.reasonaqa import __main__ as reasonaqa
 
 ROOT = Path(__file__).parents[1]
 LINES = 40
+BENCHMARKS = ["__main__", "accelerator", "check", "decode", "encoder", "pipeline", "sources"]
+BENCHMARKS += ["startup", "train"]
 HEAVY = "flax grain jax librosa matplotlib orbax pandas scipy sklearn tensorflow torch transformers"
 
 
@@ -40,7 +42,7 @@ def test_help_imports_nothing_heavy_and_fits_a_screen(command):
   assert 5 < len(lines) <= LINES and max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize("name", ["accelerator", "check", "decode", "sources"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_of_a_benchmark_needs_no_pytorch(name):
   code = (
     "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['x', '--help'];"

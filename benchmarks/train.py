@@ -1,0 +1,154 @@
+"""Training speed and memory beside the public PyTorch code, in turns.
+
+  python -m benchmarks.train --reference=mellow-training --output=train.json
+  python -m benchmarks.train --reference=mellow-training --layers=2 --rounds=1     (to try it)
+
+"reference" is a checkout's training step as it is: float32, 250 slots for every answer, logits at
+every position, its clipping and Adam. "PyTorch, lean" is the same model with the encoder outside
+the gradient, logits at answers alone and fused Adam. "identical work" computes what the reference
+computes, the encoder in training mode included. The rows below it leave out work: answers in four
+compiled lengths (the same update), batches of answers of one length, cached features, and eight
+questions that share their clips. A step's time is then averaged over the lengths that answers of
+ReasonAQA take; their distribution is drawn from benchmarks/inputs.py.
+
+All have the same random weights. Before anything is timed, loss and norm of the gradient of one
+batch without dropout must agree: to 1e-4 and 1e-3 of their size in float32, 2e-2 in bfloat16. Each
+contestant trains in a process of its own, so that its peak memory is its own. The limit is the
+arithmetic of the row's step at the rate of the better of two matrix products.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import inputs, rounds
+from mellow_jax.config import Config, DataConfig, OptimConfig
+
+REFERENCE, LEAN = "reference", "PyTorch, lean"
+TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 2e-2)}  # of loss and gradient's norm
+QUESTIONS = 8  # that share their clips
+
+
+def works(model: inputs.ModelConfig, batch: int, count: int = 4) -> dict[str, Config]:
+  """The ways to train of this package by name, the first of them with all of the work.
+
+  count is that of the lengths of answers that the others are compiled for.
+  """
+  lengths = {"answer_lengths": count}
+  one_length = {**lengths, "group_answers": True}
+  cached = {**one_length, "features": "noise"}
+  random = {"batch_statistics": True, "spec_augment": True, "stochastic_depth": 0.1}
+  encoder = dataclasses.replace(model.encoder, **random)
+
+  def run(size: int = batch, **data: object) -> Config:
+    return Config(
+      model=model, data=DataConfig(**data), optim=OptimConfig(warmup_steps=100), batch_size=size
+    )
+
+  identical = dataclasses.replace(
+    run(), model=dataclasses.replace(model, encoder=encoder), encoder_train_mode=True
+  )
+  shared = -(-batch // QUESTIONS) * QUESTIONS
+  return {
+    "identical work": identical,
+    "answer lengths": run(**lengths),
+    "batches of one length": run(**one_length),
+    "cached features": run(**cached),
+    f"{QUESTIONS} questions on shared clips": run(shared, **cached, share_prefix=QUESTIONS),
+  }
+
+
+def check(report: rounds.Report, args: argparse.Namespace, ours: Sequence, folder: Path) -> None:
+  """Ends the program where the first steps of contestants differ."""
+  from benchmarks import contestants
+
+  apart = partial(rounds.apart, own_process=not args.tiny)
+  expected = apart(contestants.first_step, ours[0], folder)
+  found = {ours[1].name: apart(contestants.first_step, ours[1], folder)}
+  if not rounds.no_reference(args):
+    from benchmarks import reference
+
+    for name, lean in ((REFERENCE, False), (LEAN, True)):
+      found[name] = apart(reference.first_step, _setup(args, ours[0].cfg, folder, lean))
+  for name, values in found.items():
+    what = (f"loss, {name}", f"norm of the gradient, {name}")
+    for each, value, own, most in zip(what, values, expected, TOLERANCES[args.dtype], strict=True):
+      report.agree(each, abs(value - own) / abs(own), most)
+
+
+def _setup(args: argparse.Namespace, cfg: Config, folder: Path, lean: bool) -> Any:
+  from benchmarks import reference
+
+  dtype = args.dtype if lean else "float32"
+  return reference.Setup(args.reference, cfg.model, cfg.batch_size, folder, lean, dtype)
+
+
+def run(args: argparse.Namespace) -> dict:
+  """The measurement; its report."""
+  # Contestants share a GPU; and what one holds shall be what it needs.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  from benchmarks import contestants
+
+  report = rounds.Report("train", args)
+  model = inputs.model(args.tiny, args.layers, args.dtype)
+  ours = [contestants.Work(*x) for x in works(model, args.batch, 2 if args.tiny else 4).items()]
+  own_process = not args.tiny
+  why = rounds.no_reference(args)
+  if why:
+    report.skip(f"{REFERENCE} and {LEAN}", why)
+  apart = partial(rounds.apart, own_process=own_process)
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    apart(contestants.write_weights, model, folder, not why)
+    check(report, args, ours, folder)
+    flops = {each.name: apart(contestants.training_flops, each.cfg) for each in ours}
+    start = partial(rounds.Contestant, own_process=own_process)
+    machine = rounds.machine(model, args.batch * model.prefix_tokens, args.tiny, args.dtype)
+    everyone = []
+    if not why:
+      from benchmarks import reference
+
+      for one, lean in ((REFERENCE, False), (LEAN, True)):
+        make = partial(reference.Training, _setup(args, ours[0].cfg, folder, lean), args.steps)
+        everyone.append(start(one, args.batch, make, work=flops[ours[0].name]))
+    for each in ours:
+      make = partial(contestants.Training, each, folder, args.steps)
+      everyone.append(start(each.name, each.cfg.batch_size, make, work=flops[each.name]))
+    measured = rounds.take_turns(everyone, args.rounds, machine)
+    table = rounds.table(
+      f"training, batch {args.batch}, {args.dtype}",
+      "examples/s",
+      everyone,
+      measured,
+      limit=rounds.Limit("GFLOP/s", "products and convolutions of a step"),
+      peers=(REFERENCE, LEAN, ours[0].name),
+    )
+    rounds.add_memory(table, everyone)
+    for one in (machine, *everyone):
+      one.close()
+  for row, each in zip(table["rows"][-len(ours) :], ours, strict=True):
+    row["slots for answers"] = contestants.slots(each.cfg)
+  report.add(table)
+  return report.content
+
+
+def parser() -> argparse.ArgumentParser:
+  found = rounds.parser(__doc__, reference=True)
+  found.add_argument("--batch", type=int, default=4)
+  found.add_argument("--steps", type=int, default=1, help="steps of a turn; 10 on an accelerator")
+  found.add_argument("--dtype", choices=[*TOLERANCES], default="float32")
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  run(parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])
