@@ -44,7 +44,7 @@ def write_models(folder):
   flat = mellow.flatten(tiny.params(cfg))
   where = config.LoRAConfig(kernels=("decoder/.*/attn/[qv]/kernel",), rank=4)
   factors = lora.init(flat, where, jax.random.key(0))
-  for name in ("weights/mellow", "weights/base", "runs/demo/model"):
+  for name in ("weights/mellow", "weights/base", "runs/demo/model", "runs/esc10-lm/model"):
     checkpoint.save_model(folder / name, flat, cfg, "clean", tokenizer)
   checkpoint.save_model(folder / "weights/adapter", factors, cfg, "clean", tokenizer)
 
@@ -85,6 +85,10 @@ def write(folder):
   write_csv(folder / "clips.csv", ["file", "question", "answer"], *questions)
   for name in ("questions", "held_out"):
     write_csv(folder / f"{name}.csv", ["file", "question", "answer"], *questions[:4])
+  (folder / "docs").mkdir()
+  clip = json.loads((folder / "esc10/val.json").read_text())[0]["filepath1"]
+  own = [(clip, "is there a bell in it?", "yes"), (clip, "is it rain?", "no")]
+  write_csv(folder / "docs/esc10_questions.csv", ["file", "question", "answer"], *own)
   write_csv(folder / "captions.csv", ["file", "caption", "label"], *captions)
   run = {"seed": 0, "data": {"source": "scenes", "mix": scenes.MIX}}
   (folder / "runs/demo/run.json").write_text(json.dumps(run))

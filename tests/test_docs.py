@@ -39,6 +39,8 @@ NOT_RUN = {
   "mellow serve": "runs until it is stopped; tests/serving asks it",
   "make serve": "runs until it is stopped; tests/serving asks it",
   "mellow calibrate": "needs 20 choices or more; test_calibration.py has them",
+  "make real-lm": "needs the package index; test_real_lm.py reads the file that it fetches",
+  "mellow train --config=esc10:smollm2": "needs that language model; test_config.py has its config",
   "mellow cache-features": "needs published weights; test_features.py writes small features",
   "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
   "mellow convert --input=": "needs published weights; tests/convert makes files like them",
