@@ -53,10 +53,10 @@ def llama_config(d: SmolLM2Config) -> transformers.LlamaConfig:
 
 def load(checkout: Path, cfg: ModelConfig, weights: Path) -> torch.nn.Module:
   """The checkout's model with the weights of reference.npz."""
-  # Imported there and not used; transformers 5 has it no more.
-  transformers.AutoModelWithLMHead = transformers.AutoModelForCausalLM
   llama = transformers.LlamaForCausalLM(llama_config(cfg.decoder))
-  transformers.AutoModelForCausalLM.from_pretrained = lambda name: llama
+  hub = sys.modules["transformers"]  # another module object once it has loaded a model
+  hub.AutoModelForCausalLM.from_pretrained = lambda name: llama
+  hub.AutoModelWithLMHead = None  # the checkout imports and never uses it; transformers 5 has none
   sys.path.insert(0, str(checkout.absolute()))
   model = importlib.import_module("models.mellow").Mellow(
     audioenc_name="HTSAT",
