@@ -288,7 +288,7 @@ def number(value: float | None) -> str:
 def cells(table: dict[str, Any]) -> list[list[str]]:
   """The table's head and rows as text; columns that no row has are left out."""
   rows = table["rows"]
-  peers = list(dict.fromkeys(peer for row in rows for peer in row["times"]))
+  peers = [row["name"] for row in rows if any(row["name"] in other["times"] for other in rows)]
   columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (table["title"], lambda row: row["name"]),
     (table["unit"], lambda row: number(row["median"])),

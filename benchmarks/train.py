@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict:
 
   report = rounds.Report("train", args)
   model = inputs.model(args.tiny, args.layers, args.dtype)
-  ours = [contestants.Work(*x) for x in works(model, args.batch, 2 if args.tiny else 4).items()]
+  ours = [contestants.Work(*x) for x in works(model, args.batch, args.lengths).items()]
   own_process = not args.tiny
   why = rounds.no_reference(args)
   if why:
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace) -> dict:
 def parser() -> argparse.ArgumentParser:
   found = rounds.parser(__doc__, reference=True)
   found.add_argument("--batch", type=int, default=4)
-  found.add_argument("--steps", type=int, default=1, help="steps of a turn; 10 on an accelerator")
+  found.add_argument("--steps", type=int, default=1, help="of a turn; 10 on an accelerator")
+  found.add_argument("--lengths", type=int, default=4, help="of answers, each compiled")
   found.add_argument("--dtype", choices=[*TOLERANCES], default="float32")
   return found
 

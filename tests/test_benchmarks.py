@@ -34,7 +34,7 @@ def skipped(report):
 
 @pytest.mark.slow
 def test_train(tmp_path, monkeypatch):
-  report = measured(train, tmp_path, monkeypatch, "--batch=2")
+  report = measured(train, tmp_path, monkeypatch, "--batch=2", "--lengths=2")
   assert names(report) == [*train.works(inputs.model(tiny=True), 2)]
   assert skipped(report) == ["reference and PyTorch, lean"]
   assert len(report["agreement"]) == 2

@@ -186,7 +186,9 @@ def test_every_flag_in_a_text_exists(capsys):
   for name in HELP:
     assert main(["mellow", *name.split(), "--help"]) == 0
   texts = [capsys.readouterr().out, *(p.read_text() for p in ROOT.glob("launch/*.sh"))]
-  known = {*re.findall(r"--(\w+)", "".join(texts)), *OTHERS}
+  benchmarks = "".join(p.read_text() for p in ROOT.glob("benchmarks/*.py"))
+  own = re.findall(r'add_argument\("--(\w+)"', benchmarks)
+  known = {*re.findall(r"--(\w+)", "".join(texts)), *own, *OTHERS}
   for page in PAGES:
     spans = re.findall(r"`([^`]+)`", FENCE.sub("", (ROOT / page).read_text()))
     ours = [span for span in spans if not re.match(r"python |pip |tfds ", span)]
