@@ -152,6 +152,7 @@ class Contestant:
 
   What `make` returns has `turn`, which returns the seconds of `amount` units of work. It has
   `peak_gib` where memory is of interest, and may have `close`. work: FLOPs of the units, or bytes.
+  With anew, the process is another for each turn: one contestant at a time is in memory.
   """
 
   def __init__(
@@ -162,28 +163,54 @@ class Contestant:
     *,
     work: float | None = None,
     own_process: bool = True,
+    anew: bool = False,
   ):
-    self.name, self.amount, self.work, self.own_process = name, amount, work, own_process
-    self._pool = None
-    if own_process:
-      print(f"starting: {name}", flush=True)
-      self._pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-      self._pool.submit(_start, make).result()
-    else:
-      self._made = make()
+    self.name, self.amount, self.work = name, amount, work
+    self._make, self._own_process, self._anew = make, own_process, anew and own_process
+    self._peaks: list[float | None] = []
+    if not self._anew:
+      self._begin()
+
+  def _begin(self) -> None:
+    if not self._own_process:
+      self._made = self._make()
+      return
+    print(f"starting: {self.name}", flush=True)
+    self._pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    self._pool.submit(_start, self._make).result()
 
   def call(self, method: str) -> Any:
     """What a method of the contestant returns."""
-    if self._pool:
+    if self._own_process:
       return self._pool.submit(_call, method).result()
     return getattr(self._made, method)()
 
-  def close(self) -> None:
-    if self._pool:
+  def turn(self) -> float:
+    """Seconds of a turn."""
+    if not self._anew:
+      return self.call("turn")
+    self._begin()
+    seconds = self.call("turn")
+    self._peaks.append(self.call("peak_gib"))
+    self._end()
+    return seconds
+
+  def peak_gib(self) -> float | None:
+    """The most memory that it has held; None where its process is not its own."""
+    if self._own_process and not self._anew:
+      return self.call("peak_gib")
+    return max((peak for peak in self._peaks if peak), default=None)
+
+  def _end(self) -> None:
+    if self._own_process:
       self._pool.submit(_end).result()
       self._pool.shutdown()
     else:
       getattr(self._made, "close", lambda: None)()
+
+  def close(self) -> None:
+    if not self._anew:
+      self._end()
 
 
 def machine(cfg: ModelConfig, rows: int, tiny: bool = False, dtype: str = "float32") -> Contestant:
@@ -227,7 +254,7 @@ def take_turns(
       for name, value in machine.call("measure").items():
         found.ceilings.setdefault(name, []).append(value)
     for one in contestants:
-      found.seconds[one.name].append(one.call("turn"))
+      found.seconds[one.name].append(one.turn())
   return found
 
 
@@ -267,7 +294,7 @@ def table(
 def add_memory(table: dict[str, Any], contestants: Sequence[Contestant]) -> None:
   """Gives rows the most memory that each contestant has held in a process of its own."""
   for row, one in zip(table["rows"], contestants, strict=True):
-    row["peak GiB"] = one.call("peak_gib") if one.own_process else None
+    row["peak GiB"] = one.peak_gib()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -13,8 +13,9 @@ ReasonAQA take; their distribution is drawn from benchmarks/inputs.py.
 
 All have the same random weights. Before anything is timed, loss and norm of the gradient of one
 batch without dropout must agree: to 1e-4 and 1e-3 of their size in float32, 2e-2 in bfloat16. Each
-contestant trains in a process of its own, so that its peak memory is its own. The limit is the
-arithmetic of the row's step at the rate of the better of two matrix products.
+contestant trains in a process of its own, so that its peak memory is its own, and in another for
+each turn, so that one at a time is in memory; --keep keeps them. The limit is the arithmetic of the
+row's step at the rate of the better of two matrix products.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> dict:
     apart(contestants.write_weights, model, folder, not why)
     check(report, args, ours, folder)
     flops = {each.name: apart(contestants.training_flops, each.cfg) for each in ours}
-    start = partial(rounds.Contestant, own_process=own_process)
+    start = partial(rounds.Contestant, own_process=own_process, anew=not args.keep)
     machine = rounds.machine(model, args.batch * model.prefix_tokens, args.tiny, args.dtype)
     everyone = []
     if not why:
@@ -143,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument("--batch", type=int, default=4)
   found.add_argument("--steps", type=int, default=1, help="of a turn; 10 on an accelerator")
   found.add_argument("--lengths", type=int, default=4, help="of answers, each compiled")
+  found.add_argument("--keep", action="store_true", help="all in memory at once, and quicker")
   found.add_argument("--dtype", choices=[*TOLERANCES], default="float32")
   return found
 

@@ -107,9 +107,10 @@ def test_results_that_differ_are_not_timed():
       report.agree("loss", difference, 1e-4)
 
 
-def test_contestants_of_processes_of_their_own_return_seconds_and_memory():
+@pytest.mark.parametrize("anew", [False, True])
+def test_contestants_of_processes_of_their_own_return_seconds_and_memory(anew):
   figures = {"turn": partial(float, 0.03), "peak_gib": rounds.peak_gib}
-  one = rounds.Contestant("one", 3, partial(SimpleNamespace, **figures))
+  one = rounds.Contestant("one", 3, partial(SimpleNamespace, **figures), anew=anew)
   found = rounds.take_turns([one], 2)
   table = rounds.table("sleep", "ms", [one], found)
   rounds.add_memory(table, [one])
