@@ -139,6 +139,16 @@ def test_a_sure_difference_of_nothing_is_no_listening(clips, listens):
   assert grounding._verdict([loss])[0] is listens
 
 
+def test_sections_of_different_sizes_are_pooled(tmp_path, capsys):
+  """Repeated, as the annotations of a list are checked at one of its places, drawn anew."""
+  asked = made_predictions.items(7, kinds=("choice", "binary"))
+  clips = made_predictions.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)
+  noise = made_predictions.write(tmp_path / "noise.jsonl", asked, 0.3, heard="noise", seed=2)
+  for _ in range(8):
+    assert run("score", f"--predictions={clips}", f"--probe={noise}") == 0
+  assert "Whether the model listens" in capsys.readouterr().out
+
+
 def test_few_items_decide_nothing(files, tmp_path, capsys):
   asked = made_predictions.items(16, kinds=("binary",))
   clips = made_predictions.write(tmp_path / "clips.jsonl", asked, 0.5, seed=1)

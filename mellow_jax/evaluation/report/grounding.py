@@ -163,7 +163,7 @@ def _losses(
         f"{probe.path}: id {p.item.id!r} is another item than in {plain.path}: probe the same data"
       )
   found: list[Loss] = []
-  right: list[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]] = []  # the leading figures in %
+  right: list[tuple[Loss, ItemValues, Float[np.ndarray, "_"]]] = []  # the leading figures in %
   others = {(s.kind, s.name): s for s in sections.split(theirs)}
   for section in sections.split(mine):
     other = others[section.kind, section.name]
@@ -185,7 +185,7 @@ def _losses(
 
 
 def _pooled(
-  probe: PredictionSet, right: Sequence[tuple[Loss, ItemValues, Float[np.ndarray, "N"]]], seed: int
+  probe: PredictionSet, right: Sequence[tuple[Loss, ItemValues, Float[np.ndarray, "_"]]], seed: int
 ) -> Loss:
   """The loss over the leading figures of all right-or-wrong sections together."""
   losses, clips, probed = zip(*right, strict=True)
