@@ -221,19 +221,22 @@ def shown_p(p: float) -> str:
   return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _is_seen(loss: Loss) -> bool:
+  """Whether the interval is of a cost that is something."""
+  return loss.low > 0 and loss.clips - loss.probed >= LEAST[loss.unit]
+
+
 def _costs(loss: Loss) -> bool:
   """Whether the probe surely costs something: by the interval, and by the paired test as well.
 
   The bootstrap's interval alone is too narrow with few items.
   """
-  is_seen = loss.clips - loss.probed >= LEAST[loss.unit]
-  return is_seen and loss.low > 0 and loss.p < 1 - intervals.LEVEL
+  return _is_seen(loss) and loss.p < 1 - intervals.LEVEL
 
 
 def _costs_nothing(loss: Loss) -> bool:
   """Whether no cost can be seen, and a large one is ruled out."""
-  is_seen = loss.low > 0 and loss.clips - loss.probed >= LEAST[loss.unit]
-  return not is_seen and loss.high < MARGIN[loss.unit]
+  return not _is_seen(loss) and loss.high < MARGIN[loss.unit]
 
 
 def _verdict(losses: Sequence[Loss]) -> tuple[bool | None, list[str]]:
