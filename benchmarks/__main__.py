@@ -6,7 +6,7 @@
 
 Each area is a command of its own, `python -m benchmarks.train --help` and so on, with the
 contestants and the tolerances that its text names. All tables stand together at the end; --page
-writes them with a drawing of what share of its limit each row reaches.
+writes them with a drawing of what share of its limit each row reaches, and the roofline.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import decode, encoder, pipeline, rounds, startup, train
+from benchmarks import decode, encoder, pipeline, roofline, rounds, startup, train
 
 AREAS = {
   "train": train,
@@ -30,7 +30,7 @@ body { font: 15px/1.4 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 
 table { border-collapse: collapse; margin: 1rem 0 0 } td, th { padding: .2rem .6rem }
 td { text-align: right; border-top: 1px solid #ccc } td:first-child, th { text-align: left }
 p { color: #555; margin: .2rem 0 } .bar { background: #ddd; width: 16rem; height: .8rem }
-.bar div { background: #36c; height: 100% }
+.bar div { background: #36c; height: 100% } svg { max-width: 100%; height: auto }
 """
 
 
@@ -45,7 +45,10 @@ def flags_of(area: str, args: argparse.Namespace) -> list[str]:
 
 
 def page(reports: dict[str, dict]) -> str:
-  """The tables as a page; beside each row with a limit a bar, full where the limit is reached."""
+  """The tables as a page, with rooflines.
+
+  Beside each row with a limit stands a bar, full where the limit is reached.
+  """
   parts = [
     "<!doctype html><meta charset=utf-8><title>Benchmarks</title>",
     f"<style>{STYLE}</style>",
@@ -66,6 +69,7 @@ def page(reports: dict[str, dict]) -> str:
           )
         parts.append("<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in line) + bar + "</tr>")
       parts.append("</table>" + "".join(f"<p>{html.escape(x)}</p>" for x in rounds.below(table)))
+      parts.append(roofline.draw(table))
   return "\n".join(parts)
 
 

@@ -100,11 +100,25 @@ def training_flops(cfg: Config) -> float:
   return sum(share * of(size) for size, share in slots(cfg).items())
 
 
+def training_traffic(cfg: Config) -> float:
+  """Bytes that the compiled step moves on average, by its text."""
+  parallel.use_compilation_cache()
+  mesh = parallel.make_mesh((1, 1), jax.devices()[:1])
+  made = programs.make(cfg, mesh)
+
+  def of(size: int) -> int:
+    placed = parallel.place_batch(batch(cfg, size, 0), mesh)
+    return program_costs.traffic(made.train_step.lower(made.abstract, placed).compile().as_text())
+
+  return sum(share * of(size) for size, share in slots(cfg).items())
+
+
 class Training:
   """The train step of a run; a turn returns the seconds of a step, averaged over its lengths."""
 
   def __init__(self, work: Work, weights: Path, steps: int):
     parallel.use_compilation_cache()
+    parallel.keep_freed_memory()  # as `mellow train` does
     cfg = work.cfg
     mesh = parallel.make_mesh((1, 1), jax.devices()[:1])
     made = programs.make(cfg, mesh)
@@ -116,8 +130,8 @@ class Training:
       )
       for size in self._slots
     }
-    for size in self._slots:
-      self._run(size)  # compiles
+    for size in self._slots:  # compiles; what follows is not timed before it has ended
+      jax.block_until_ready((self._run(size), self._state))
 
   def _run(self, size: int) -> Any:
     self._state, metrics = self._step(self._state, next(self._batches[size]))
@@ -177,6 +191,7 @@ class Encoder:
     run = jax.jit(lambda flat, wav: step.merge(cfg, flat).encoder(wav))
     wavs = [jax.device_put(inputs.examples(cfg, batch, i)["wav1"]) for i in range(INPUTS)]
     self._run, self._turns = lambda i: run(flat, wavs[i % INPUTS]), turns
+    self._lower = lambda: run.lower(flat, wavs[0])
     self.turn()  # compiles
 
   def turn(self) -> float:
@@ -184,6 +199,10 @@ class Encoder:
       jax.block_until_ready([self._run(i) for i in range(self._turns)])
 
     return rounds.timed(batches)[0] / self._turns
+
+  def traffic(self) -> int:
+    """Bytes that the compiled program moves for a batch, by its text."""
+    return program_costs.traffic(self._lower().compile().as_text())
 
   def outputs(self) -> dict[str, np.ndarray]:
     """What it makes of the first batch."""

@@ -1,12 +1,13 @@
-"""Decoding speed, in turns: without a cache, Hugging Face with a cache, and ours.
+"""Decoding speed, in turns: without a cache, Hugging Face with a cache, also compiled, and ours.
 
   pip install -e '.[torch]'        (or, for a CPU, `pip install torch` from a CPU build)
   python -m benchmarks.decode --new_tokens=64 --batch=1,8 --output=decode.json
 
-All three get the same random weights at full size, the same prefix of 389 embeddings and decode
+All get the same random weights at full size, the same prefix of 389 embeddings and decode
 greedily in float32; their tokens must agree before anything is timed. "reference" works as the
 public PyTorch code does: the whole sequence anew for every token, logits at every position. It is
-timed at the first, a middle and the last token only, since a token takes seconds.
+timed at the first, a middle and the last token only, since a token takes seconds. "Hugging Face,
+compiled" has a static cache and a step compiled by PyTorch, which needs a C++ compiler on a CPU.
 
 The limit is what memory allows: a token reads every decoder weight once, and each row of the batch
 its cached keys and values. The ceiling is that of the whole answer: the prefill's arithmetic, which
@@ -24,10 +25,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import inputs, rounds
+from benchmarks import inputs, roofline, rounds
 from mellow_jax.errors import how_to_install
 
 REFERENCE, HUGGING_FACE, OURS = "reference", "Hugging Face", "ours"
+COMPILED = "Hugging Face, compiled"
 FIRST, AFTER = ", first token", "ours, after the first token"
 END_NEVER = -1  # no token has this id: every run decodes all its tokens
 
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> dict:
   if not has_torch:
     why = f"PyTorch is not installed: {how_to_install('torch')}"
     report.skip(f"{REFERENCE} and {HUGGING_FACE}", why)
+  elif not rounds.has_compiler():
+    report.skip(COMPILED, rounds.NO_COMPILER)
   with tempfile.TemporaryDirectory() as name:
     write = (contestants.write_weights, cfg, Path(name), has_torch)
     rounds.apart(*write, own_process=not args.tiny)
@@ -64,7 +68,10 @@ def start(
   if rounds.has("torch"):
     from benchmarks import reference
 
-    makes = {REFERENCE: reference.Uncached, HUGGING_FACE: reference.Decoding}
+    makes = {REFERENCE: reference.Uncached}
+    if rounds.has_compiler():
+      makes[COMPILED] = reference.Compiled
+    makes[HUGGING_FACE] = reference.Decoding
   makes[OURS] = contestants.Decoding
   found = {}
   for name, make in makes.items():
@@ -83,10 +90,11 @@ def check(report: rounds.Report, found: dict[str, rounds.Contestant], batch: int
   if HUGGING_FACE in found:
     from benchmarks import reference
 
-    theirs, uncached = (found[name].call("tokens") for name in (HUGGING_FACE, REFERENCE))
-    some = own[:, reference.places(own.shape[1])]
-    for name, differ in ((HUGGING_FACE, own != theirs), (REFERENCE, some != uncached)):
-      report.agree(f"tokens that differ, {name}, batch {batch}", int(differ.sum()), 0)
+    for name in (HUGGING_FACE, COMPILED, REFERENCE):
+      if name in found:
+        some = own[:, reference.places(own.shape[1])] if name == REFERENCE else own
+        differ = int((some != found[name].call("tokens")).sum())
+        report.agree(f"tokens that differ, {name}, batch {batch}", differ, 0)
   again = found[OURS].call("tokens")
   report.agree(f"tokens that differ in a second run, batch {batch}", int((own != again).sum()), 0)
 
@@ -115,7 +123,7 @@ def measure(
     [*whole, rounds.Row(AFTER, batch * (count - 1), (count - 1) * read)],
     measured,
     limit=rounds.Limit("GB/s", "weights, keys and values that each token reads"),
-    peers=(REFERENCE, HUGGING_FACE),
+    peers=(REFERENCE, HUGGING_FACE, COMPILED),
   )
   loop = statistics.median(seconds[AFTER]) / (count - 1)
   limits = {name: each["median"] for name, each in table["limits"].items()}
@@ -127,6 +135,13 @@ def measure(
     notes[0] += f", {times:.1f} times the reference"
   table |= {"ms a token after the first": 1e3 * loop, "seconds at both limits": least}
   table |= {"notes": notes, "compile seconds": found[OURS].call("compile_seconds")}
+  step = flops(cfg, batch, cfg.prefix_tokens + count / 2)
+  work = {AFTER: roofline.Work((count - 1) * step, (count - 1) * read)}
+  answer = roofline.Work(
+    2 * layer_parameters(cfg) * batch * cfg.prefix_tokens + count * step, count * read
+  )
+  work |= {one.name: answer for one in whole if one.name != REFERENCE}
+  roofline.add(table, work, "weights, keys and values")
   for one in found.values():
     one.close()
   title = f"first token, batch {batch}"
@@ -146,6 +161,13 @@ def bytes_read(cfg: inputs.ModelConfig, batch: int, count: int) -> int:
   weights = layer_parameters(cfg) + d.width * (d.vocab + 1)
   slots = cfg.prefix_tokens + count / 2
   return round(4 * weights + 4 * batch * slots * 2 * d.layers * d.kv_heads * d.head_size)
+
+
+def flops(cfg: inputs.ModelConfig, batch: int, slots: float) -> float:
+  """Of a token of each row that attends to so many."""
+  d = cfg.decoder
+  products = layer_parameters(cfg) + d.width * d.vocab
+  return 2 * batch * (products + slots * 2 * d.layers * d.heads * d.head_size)
 
 
 def parser() -> argparse.ArgumentParser:

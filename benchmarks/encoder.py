@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import inputs, rounds
+from benchmarks import inputs, roofline, rounds
 
 Arrays = dict[str, np.ndarray]
 TOLERANCE = 1e-4  # of the largest entry
@@ -82,6 +82,9 @@ def measure(
     peers=(REFERENCE, HUGGING_FACE),
   )
   rounds.add_memory(table, everyone)
+  own = everyone[-1]
+  traffic = own.call("traffic")
+  roofline.add(table, {own.name: roofline.Work(flops, traffic)}, "what the program moves")
   for one in everyone:
     one.close()
   return table

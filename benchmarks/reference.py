@@ -32,6 +32,7 @@ class Setup(NamedTuple):
   weights: Path  # folder of reference.npz
   lean: bool  # without the work that changes nothing
   dtype: str  # of a lean one's products
+  compiled: bool = False  # a lean one's decoder, by PyTorch
 
 
 def llama_config(d: SmolLM2Config) -> transformers.LlamaConfig:
@@ -100,6 +101,9 @@ class Training:
     if setup.lean:
       settings["fused"] = True
     self._adam = torch.optim.Adam(self._trained, **settings)
+    self._llama = self.model.caption_decoder.lm.model
+    if setup.compiled:
+      self._llama = torch.compile(self._llama)
     self.batches = [self._batch(seed) for seed in range(INPUTS)]
     self._next = itertools.cycle(self.batches)
     if steps:
@@ -142,7 +146,7 @@ class Training:
     answer = embed(batch["answer"]["input_ids"][:, :-1])
     question = embed(batch["input"]["input_ids"])
     x = torch.cat([audio1, sep, audio2, sep, question, answer], 1)
-    hidden = lm.model(inputs_embeds=x, use_cache=False).last_hidden_state
+    hidden = self._llama(inputs_embeds=x, use_cache=False).last_hidden_state
     return lm.lm_head(hidden[:, self.setup.cfg.prefix_tokens - 1 :])
 
   def backward(self, batch: dict) -> tuple[float, float]:
@@ -238,15 +242,21 @@ class Decoding:
     self.model.load_state_dict(state, strict=True)
     self.model.to(DEVICE)
     self.prefix, self.count = torch.from_numpy(inputs.prefix(cfg, batch)).to(DEVICE), tokens
+    self._step = self.model
     self._cached(1)  # warms up
+
+  def _cache(self) -> transformers.Cache:
+    """An empty one."""
+    return transformers.DynamicCache(config=self.model.config)
 
   @torch.inference_mode()
   def _cached(self, count: int) -> torch.Tensor:
     """Greedy tokens, keys and values kept."""
-    out = self.model(inputs_embeds=self.prefix, use_cache=True, logits_to_keep=1)
+    cache = self._cache()
+    out = self.model(inputs_embeds=self.prefix, past_key_values=cache, logits_to_keep=1)
     tokens = [out.logits[:, -1].argmax(-1)]
     while len(tokens) < count:
-      out = self.model(tokens[-1][:, None], past_key_values=out.past_key_values, logits_to_keep=1)
+      out = self._step(tokens[-1][:, None], past_key_values=cache, logits_to_keep=1)
       tokens.append(out.logits[:, -1].argmax(-1))
     return torch.stack(tokens, 1)
 
@@ -255,6 +265,24 @@ class Decoding:
 
   def turn(self) -> float:
     return rounds.timed(self.tokens)[0]
+
+
+class Compiled(Decoding):
+  """Hugging Face's Llama with a static cache, its step compiled by PyTorch."""
+
+  def __init__(self, cfg: ModelConfig, batch: int, tokens: int, weights: Path):
+    super().__init__(cfg, batch, tokens, weights)
+    slots = self.prefix.shape[1] + tokens
+    self._static = transformers.StaticCache(config=self.model.config, max_cache_len=slots)
+    self._cache = self._emptied
+    # CUDA graphs, where there are any.
+    self._step = torch.compile(self.model, mode="reduce-overhead" if DEVICE == "cuda" else None)
+    for _ in range(2):  # compiles, and once more where the first answer changed what was assumed
+      self._cached(min(tokens, 3))
+
+  def _emptied(self) -> transformers.Cache:
+    self._static.reset()
+    return self._static
 
 
 class Uncached(Decoding):

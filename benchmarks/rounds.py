@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -56,6 +57,14 @@ def parser(doc: str, *, reference: bool = False) -> argparse.ArgumentParser:
 
 def has(*packages: str) -> bool:
   return all(importlib.util.find_spec(name) for name in packages)
+
+
+NO_COMPILER = "PyTorch finds no C++ compiler to compile with: install g++"
+
+
+def has_compiler() -> bool:
+  """Whether PyTorch can compile: with a GPU by Triton, else by a C++ compiler."""
+  return any(map(shutil.which, ("g++", "clang++"))) or bool(shutil.which("nvidia-smi"))
 
 
 def no_reference(args: argparse.Namespace) -> str:

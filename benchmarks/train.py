@@ -28,10 +28,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import inputs, rounds
+from benchmarks import inputs, roofline, rounds
 from mellow_jax.config import Config, DataConfig, OptimConfig
 
-REFERENCE, LEAN = "reference", "PyTorch, lean"
+REFERENCE, LEAN, COMPILED = "reference", "PyTorch, lean", "PyTorch, compiled"
 TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 2e-2)}  # of loss and gradient's norm
 QUESTIONS = 8  # that share their clips
 
@@ -75,19 +75,26 @@ def check(report: rounds.Report, args: argparse.Namespace, ours: Sequence, folde
   if not rounds.no_reference(args):
     from benchmarks import reference
 
-    for name, lean in ((REFERENCE, False), (LEAN, True)):
-      found[name] = apart(reference.first_step, _setup(args, ours[0].cfg, folder, lean))
+    for name in peers():
+      found[name] = apart(reference.first_step, _setup(args, ours[0].cfg, folder, name))
   for name, values in found.items():
     what = (f"loss, {name}", f"norm of the gradient, {name}")
     for each, value, own, most in zip(what, values, expected, TOLERANCES[args.dtype], strict=True):
       report.agree(each, abs(value - own) / abs(own), most)
 
 
-def _setup(args: argparse.Namespace, cfg: Config, folder: Path, lean: bool) -> Any:
+def peers() -> list[str]:
+  """Contestants of PyTorch."""
+  return [REFERENCE, LEAN, *([COMPILED] if rounds.has_compiler() else [])]
+
+
+def _setup(args: argparse.Namespace, cfg: Config, folder: Path, name: str) -> Any:
   from benchmarks import reference
 
+  lean = name != REFERENCE
   dtype = args.dtype if lean else "float32"
-  return reference.Setup(args.reference, cfg.model, cfg.batch_size, folder, lean, dtype)
+  sizes = (args.reference, cfg.model, cfg.batch_size, folder)
+  return reference.Setup(*sizes, lean, dtype, compiled=name == COMPILED)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -103,6 +110,8 @@ def run(args: argparse.Namespace) -> dict:
   why = rounds.no_reference(args)
   if why:
     report.skip(f"{REFERENCE} and {LEAN}", why)
+  elif not rounds.has_compiler():
+    report.skip(COMPILED, rounds.NO_COMPILER)
   apart = partial(rounds.apart, own_process=own_process)
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
@@ -115,8 +124,8 @@ def run(args: argparse.Namespace) -> dict:
     if not why:
       from benchmarks import reference
 
-      for one, lean in ((REFERENCE, False), (LEAN, True)):
-        make = partial(reference.Training, _setup(args, ours[0].cfg, folder, lean), args.steps)
+      for one in peers():
+        make = partial(reference.Training, _setup(args, ours[0].cfg, folder, one), args.steps)
         everyone.append(start(one, args.batch, make, work=flops[ours[0].name]))
     for each in ours:
       make = partial(contestants.Training, each, folder, args.steps)
@@ -128,13 +137,18 @@ def run(args: argparse.Namespace) -> dict:
       everyone,
       measured,
       limit=rounds.Limit("GFLOP/s", "products and convolutions of a step"),
-      peers=(REFERENCE, LEAN, ours[0].name),
+      peers=(*peers(), ours[0].name),
     )
     rounds.add_memory(table, everyone)
     for one in (machine, *everyone):
       one.close()
+    work = {
+      name: roofline.Work(flops[name], apart(contestants.training_traffic, cfg))
+      for name, cfg in ours
+    }
   for row, each in zip(table["rows"][-len(ours) :], ours, strict=True):
     row["slots for answers"] = contestants.slots(each.cfg)
+  roofline.add(table, work, "what the program moves")
   report.add(table)
   return report.content
 

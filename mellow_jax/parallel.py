@@ -1,9 +1,11 @@
 """Processes and devices: start of several processes, mesh, shardings, collectives on the host."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import pathlib
+import platform
 import signal
 import threading
 import time
@@ -24,6 +26,7 @@ from mellow_jax.errors import ConfigError, how_to_install
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_MAX": -4, "M_ARENA_MAX": -8}  # of glibc's malloc.h
 
 
 class Cluster(NamedTuple):
@@ -166,6 +169,29 @@ def make_deterministic() -> None:
       f"XLA_FLAGS={DETERMINISTIC}"
     )
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+
+
+def keep_freed_memory() -> None:
+  """Lets this process keep the memory that it has freed, where JAX runs on the CPU alone.
+
+  XLA takes gigabytes for a step and frees them. The C library of Linux, glibc, gives them back to
+  the system, which clears each page before the next step has it: a fifth of the time of a full-size
+  training step on two cores.
+
+  Does nothing once a device is in use: a thread's first allocation decides where its others are.
+  Source: mallopt(3).
+  """
+  if xla_bridge.backends_are_initialized():
+    return
+  platforms = jax.config.jax_platforms
+  accelerators = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+  if platforms != "cpu" and (platforms or any(map(importlib.util.find_spec, accelerators))):
+    return
+  if platform.libc_ver()[0] == "glibc":
+    mallopt = ctypes.CDLL(None).mallopt
+    # One arena, whose memory is contiguous; nothing outside it; and nothing of it given back.
+    for name, value in (("M_ARENA_MAX", 1), ("M_MMAP_MAX", 0), ("M_TRIM_THRESHOLD", -1)):
+      mallopt(MALLOPT[name], value)
 
 
 class StopSignal:

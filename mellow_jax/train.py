@@ -82,6 +82,7 @@ def _train(f: flags.FlagValues) -> int:
     checkpoints.silence_orbax()  # Orbax reports every phase of every save at INFO
   workdir, profile = pathlib.Path(f.workdir).absolute(), parse_profile(f.profile)
   parallel.use_compilation_cache()
+  parallel.keep_freed_memory()
   if f.config.deterministic:
     parallel.make_deterministic()
   place = (f.coordinator, f.processes, f.process_id)

@@ -1,14 +1,16 @@
 """Kills a training run at random moments, again and again, and looks for any trace of it.
 
   python tests/kill_and_resume.py --kills=50 [--signal=TERM] [--workers=2] [--processes=2]
-    [--seed=0] [--sources]
+    [--seed=0] [--sources] [--savings]
 
 The tiny run is trained once in peace. Then it is started, struck and started again, and every step
 that any of its lives wrote down must have the loss, the gradient norm and the digest of the batch
 of the peaceful run, to the last digit. Four in five SIGKILLs aim at a save that is being written.
 After SIGTERM the very step must be saved, within 30 s and with exit status 75; of several
 processes, one is signalled. With --sources the run is on rows and clips, and every life reads them
-from other places: files, a cache, a TFDS dataset, two of them mixed by weight.
+from other places: files, a cache, a TFDS dataset, two of them mixed by weight. With --savings steps
+are compiled for several lengths of answers, a batch has answers of about one length, and features
+take the place of the clips.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from mellow_jax.training import checkpoints
 SAVE_EVERY = 10
 FLAGS = ("--config.steps=200", f"--config.save_every={SAVE_EVERY}", "--config.keep=2")
 FLAGS += ("--config.eval_every=50", "--config.sample_answers=0", "--config.audit=true")
+SAVINGS = ("--config.data.answer_lengths=3", "--config.data.group_answers=true")
 STOP_SECONDS = 30  # from SIGTERM to the end of the process
 LIFE_SECONDS = 300  # no life lasts longer, unless something hangs
 LISTENS = "mesh"  # in the first line, after which a run listens for SIGTERM
@@ -91,6 +94,23 @@ def is_saving(workdir):
   return max(unfinished, default=0) > max(finished, default=0)
 
 
+def write_savings(folder, config, cache):
+  """Rows whose answers have three lengths, and features of their clips; the flags of a run."""
+  audio_rows.write(folder)
+  rows = json.loads((folder / "train.json").read_text())
+  for i, row in enumerate(rows):
+    row["answer"] = " ".join([row["answer"]] * (1, 9, 17)[i % 3])
+  for name, part in (("train", rows), ("val", rows[:4])):
+    (folder / f"{name}.json").write_text(json.dumps(part))
+  flags = [f"--config.data.train={folder / 'train.json'},{folder / 'train.json'}"]
+  flags += [f"--config.data.val={folder / 'val.json'}"]
+  features = ["--config.data.features=" + str(folder / "features")]
+  command = ["-m", "mellow_jax", "cache-features", f"--config={config}:heard", "--windows=2"]
+  command += [f"--output={folder / 'features'}", *flags]
+  processes.finish(processes.start(command, cache))
+  return [*flags, *SAVINGS, *features]
+
+
 class Run:
   """A training run of one or more processes in a folder, which can be started many times."""
 
@@ -105,6 +125,9 @@ class Run:
       found = [audio_rows.paths(self.options.sources, kind) for kind in kinds]
       train, val = map(",".join, zip(*found, strict=True))
       flags += [f"--config.data.train={train}", f"--config.data.val={val}"]
+      config += ":heard"
+    if self.options.savings:
+      flags += self.options.savings
       config += ":heard"
     self.lives += 1
     if self.options.workers:
@@ -271,6 +294,7 @@ def main():
   parser.add_argument("--processes", type=int, default=1)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--sources", action="store_true")
+  parser.add_argument("--savings", action="store_true")
   options = parser.parse_args()
   options.signal = getattr(signal, f"SIG{options.signal}")
   begun = time.monotonic()
@@ -279,6 +303,8 @@ def main():
     options.config, options.cache = folder / "tiny_run.py", folder / "compiled"
     options.config.write_text("import tiny\nget_config = tiny.get_config\n")
     options.sources = audio_rows.write_all(folder / "heard") if options.sources else None
+    if options.savings:
+      options.savings = write_savings(folder / "heard", options.config, options.cache)
     try:
       tally = survive(folder, options)
     except Difference as error:

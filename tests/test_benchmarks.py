@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import contestants, decode, encoder, inputs, pipeline, rounds, startup, train
+from benchmarks import (
+  contestants,
+  decode,
+  encoder,
+  inputs,
+  pipeline,
+  roofline,
+  rounds,
+  startup,
+  train,
+)
 from mellow_jax.models import mellow
 
 
@@ -41,6 +51,7 @@ def test_train(tmp_path, monkeypatch):
   (table,) = report["tables"]
   assert set(table["limits"]) == {"GFLOP/s", "GB/s"}
   assert all(row["share of the limit"] > 0 for row in table["rows"])
+  assert all(0.1 < row["FLOP a byte"] < 100 for row in table["rows"])
 
 
 def test_decode(tmp_path, monkeypatch):
@@ -52,6 +63,7 @@ def test_decode(tmp_path, monkeypatch):
 def test_encoder(tmp_path, monkeypatch):
   report = measured(encoder, tmp_path, monkeypatch, "--batch=2", "--steps=1")
   assert names(report) == ["ours"]
+  assert roofline.draw(report["tables"][0]).startswith("<svg")
   assert skipped(report) == ["reference", "Hugging Face, from log-mel"]
 
 
@@ -143,3 +155,14 @@ def test_parameters_that_a_token_reads_are_those_of_the_decoder():
   flat = mellow.flatten(mellow.abstract(cfg)[1])
   size = sum(x.size for name, x in flat.items() if name.startswith("decoder/"))
   assert decode.bytes_read(cfg, 0, 1) == 4 * size
+
+
+def test_a_token_at_the_roofline_reads_all_weights_for_two_operations_each():
+  cfg = inputs.model(tiny=False)
+  assert decode.flops(cfg, 1, 0) / decode.bytes_read(cfg, 0, 1) == pytest.approx(0.5, rel=1e-3)
+  row = {"name": "ours", "seconds": [2.0, 1.0, 4.0]}
+  table = {"rows": [row], "limits": {"GFLOP/s": {"median": 100.0}, "GB/s": {"median": 10.0}}}
+  assert not roofline.draw(table)
+  roofline.add(table, {"ours": roofline.Work(4e9, 8e9)}, "reads")
+  assert row["FLOP a byte"] == 0.5 and row["GFLOP/s"] == 2.0
+  assert "<svg" in roofline.draw(table)

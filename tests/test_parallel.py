@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import platform
 import re
 import shutil
 import signal
@@ -161,6 +162,32 @@ def test_deterministic_programs_are_asked_for_before_any_device_is_used(tmp_path
   told = "".join(path.read_text() for path in tmp_path.glob("*.debug_options"))
   assert "xla_gpu_deterministic_ops: true" in told
   assert "comes too late" in out
+
+
+FREED = """
+import resource, sys, jax
+from mellow_jax import parallel
+if sys.argv[1] == "kept":
+  parallel.keep_freed_memory()
+run = jax.jit(lambda x: jax.numpy.sort(jax.numpy.sin(x)[::-1] + x))
+x = jax.numpy.ones(2**23)
+for _ in range(12):
+  run(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+  run(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_stays_with_the_process(compile_cache):
+  faults = {}
+  for name in ("kept", "given back"):
+    (out,) = processes.finish(processes.start(["-c", FREED, name], compile_cache))
+    faults[name] = int(out)
+  assert faults["given back"] > 10_000  # pages of 4 KiB, of 32 MiB or more in each of four runs
+  assert faults["kept"] < 0.3 * faults["given back"]
 
 
 # --- Processes -----------------------------------------------------------------------------------

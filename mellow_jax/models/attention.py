@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Bool, Float
 
 LANES = 128  # of a TPU's registers: a block is a multiple
@@ -34,6 +33,8 @@ def splash(
 
   interpret: emulated, for tests. Source: jax.experimental.pallas.ops.tpu.splash_attention.
   """
+  from jax.experimental.pallas.ops.tpu import splash_attention  # 0.1 s, wanted on TPUs alone
+
   b, l, heads, size = q.shape
   block = -(-l // LANES) * LANES if l <= MOST_POSITIONS else MOST_POSITIONS // 2
   rest = -l % block

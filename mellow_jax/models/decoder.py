@@ -1,5 +1,6 @@
 """What decoders share: attention over a cache, recomputed layers, a tied head, a loss in pieces."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -91,15 +92,13 @@ def attend(
   if pieces:
     # A piece looks at no slots that none of it may attend to, so a third of the work falls away.
     # Its scores stay in the processor's cache, and are computed again for the gradient.
-    gather = jax.checkpoint(_gather)
-
     def looks(x: Array, slots: Sequence[slice], axis: int) -> Array:
       parts = [jax.lax.slice_in_dim(x, of.start or 0, of.stop, axis=axis) for of in slots]
       return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
 
     y = jnp.concatenate(
       [
-        gather(
+        _gather_again(
           q[..., n:m, :], looks(k, slots, 2), looks(v, slots, 1), looks(mask[:, n:m], slots, 2)
         )
         for n, m, slots in pieces
@@ -151,6 +150,38 @@ def _gather(
   scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
   weights = example_rng.dropout(jax.nn.softmax(scores, axis=-1), dropout, keys).astype(v.dtype)
   return jnp.einsum("nqt,ntg->nqg", weights.reshape(len(k), -1, k.shape[-1]), v).reshape(shape)
+
+
+def after(dy: Array, x: Array) -> Array:
+  """x, which cannot be had before dy: what a gradient computes again of it is not computed before.
+
+  XLA on CPU ignores optimization barriers, on which jax.checkpoint relies: it computes things again
+  at once, or finds that it has them already, and keeps them until they are wanted.
+  """
+  return x + (0 * dy.ravel()[0]).astype(x.dtype)  # NaN stays NaN, so XLA must not leave it out
+
+
+@jax.custom_vjp
+def _gather_again(
+  q: Float[Array, "B K H L G"],
+  k: Float[Array, "BK G T"],
+  v: Float[Array, "BK T G"],
+  mask: Bool[Array, "b L T"],
+) -> Float[Array, "B K H L G"]:
+  """As `_gather`; nothing of it but its inputs is kept for the gradient."""
+  return _gather(q, k, v, mask)
+
+
+def _gather_kept(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
+  return _gather_again(*inputs), inputs
+
+
+def _gather_gradient(inputs: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
+  q, k, v, mask = inputs
+  return *jax.vjp(functools.partial(_gather, mask=mask), after(dy, q), k, v)[1](dy), None
+
+
+_gather_again.defvjp(_gather_kept, _gather_gradient)
 
 
 class Decoder(nnx.Module):

@@ -1,5 +1,6 @@
 """SmolLM2: a Llama decoder with rotary positions and grouped-query attention."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -44,6 +45,42 @@ def rotate(x: Float[Array, "B L N G"], by: Rotary) -> Float[Array, "B L N G"]:
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(
+  x: Float[Array, "*B D"], scale: Float[Array, "D"], epsilon: float
+) -> Float[Array, "*B D"]:
+  """RMSNorm, computed in float32. Source: Zhang and Sennrich 2019."""
+  return _rms_norm_kept(x, scale, epsilon)[0]
+
+
+def _rms_norm_kept(x: Array, scale: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+  wide = x.astype(jnp.float32)
+  inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+  return (wide * inverse * scale).astype(x.dtype), (x, scale, inverse)
+
+
+def _rms_norm_gradient(epsilon: float, kept: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
+  x, scale, inverse = kept
+  dy, normed = dy.astype(jnp.float32), x.astype(jnp.float32) * inverse
+  # A product with the scale: from a sum XLA on CPU makes the scale an array of the size of x.
+  along = jnp.einsum("...d,d->...", dy * normed, scale)[..., None] / x.shape[-1]
+  dx = inverse * (dy * scale - normed * along)
+  return dx.astype(x.dtype), jnp.einsum("...d,...d->d", dy, normed)
+
+
+rms_norm.defvjp(_rms_norm_kept, _rms_norm_gradient)
+
+
+class RMSNorm(nnx.Module):
+  """Divides vectors by their root mean square, and scales their entries."""
+
+  def __init__(self, width: int, epsilon: float):
+    self.scale, self.epsilon = nnx.Param(jnp.ones(width)), epsilon
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    return rms_norm(x, self.scale[...], self.epsilon)
+
+
 class Attention(nnx.Module):
   """Causal self-attention in which H query heads share one key and value head."""
 
@@ -86,8 +123,32 @@ class Attention(nnx.Module):
     return self.o(y), cache
 
 
+@jax.custom_vjp
+def swiglu(gate: Float[Array, "B L M"], up: Float[Array, "B L M"]) -> Float[Array, "B L M"]:
+  """SiLU of the gate times `up`. Only these two are kept for the gradient.
+
+  Source: Shazeer 2020, GLU Variants Improve Transformer.
+  """
+  return jax.nn.silu(gate) * up
+
+
+def _swiglu_kept(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+  return swiglu(gate, up), (gate, up)
+
+
+def _swiglu_gradient(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+  gate, up = kept
+  sigmoid = jax.nn.sigmoid(decoder.after(dy, gate).astype(jnp.float32))
+  silu = gate * sigmoid
+  found = dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
+  return tuple(x.astype(dy.dtype) for x in found)
+
+
+swiglu.defvjp(_swiglu_kept, _swiglu_gradient)
+
+
 class MLP(nnx.Module):
-  """SwiGLU."""
+  """SwiGLU between two products."""
 
   def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
     self.fused = fused
@@ -106,16 +167,16 @@ class MLP(nnx.Module):
 
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
     gate, up = jnp.split(self.gate_up(x), 2, axis=-1) if self.fused else (self.gate(x), self.up(x))
-    return self.down(jax.nn.silu(gate) * up)
+    return self.down(swiglu(gate, up))
 
 
 class Block(nnx.Module):
   """One decoder layer: attention and SwiGLU, both residual and pre-norm."""
 
   def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
-    self.attn_norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
+    self.attn_norm = RMSNorm(cfg.width, cfg.norm_eps)
     self.attn = Attention(cfg, dtype, rngs=rngs, fused=fused)
-    self.mlp_norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
+    self.mlp_norm = RMSNorm(cfg.width, cfg.norm_eps)
     self.mlp = MLP(cfg, dtype, rngs=rngs, fused=fused)
 
   def __call__(
@@ -139,7 +200,7 @@ class SmolLM2(Decoder):
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.blocks = nnx.List(Block(cfg, dtype, rngs=rngs, fused=fused) for _ in range(cfg.layers))
-    self.norm = nnx.RMSNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
+    self.norm = RMSNorm(cfg.width, cfg.norm_eps)
     if fused:
       # The embedding, transposed: a product with one vector is faster along this memory layout.
       self.head = nnx.Linear(

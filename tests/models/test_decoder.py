@@ -110,6 +110,22 @@ def test_attention_in_pieces_keeps_no_scores(name):
   assert kept("scores", 512) > 3 * kept("scores", 256)
 
 
+def test_the_compiled_gradient_keeps_no_scores():
+  """XLA on CPU may compute again at once what is computed again, and keep it; it once did."""
+
+  def temporary(method, length):
+    def loss(x):
+      mask, of = jnp.ones((1, length), bool), decoder("smollm2", remat=False)
+      of.attention = method
+      return of.states(x, mellow.positions(mask), mellow.causal(mask)).sum()
+
+    x = jax.ShapeDtypeStruct((1, length, 32), jnp.float32)
+    return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporary("pieces", 1024) < 2.5 * temporary("pieces", 512)  # linear in the length
+  assert temporary("pieces", 1024) < 0.5 * temporary("scores", 1024)
+
+
 # --- Clips that questions share ------------------------------------------------------------------
 
 

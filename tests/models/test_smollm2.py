@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mellow_jax.models import decoder, mellow
+from mellow_jax.models import decoder, mellow, smollm2
 from mellow_jax.training import step
 
 
@@ -82,3 +82,28 @@ def test_a_loss_in_pieces_is_the_loss(tiny_config, positions_a_piece, monkeypatc
   assert (whole_in_pieces, in_pieces) == (False, True)
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_written_out_are_those_of_the_functions(dtype):
+  rng = np.random.default_rng(0)
+  x, other, dy = (jnp.asarray(2 * rng.standard_normal((2, 5, 16)), dtype) for _ in range(3))
+  scale = jnp.asarray(rng.standard_normal(16), jnp.float32)
+
+  def plain_norm(x, scale):
+    wide = x.astype(jnp.float32)
+    return (wide / jnp.sqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-5) * scale).astype(x.dtype)
+
+  pairs = (
+    (lambda x, scale: smollm2.rms_norm(x, scale, 1e-5), plain_norm, (x, scale)),
+    (smollm2.swiglu, lambda gate, up: jax.nn.silu(gate) * up, (x, other)),
+  )
+  tolerance = 1e-5 if dtype == "float32" else 2e-2
+  for written, plain, inputs in pairs:
+    (y, gradient), (expected, expected_gradient) = (
+      (f(*inputs), jax.vjp(f, *inputs)[1](dy)) for f in (written, plain)
+    )
+    for a, b in zip((y, *gradient), (expected, *expected_gradient), strict=True):
+      assert a.dtype == b.dtype
+      a, b = (np.asarray(each, np.float32) for each in (a, b))
+      np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
