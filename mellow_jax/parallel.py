@@ -175,8 +175,8 @@ def keep_freed_memory() -> None:
   """Lets this process keep the memory that it has freed, where JAX runs on the CPU alone.
 
   XLA takes gigabytes for a step and frees them. The C library of Linux, glibc, gives them back to
-  the system, which clears each page before the next step has it: a fifth of the time of a full-size
-  training step on two cores.
+  the system, which clears each page before the next step has it: a seventh of the time of a
+  full-size training step on two cores.
 
   Does nothing once a device is in use: a thread's first allocation decides where its others are.
   Source: mallopt(3).

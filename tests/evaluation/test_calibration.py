@@ -38,14 +38,14 @@ def test_a_temperature_is_found_again_and_mends_the_error():
   assert errors[0] > 0.2 and errors[1] < 0.03
 
 
-def predictions(path, n: int) -> str:
+def predictions(path, n: int, clips: int = 40) -> str:
   choices, answers = made(temperature=4.0, n=n)
   lines = [
     {
       "item": {
         "id": str(i),
         "kind": "choice",
-        "audio1": "a.wav",
+        "audio1": f"{i % clips}.wav",
         "question": "what?",
         "choices": list("wxyz"),
         "answer": "wxyz"[answer],
@@ -70,6 +70,16 @@ def test_the_command_keeps_the_temperature_in_the_model_folder(tmp_path, capsys)
   assert calibrate.main(argv) == 0
   assert checkpoint.load_calibration(tmp_path) == pytest.approx(4.0, rel=0.1)
   assert "expected calibration error on 1000 choices" in capsys.readouterr().out
+
+
+def test_no_clip_is_both_fitted_and_reported(tmp_path, capsys):
+  argv = ["mellow calibrate", f"--checkpoint={tmp_path}", "--dry_run"]
+  path = predictions(tmp_path / "p.jsonl", 300, clips=3)  # two thirds are about clips 0 and 2
+  assert calibrate.main([*argv, f"--predictions={path}"]) == 0
+  assert "expected calibration error on 100 choices" in capsys.readouterr().out
+  path = predictions(tmp_path / "one.jsonl", 300, clips=1)
+  assert calibrate.main([*argv, f"--predictions={path}"]) == 1
+  assert "one.jsonl: all choices are about one clip, two are needed" in capsys.readouterr().err
 
 
 def test_too_few_choices_and_a_damaged_file_are_told(tmp_path, capsys):

@@ -5,8 +5,8 @@
   mellow calibrate --checkpoint=DIR --predictions=val.jsonl
 
 Give predictions of rows that the model was not trained on, and that no figure is reported of. The
-report has the expected calibration error before and after on a half of them that the other half's
-temperature was fitted for; what is kept is fitted on all of them.
+report has the expected calibration error before and after on the questions about every second clip,
+with the temperature of the others; what is kept is fitted on all of them.
 """
 
 import functools
@@ -50,12 +50,21 @@ def _calibrate(f: flags.FlagValues) -> None:
     )
   scores = [[total for total, _ in p.option_log_probs] for p in found]
   answers = [p.item.choices.index(p.item.answer) for p in found]
-  fitted = calibration.fit(scores[::2], answers[::2])
+  # By clip, so that no clip is both fitted and reported.
+  numbers = {clip: i for i, clip in enumerate(dict.fromkeys(p.item.audio1 for p in found))}
+  if len(numbers) == 1:
+    raise PredictionsError(f"{f.predictions}: all choices are about one clip, two are needed")
+  fits, rest = (
+    [i for i, p in enumerate(found) if numbers[p.item.audio1] % 2 == half] for half in (0, 1)
+  )
+  fitted = calibration.fit([scores[i] for i in fits], [answers[i] for i in fits])
   before, after = (
-    calibration.expected_error(calibration.bins(scores[1::2], answers[1::2], temperature))
+    calibration.expected_error(
+      calibration.bins([scores[i] for i in rest], [answers[i] for i in rest], temperature)
+    )
     for temperature in (1.0, fitted)
   )
-  print(f"expected calibration error on {len(scores[1::2])} choices of {f.predictions}:")
+  print(f"expected calibration error on {len(rest)} choices of {f.predictions}:")
   print(f"  temperature 1: {before:.4f}   temperature {fitted:.3f}, of the others: {after:.4f}")
   temperature = calibration.fit(scores, answers)
   if not f.dry_run:
