@@ -100,19 +100,6 @@ def training_flops(cfg: Config) -> float:
   return sum(share * of(size) for size, share in slots(cfg).items())
 
 
-def training_traffic(cfg: Config) -> float:
-  """Bytes that the compiled step moves on average, by its text."""
-  parallel.use_compilation_cache()
-  mesh = parallel.make_mesh((1, 1), jax.devices()[:1])
-  made = programs.make(cfg, mesh)
-
-  def of(size: int) -> int:
-    placed = parallel.place_batch(batch(cfg, size, 0), mesh)
-    return program_costs.traffic(made.train_step.lower(made.abstract, placed).compile().as_text())
-
-  return sum(share * of(size) for size, share in slots(cfg).items())
-
-
 class Training:
   """The train step of a run; a turn returns the seconds of a step, averaged over its lengths."""
 
@@ -149,6 +136,15 @@ class Training:
 
   def turn(self) -> float:
     return sum(share * self._seconds(size) for size, share in self._slots.items())
+
+  def traffic(self) -> float:
+    """Bytes that the compiled step moves, by its text, averaged over its lengths."""
+
+    def of(size: int) -> int:
+      compiled = self._step.lower(self._state, next(self._batches[size])).compile()
+      return program_costs.traffic(compiled.as_text())
+
+    return sum(share * of(size) for size, share in self._slots.items())
 
   def peak_gib(self) -> float | None:
     return peak_gib()

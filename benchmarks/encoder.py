@@ -83,8 +83,7 @@ def measure(
   )
   rounds.add_memory(table, everyone)
   own = everyone[-1]
-  traffic = own.call("traffic")
-  roofline.add(table, {own.name: roofline.Work(flops, traffic)}, "what the program moves")
+  roofline.add(table, {own.name: roofline.Work(flops, own.traffic())}, "what the program moves")
   for one in everyone:
     one.close()
   return table

@@ -143,6 +143,11 @@ def _call(method: str) -> Any:
   return getattr(_here, method)()
 
 
+def _moves() -> float | None:
+  """Bytes that a contestant's program moves, where it tells."""
+  return getattr(_here, "traffic", lambda: None)()
+
+
 def _end() -> None:
   """Lets go of what a contestant holds: its threads would keep the process from ending."""
   getattr(_here, "close", lambda: None)()
@@ -160,7 +165,8 @@ class Contestant:
   """One of those that take turns, by default in a process of its own: its peak memory is its own.
 
   What `make` returns has `turn`, which returns the seconds of `amount` units of work. It has
-  `peak_gib` where memory is of interest, and may have `close`. work: FLOPs of the units, or bytes.
+  `peak_gib` where memory is of interest, and may have `traffic`, the bytes that its program moves,
+  and `close`. work: FLOPs of the units, or bytes.
   With anew, the process is another for each turn: one contestant at a time is in memory.
   """
 
@@ -177,6 +183,7 @@ class Contestant:
     self.name, self.amount, self.work = name, amount, work
     self._make, self._own_process, self._anew = make, own_process, anew and own_process
     self._peaks: list[float | None] = []
+    self._traffic: float | None = None
     if not self._anew:
       self._begin()
 
@@ -201,6 +208,8 @@ class Contestant:
     self._begin()
     seconds = self.call("turn")
     self._peaks.append(self.call("peak_gib"))
+    if self._traffic is None:
+      self._traffic = self.traffic()
     self._end()
     return seconds
 
@@ -209,6 +218,14 @@ class Contestant:
     if self._own_process and not self._anew:
       return self.call("peak_gib")
     return max((peak for peak in self._peaks if peak), default=None)
+
+  def traffic(self) -> float | None:
+    """Bytes that its program moves; None where it does not tell."""
+    if self._traffic is not None:
+      return self._traffic
+    if self._own_process:
+      return self._pool.submit(_moves).result()
+    return getattr(self._made, "traffic", lambda: None)()
 
   def _end(self) -> None:
     if self._own_process:

@@ -140,12 +140,9 @@ def run(args: argparse.Namespace) -> dict:
       peers=(*peers(), ours[0].name),
     )
     rounds.add_memory(table, everyone)
+    work = {one.name: roofline.Work(one.work, one.traffic()) for one in everyone[-len(ours) :]}
     for one in (machine, *everyone):
       one.close()
-    work = {
-      name: roofline.Work(flops[name], apart(contestants.training_traffic, cfg))
-      for name, cfg in ours
-    }
   for row, each in zip(table["rows"][-len(ours) :], ours, strict=True):
     row["slots for answers"] = contestants.slots(each.cfg)
   roofline.add(table, work, "what the program moves")
