@@ -96,6 +96,7 @@ def is_saving(workdir):
 
 def write_savings(folder, config, cache):
   """Rows whose answers have three lengths, and features of their clips; the flags of a run."""
+  folder.mkdir()
   audio_rows.write(folder)
   rows = json.loads((folder / "train.json").read_text())
   for i, row in enumerate(rows):
