@@ -19,7 +19,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -135,9 +134,7 @@ class Run:
       flags.append(f"--config.data.workers={self.options.workers}")
     count = self.options.processes
     if count > 1:
-      with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        flags += [f"--coordinator=127.0.0.1:{server.getsockname()[1]}", f"--processes={count}"]
+      flags += [f"--coordinator=127.0.0.1:{processes.free_port()}", f"--processes={count}"]
     self.workdir.mkdir(parents=True, exist_ok=True)
     self.logs = [self.workdir / f"log{i}" for i in range(count)]
     self.processes = [

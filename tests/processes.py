@@ -1,6 +1,7 @@
 """Programs in processes of their own: the number of devices and the end of a run are theirs."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,13 @@ from pathlib import Path
 import compiling
 
 TESTS = Path(__file__).parent
+
+
+def free_port():
+  """A port of this machine on which nobody listens."""
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
 
 
 def start(arguments, cache, devices=1, log=None):

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -274,20 +273,14 @@ def test_what_cannot_be_found_is_an_error_that_says_what_to_give(monkeypatch):
     parallel.initialize()
 
 
-def free_port():
-  with socket.socket() as server:
-    server.bind(("127.0.0.1", 0))
-    return server.getsockname()[1]
-
-
 HEARTBEAT = 10  # seconds
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_process_ends_the_others(run_config, compile_cache, tmp_path, victim):
-  flags = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.steps=1000000"]
-  flags += [f"--heartbeat_seconds={HEARTBEAT}", "--config.mesh=(2,1)"]
+  flags = [f"--coordinator=127.0.0.1:{processes.free_port()}", "--processes=2"]
+  flags += ["--config.steps=1000000", f"--heartbeat_seconds={HEARTBEAT}", "--config.mesh=(2,1)"]
   started = [
     processes.train(tmp_path / "run", run_config, compile_cache, *flags, f"--process_id={i}")
     for i in range(2)
@@ -325,7 +318,8 @@ def test_two_processes_train_as_one_does_and_one_resumes_what_they_saved(
   def run(name, *flags):
     return processes.train(tmp_path / name, run_config, compile_cache, *flags)
 
-  together = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.mesh=(1,2)"]
+  together = [f"--coordinator=127.0.0.1:{processes.free_port()}", "--processes=2"]
+  together += ["--config.mesh=(1,2)"]
   first, second, _ = processes.finish(
     *(run("two", *together, f"--process_id={i}") for i in range(2)), run("one")
   )

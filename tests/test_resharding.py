@@ -1,7 +1,6 @@
 """A checkpoint is the same on whatever mesh it is read, and training goes on from it the same."""
 
 import json
-import socket
 from pathlib import Path
 
 import processes
@@ -19,9 +18,7 @@ def test_saved_on_any_mesh_and_restored_on_any_other(compile_cache, tmp_path):
     if count == 1:
       started.append(processes.start(arguments, compile_cache, devices))
       continue
-    with socket.socket() as server:
-      server.bind(("127.0.0.1", 0))
-      address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = f"127.0.0.1:{processes.free_port()}"
     for i in range(count):
       started.append(processes.start([*arguments, address, i], compile_cache, devices))
   processes.finish(*started, seconds=600)

@@ -95,8 +95,15 @@ class TrainCheckpoints:
     # Compression would need memory for another copy of the state, to make the files 8% smaller.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = {"state": handler, "meta": ocp.JsonCheckpointHandler()}
+    # Folders made in the background are announced under a number that every save counts up, also
+    # one of the first process alone (best/): the others then write into a folder that the first
+    # still removes and makes. So a save begins once its folders are there.
+    at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+    composite = ocp.CompositeOptions(async_options=at_once)
     self._writer = ocp.AsyncCheckpointer(
-      ocp.CompositeCheckpointHandler(**handlers), atomicity_options=IN_PLACE
+      ocp.CompositeCheckpointHandler(composite_options=composite, **handlers),
+      async_options=at_once,
+      atomicity_options=IN_PLACE,
     )
     # Each process reads by itself, so that one that fails does not block the others.
     alone = checkpoint.this_process_alone()

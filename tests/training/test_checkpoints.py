@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import time
 
@@ -128,8 +127,8 @@ def test_a_save_holds_the_state_as_it_was_though_its_memory_is_used_again(tmp_pa
 
 
 SETUP = """
-import sys, jax, jax.numpy as jnp
-from mellow_jax import parallel
+import os, pathlib, sys, time, jax, jax.numpy as jnp, numpy as np, tiny
+from mellow_jax import checkpoint, parallel
 from mellow_jax.training import checkpoints as resume
 run = {"seed": 0, "optim.learning_rate": 1e-3, "data.mix.caption": 1.0}
 
@@ -156,6 +155,38 @@ def test_what_one_device_saved_and_eight_read_and_saved_again_is_the_same(
   script = ["-c", SETUP + EIGHT_DEVICES, folder, tmp_path / "other"]
   processes.finish(processes.start(script, compile_cache, devices=8))
   assert restored(tmp_path / "other") == 4
+
+
+ONE_OF_TWO = """
+coordinator, this = sys.argv[2], int(sys.argv[3])
+parallel.initialize(coordinator, 2, this)
+folder = pathlib.Path(sys.argv[1])
+shapes = like((1, 2))
+state = jax.tree.map(
+  lambda x: jax.make_array_from_callback(
+    x.shape, x.sharding, lambda index: np.full(x.shape, 4, x.dtype)[index]
+  ),
+  shapes,
+)
+saves = resume.TrainCheckpoints(folder / "checkpoints", keep=3)
+if this == 0:
+  config = tiny.config()
+  checkpoint.save_model(folder / "best", {"a": np.ones(3)}, config, "tiny", None)
+  mkdir = os.mkdir
+  os.mkdir = lambda *args, **kwargs: (time.sleep(0.5), mkdir(*args, **kwargs))
+saves.save(4, state, run, {})
+saves.wait()
+found, _ = saves.restore(shapes, run)
+print(saves.steps(), float(found["params"]["a/b"].addressable_shards[0].data.mean()))
+"""
+
+
+def test_one_process_that_saved_alone_does_not_lose_the_part_of_the_other(compile_cache, tmp_path):
+  where = f"127.0.0.1:{processes.free_port()}"
+  script = ["-c", SETUP + ONE_OF_TWO, tmp_path, where]
+  both = [processes.start([*script, i], compile_cache) for i in range(2)]
+  for said in processes.finish(*both, seconds=120):
+    assert said.splitlines()[-1] == "[4] 4.0"
 
 
 @pytest.mark.parametrize(
@@ -242,9 +273,7 @@ print(int(state["step"]), counters["bad"])
 def test_damage_that_one_host_alone_sees_sends_all_to_the_same_older_step(
   folder, compile_cache, tmp_path
 ):
-  with socket.socket() as server:
-    server.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{server.getsockname()[1]}"
+  address = f"127.0.0.1:{processes.free_port()}"
   other = shutil.copytree(folder, tmp_path / "other")
   numbers = max((other / "4/state").rglob("*"), key=lambda path: path.stat().st_size)
   content = bytearray(numbers.read_bytes())
