@@ -49,6 +49,7 @@ class Context(NamedTuple):
   mask: Bool[Array, "b L T"]  # True where a position may attend to a slot
   keys: Key[Array, "B"] | None = None  # an example's, of dropout; None: there is none
   first: int = 0  # the first position that the layer is asked for; it reads those before, too
+  only: Int[Array, "B"] | None = None  # the one position of each row that it is asked for instead
   # Positions of what several parts of the sequence share, and of each part; None: it is one.
   shared: tuple[int, int] | None = None
   method: str = "scores"  # how a sequence attends to itself, as Decoder.attention
@@ -59,7 +60,9 @@ class Context(NamedTuple):
 
   def asked(self, x: Array) -> Array:
     """Of an array by position, on its second axis, the positions that the layer is asked for."""
-    return x[:, self.first :]
+    if self.only is None:
+      return x[:, self.first :]
+    return jnp.take_along_axis(x, self.only.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
 
 def attend(
@@ -220,17 +223,21 @@ class Decoder(nnx.Module):
     cache: Cache | None = None,
     start: Int[Array, ""] | int = 0,
     keys: Key[Array, "B"] | None = None,
-  ) -> tuple[Float[Array, "B L D"], Cache]:
+    only: Int[Array, "B"] | None = None,
+  ) -> tuple[Float[Array, "B l D"], Cache]:
     """Embeddings to normalised hidden states, and the keys and values of every layer.
 
     mask is True where a position may attend to a slot. With a cache, the L new positions are
     written to its slots start to start + L and attention runs over all T slots; without one, the
     slots are the L positions themselves, and the mask shows none of them a later one. With keys,
-    one an example, dropout is as the config says.
+    one an example, dropout is as the config says. With only, the last layer computes that position
+    of each row and no other (l = 1); else all of them.
     """
     x, context = self._begin(x, positions, mask, keys)
     layers = []
     for i, block in enumerate(self.blocks):
+      if i == len(self.blocks) - 1:
+        context = context._replace(only=only)
       x, layer = block(x, context.part(i), None if cache is None else cache[i], start)
       layers.append(layer)
     return self.norm(x), tuple(layers)

@@ -163,9 +163,14 @@ class MellowModel(nnx.Module):
     if cache is not None:
       cache = tuple(layer.grow(prefix.shape[1]) for layer in cache)
     hidden, cache = self.decoder(
-      prefix, positions(mask)[:, read:], causal(mask)[:, read:], cache, read
+      prefix,
+      positions(mask)[:, read:],
+      causal(mask)[:, read:],
+      cache,
+      read,
+      only=last_attended(mask[:, read:]),
     )
-    return last_state(hidden, mask[:, read:]), cache
+    return hidden[:, 0], cache
 
   def read_audio(self, audio1: Float[Array, "B A D"], audio2: Float[Array, "B A D"]) -> Cache:
     """The cache of two clips, which all questions about them share."""
@@ -240,14 +245,19 @@ def causal(attention_mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
   return jnp.tril(jnp.ones((size, size), bool)) & attention_mask[:, None]
 
 
-def last_state(
-  hidden: Float[Array, "B T D"], attention_mask: Bool[Array, "B P"]
-) -> Float[Array, "B D"]:
-  """The hidden state of the prefix's last attended position: P - 1 unless padding is masked.
+def last_attended(attention_mask: Bool[Array, "B P"]) -> Int[Array, "B"]:
+  """The prefix's last attended position, which predicts: P - 1 unless padding is masked.
 
   A padding position would predict as well, but only where a question has one.
   """
-  last = attention_mask.shape[1] - 1 - jnp.argmax(attention_mask[:, ::-1], axis=1)
+  return attention_mask.shape[1] - 1 - jnp.argmax(attention_mask[:, ::-1], axis=1)
+
+
+def last_state(
+  hidden: Float[Array, "B T D"], attention_mask: Bool[Array, "B P"]
+) -> Float[Array, "B D"]:
+  """The hidden state of the prefix's last attended position."""
+  last = last_attended(attention_mask)
   return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 

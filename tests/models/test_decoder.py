@@ -54,6 +54,17 @@ def test_the_last_layer_at_the_asked_positions_is_that_at_all(name, remat):
     np.testing.assert_allclose(asked, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["smollm2", "gpt2"])
+def test_one_position_of_each_row_is_that_among_all(name):
+  model, x = decoder(name, False), jax.random.normal(jax.random.key(1), (2, LENGTH, 32))
+  mask, only = jnp.ones((2, LENGTH), bool), jnp.asarray([LENGTH - 1, 3])
+  inputs = (x, mellow.positions(mask), mellow.causal(mask))
+  whole, cache = model(*inputs)
+  one, same_cache = model(*inputs, only=only)
+  np.testing.assert_allclose(one, whole[jnp.arange(2), only][:, None], rtol=1e-5, atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, cache, same_cache)
+
+
 @pytest.mark.parametrize(("name", "rate"), [("smollm2", 0.5), ("gpt2", 0.0)])
 def test_what_the_last_layer_draws_is_that_of_all_positions(name, rate):
   keys = jax.random.split(jax.random.key(2), 2)
