@@ -183,6 +183,7 @@ class Encoder:
 
   def __init__(self, cfg: ModelConfig, batch: int, weights: Path, turns: int):
     parallel.use_compilation_cache()
+    parallel.keep_freed_memory()  # as `mellow cache-features` does
     flat = jax.device_put(read_weights(weights))
     run = jax.jit(lambda flat, wav: step.merge(cfg, flat).encoder(wav))
     wavs = [jax.device_put(inputs.examples(cfg, batch, i)["wav1"]) for i in range(INPUTS)]
@@ -217,6 +218,7 @@ class Decoding:
 
   def __init__(self, cfg: ModelConfig, batch: int, tokens: int, weights: Path):
     parallel.use_compilation_cache()
+    parallel.keep_freed_memory()  # as `mellow evaluate predict` does
     params = mellow.unflatten(read_weights(weights), mellow.abstract(cfg)[1])
     graphdef, fused = mellow.fuse(cfg, params)
     prefix = jax.device_put(inputs.prefix(cfg, batch))

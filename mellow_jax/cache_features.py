@@ -38,6 +38,7 @@ def _cache(f: flags.FlagValues) -> None:
   from mellow_jax.training import features
 
   parallel.use_compilation_cache()
+  parallel.keep_freed_memory()
   config.validate(f.config)
   rows, bad = features.write(
     f.config, pathlib.Path(f.output), windows=f.windows, batch=f.batch, log=parallel.log

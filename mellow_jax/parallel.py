@@ -176,7 +176,8 @@ def keep_freed_memory() -> None:
 
   XLA takes gigabytes for a step and frees them. The C library of Linux, glibc, gives them back to
   the system, which clears each page before the next step has it: a seventh of the time of a
-  full-size training step on two cores.
+  full-size training step on two cores, and a tenth of the encoder's. For commands that compute
+  batch after batch: in a program of others it would decide about their memory, too.
 
   Does nothing once a device is in use: a thread's first allocation decides where its others are.
   Source: mallopt(3).

@@ -91,8 +91,12 @@ class WindowAttention(nnx.Module):
     if mask is not None:
       per_clip = scores.reshape(-1, len(mask), self.heads, m, m) + mask[:, None]
       scores = per_clip.reshape(w, self.heads, m, m)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return self.proj(jnp.einsum("wnml,wlng->wmng", weights, v).reshape(w, m, c))
+    # Softmax: the sum divides what is gathered, and not each of the weights, of which there are more.
+    most = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - most)
+    gathered = jnp.einsum("wnml,wlng->wmng", weights.astype(v.dtype), v)
+    y = gathered / weights.sum(axis=-1).swapaxes(1, 2)[..., None]
+    return self.proj(y.astype(v.dtype).reshape(w, m, c))
 
 
 def _drop_path(

@@ -157,6 +157,7 @@ def _predict(f: flags.FlagValues) -> int:
   sampling = answering.sampling_of(f)
   if sampling.samples > 1 and not f.vote:
     raise FlagsError("--samples: one answer an item is scored: add --vote, or drop it")
+  parallel.keep_freed_memory()
   parallel.initialize(f.coordinator or "", f.processes, f.process_id)
   parallel.require_device(f.device)
   everything = _read_items(f)
