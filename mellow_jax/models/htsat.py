@@ -91,7 +91,7 @@ class WindowAttention(nnx.Module):
     if mask is not None:
       per_clip = scores.reshape(-1, len(mask), self.heads, m, m) + mask[:, None]
       scores = per_clip.reshape(w, self.heads, m, m)
-    # Softmax: the sum divides what is gathered, and not each of the weights, of which there are more.
+    # Softmax: the sum divides what is gathered, and not each of the weights, which are more.
     most = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - most)
     gathered = jnp.einsum("wnml,wlng->wmng", weights.astype(v.dtype), v)
