@@ -266,13 +266,30 @@ def abstract(cfg: ModelConfig, *, fused: bool = False) -> tuple[nnx.GraphDef, di
   return _abstract(json.dumps(dataclasses.asdict(cfg)), fused)
 
 
+class _Keys(nnx.Rngs):
+  """The keys of nnx.Rngs(seed), counted in Python.
+
+  nnx.Rngs counts in an array, and each count has JAX look through all that was traced before it:
+  of a full-size model, seconds.
+  """
+
+  def __init__(self, seed: int):
+    super().__init__()
+    self._seed, self._used = seed, 0
+
+  def params(self) -> Key[Array, ""]:
+    key = jax.random.fold_in(jax.random.key(self._seed), self._used)
+    self._used += 1
+    return key
+
+
 @functools.lru_cache(maxsize=8)
 def _abstract(content: str, fused: bool) -> tuple[nnx.GraphDef, dict]:
   # Kept, since tracing the constructors of 30 layers takes seconds, and by content, since configs
   # can change.
   cfg = config.from_dict(ModelConfig, json.loads(content))
   graphdef, state = nnx.split(
-    nnx.eval_shape(lambda: MellowModel(cfg, rngs=nnx.Rngs(0), fused=fused))
+    nnx.eval_shape(lambda: MellowModel(cfg, rngs=_Keys(0), fused=fused))
   )
   return graphdef, nnx.to_pure_dict(state)
 
@@ -294,7 +311,7 @@ def fuse(cfg: ModelConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
 
 def init_params(cfg: ModelConfig, seed: int) -> dict:
   """Fresh parameters and running statistics as a nested dict of arrays."""
-  make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(MellowModel(cfg, rngs=nnx.Rngs(seed)))))
+  make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(MellowModel(cfg, rngs=_Keys(seed)))))
   return make()
 
 
