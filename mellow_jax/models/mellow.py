@@ -285,8 +285,8 @@ class _Keys(nnx.Rngs):
 
 @functools.lru_cache(maxsize=8)
 def _abstract(content: str, fused: bool) -> tuple[nnx.GraphDef, dict]:
-  # Kept, since tracing the constructors of 30 layers takes seconds, and by content, since configs
-  # can change.
+  # Kept, since tracing the constructors of 30 layers takes half a second, and by content, since
+  # configs can change.
   cfg = config.from_dict(ModelConfig, json.loads(content))
   graphdef, state = nnx.split(nnx.eval_shape(lambda: MellowModel(cfg, rngs=_Keys(0), fused=fused)))
   return graphdef, nnx.to_pure_dict(state)
