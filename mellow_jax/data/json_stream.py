@@ -2,10 +2,13 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 
 _BLOCK = 2**20  # characters read at a time
 _SPACE = " \t\n\r"
+_COMMA = re.compile(f"[{_SPACE}]*,")
+_AFTER = frozenset(f"{_SPACE},]")  # what may follow an item
 
 
 class _Text:
@@ -41,7 +44,7 @@ class _Text:
           raise ValueError(error.msg) from None
       else:
         # A number near the end of what is at hand may go on: "1" with ".5", "1.5" with "e9".
-        if self.ended or self.at_hand[stop : stop + 1] in (*_SPACE, ",", "]"):
+        if self.ended or self.at_hand[stop : stop + 1] in _AFTER:
           self.at = stop
           return value
       self.more()
@@ -66,6 +69,9 @@ def items_of(file: io.TextIOBase, decoder: json.JSONDecoder) -> Iterator[object]
       item = text.item(decoder)
       count += 1
       yield item
+      if comma := _COMMA.match(text.at_hand, text.at):  # as of nearly all items
+        text.at = comma.end()
+        continue
       mark = text.mark()
       if mark not in (",", "]"):
         raise ValueError("no ',' or ']' follows it" if mark else "it ends before its ']'")

@@ -113,7 +113,7 @@ def hold_out(parts: Sequence[Rows], share: float) -> tuple[list[Rows], list[Rows
   held = set(in_order[: max(round(share * len(paths)), 1)])
   train, val = [], []
   for rows in parts:
-    is_held = np.array([row.filepath1 in held or row.filepath2 in held for row in rows], bool)
+    is_held = np.array([not held.isdisjoint(paths) for paths in rows.clip_paths()])
     if is_held.all():
       raise ConfigError(
         f"config.data.val_share {share:g}: leaves no row of {rows.path} to train on"

@@ -79,7 +79,7 @@ def _check_audio(
   absent = set(missing := records.missing_audio(rows, root))
   if not absent:
     return
-  named = sum(row.filepath1 in absent or row.filepath2 in absent for row in rows)
+  named = sum(not absent.isdisjoint(paths) for paths in rows.clip_paths())
   found = (
     f"{rows.path}: {len(missing)} of its audio files are not below {root}, first {missing[0]}; "
     f"{named} of {len(rows)} rows name them"

@@ -237,11 +237,11 @@ def _first_sign(file: IO[str]) -> str:
 
 def _filled(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
   """The rows; raises DataError where there are none."""
-  row = None
-  for row in rows:
-    yield row
-  if row is None:
+  first = next(rows, None)
+  if first is None:
     _fail(path, "", "holds no rows")
+  yield first
+  yield from rows
 
 
 def _table_rows(

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import time
@@ -236,3 +237,25 @@ def test_a_row_is_known_by_what_it_says_wherever_it_stands(write):
   assert records.row_id(first) == records.row_id(again) != records.row_id(other)
   # Written down in files that other programs keep: it may not change.
   assert records.row_id(first) == "64e6425225427c2d"
+
+
+def test_hashes_are_those_of_the_fields_as_json_lists(write):
+  odd = ROW | {"input": 'an "ü", a \\, a \t and \u2028?', "caption2": "", "taskname": "\x7f 🎧"}
+  found = records.read(write([ROW, odd]))
+  contents = [json.dumps([getattr(row, f) for f in records.FIELDS]).encode() for row in found]
+  assert [records.row_id(row) for row in found] == [
+    hashlib.sha256(content).hexdigest()[:16] for content in contents
+  ]
+  assert found.digest == hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+  assert [*found.fields()] == [tuple(getattr(row, f) for f in records.FIELDS) for row in found]
+  assert [*found.clip_paths()] == [(row.filepath1, row.filepath2) for row in found]
+
+
+@pytest.mark.parametrize("spaces", ["", " ", "\n", "\r\n\t"])
+def test_white_space_between_rows_is_none_of_theirs(tmp_path, spaces):
+  path, rows = tmp_path / "rows.json", [json.dumps(ROW | {"input": f"{i}, ],["}) for i in range(3)]
+  path.write_text(spaces + "[" + spaces + f"{spaces},{spaces}".join(rows) + spaces + "]" + spaces)
+  assert [row.input for row in records.read(path)] == ["0, ],[", "1, ],[", "2, ],["]
+  path.write_text(path.read_text().replace("}", "} x", 1))
+  with pytest.raises(DataError, match="no ',' or ']' follows it, after item 1"):
+    records.read(path)
