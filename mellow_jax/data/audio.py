@@ -126,7 +126,7 @@ def _open(
 
 def _check_scale(name: str, frames: Float32[np.ndarray, "frames channels"]) -> None:
   """Raises AudioError for samples that are no sound in [-1, 1], and warns where they hardly are."""
-  peak = np.abs(frames).max(initial=0.0)
+  peak = max(frames.max(initial=0.0), -frames.min(initial=0.0))  # NaN if any of them is
   if not np.isfinite(peak):
     raise AudioError(
       f"{name}: holds samples that are NaN or infinite: export it again, or drop its record",
@@ -151,7 +151,7 @@ def _mono(
   def read(begin: int, end: int) -> Float32[np.ndarray, "_"]:
     frames = signal.read(begin, end)[:, columns]
     _check_scale(signal.name, frames)
-    return frames.mean(axis=1)
+    return frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
 
   return resampling.resample_window(read, signal.frames, signal.rate, rate, start, stop)
 

@@ -82,8 +82,9 @@ def resample_window(
   for first, kernel in filters.blocks:
     taps, phases = kernel.shape
     inputs = sliding_window_view(wav, taps)[first :: filters.old][:periods]
-    # Copied: numpy has no fast product for rows that overlap in memory.
-    out[:, phase : phase + phases] = np.ascontiguousarray(inputs) @ kernel
+    if taps > filters.old:  # numpy has no fast product for rows that overlap in memory
+      inputs = np.ascontiguousarray(inputs)
+    np.matmul(inputs, kernel, out=out[:, phase : phase + phases])
     phase += phases
   offset = period * filters.new
   return out.ravel()[start - offset : stop - offset]

@@ -337,7 +337,13 @@ def _count(source: Encoded, how: Layout) -> int:
 _count_once = functools.lru_cache(2**14)(_count)
 
 
+_complete: set[Encoded] = set()  # files whose end decoded
+_MOST_COMPLETE = 2**16
+
+
 def _check_end(source: Encoded, decoder: _Decoder | _Chain) -> None:
+  if source in _complete:
+    return
   try:
     decoder.read(decoder.frames - 1, decoder.frames)
   except AudioError as error:
@@ -345,6 +351,16 @@ def _check_end(source: Encoded, decoder: _Decoder | _Chain) -> None:
       f"{source.name}: its end does not decode, it is damaged or cut short: get it again",
       error.reason,
     ) from None
+  if _is_settled(source) and len(_complete) < _MOST_COMPLETE:
+    _complete.add(source)
+
+
+def _is_settled(source: Encoded) -> bool:
+  """Whether a file's size and time tell it from what may stand there later.
+
+  What was written this moment may be written again within the same tick of the clock.
+  """
+  return isinstance(source.content, str) and time.time_ns() - source.mtime_ns > 2e9
 
 
 @contextlib.contextmanager
@@ -369,9 +385,7 @@ def open_signal(source: Encoded) -> Iterator[Signal]:
     decoder = _decoder(source, how)
   with contextlib.closing(decoder):
     if how.is_counted:
-      # What was written this moment may be written again within the same tick of the clock.
-      is_settled = isinstance(source.content, str) and time.time_ns() - source.mtime_ns > 2e9
-      decoder.frames = (_count_once if is_settled else _count)(source, how)
+      decoder.frames = (_count_once if _is_settled(source) else _count)(source, how)
     check_header(source.name, decoder.rate, decoder.channels, decoder.frames)
     if decoder.form == "FLAC" and not how.is_counted:
       _check_end(source, decoder)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import shutil
 import struct
 import subprocess
@@ -303,6 +304,30 @@ def test_a_length_is_counted_once_of_a_file_that_tells_none(tmp_path, monkeypatc
   for _ in range(3):
     audio.load(path, CFG, CLEAN)
   assert len(counted) == 1
+
+
+def test_the_end_of_a_flac_is_decoded_once_and_again_where_the_file_has_changed(
+  tmp_path, monkeypatch
+):
+  path, wav = tmp_path / "a.flac", sound(15)
+  path.write_bytes(encoded("flac", wav))
+  monkeypatch.setattr(sound_files.time, "time_ns", lambda: path.stat().st_mtime_ns + 10**10)
+  starts, read = [], sound_files._Decoder.read
+
+  def noted(self, start, stop):
+    starts.append(start)
+    return read(self, start, stop)
+
+  monkeypatch.setattr(sound_files._Decoder, "read", noted)
+  for _ in range(3):
+    audio.load(path, CFG, CLEAN)
+  assert starts == [len(wav) - 1, 0, 0, 0]
+  raw = bytearray(path.read_bytes())
+  raw[-40:-20] = bytes(20)  # the last frame no longer decodes, and the size is the same
+  path.write_bytes(raw)
+  os.utime(path, (1, 1))
+  with pytest.raises(AudioError, match="its end does not decode"):
+    audio.load(path, CFG, CLEAN)
 
 
 def test_flac_behind_an_id3_tag_is_heard_to_its_end():
