@@ -27,10 +27,8 @@ class Clips(Protocol):
 
 
 @runtime_checkable
-class Store(Clips, Protocol):
-  """The clips of one source of rows, with checksums of their files."""
-
-  name: str  # for messages
+class EncodedClips(Clips, Protocol):
+  """Clips of encoded files, with what tells whether a file is still the same."""
 
   def crc32(self, path: str) -> int | None:
     """CRC-32 of the encoded file, or None where it cannot be used."""
@@ -39,6 +37,13 @@ class Store(Clips, Protocol):
   def stamp(self, path: str) -> list[int]:
     """What tells at a glance that the encoded file is the same."""
     ...
+
+
+@runtime_checkable
+class Store(EncodedClips, Protocol):
+  """The clips of one source of rows."""
+
+  name: str  # for messages
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class JoinedClips:
 class CachedClips:
   """Clips that are decoded once and kept in memory, for presets that crop nothing at random."""
 
-  clips: Clips
+  clips: EncodedClips
   kept: dict[str, Float32[np.ndarray, "S"]] = field(default_factory=dict)
 
   def load(self, path: str, rng: np.random.Generator | None = None) -> Float32[np.ndarray, "S"]:
@@ -154,3 +159,11 @@ class CachedClips:
     if path not in self.kept:
       self.kept[path] = self.clips.load(path, None)
     return self.kept[path]
+
+  def crc32(self, path: str) -> int | None:
+    """CRC-32 of the encoded file, or None where it cannot be used."""
+    return self.clips.crc32(path)
+
+  def stamp(self, path: str) -> list[int]:
+    """What tells at a glance that the encoded file is the same."""
+    return self.clips.stamp(path)

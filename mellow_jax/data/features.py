@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mellow_jax import files
-from mellow_jax.data.clips import Store
+from mellow_jax.data.clips import EncodedClips
 from mellow_jax.errors import AudioError, DataError
 
 INDEX, ROWS = "index.json", "features.bin"
@@ -68,7 +68,7 @@ def check_made_by(folder: str | os.PathLike, made_by: Mapping[str, Any]) -> dict
 
 
 def open_folder(
-  folder: str | os.PathLike, made_by: Mapping[str, Any], store: Store
+  folder: str | os.PathLike, made_by: Mapping[str, Any], store: EncodedClips
 ) -> FeatureClips:
   """The features of a folder. made_by says what must have made them, store has the clips.
 

@@ -16,7 +16,7 @@ import mellow_jax
 from mellow_jax import checkpoint, files
 from mellow_jax.config import Config
 from mellow_jax.data import features, pipeline
-from mellow_jax.data.clips import Store
+from mellow_jax.data.clips import EncodedClips
 from mellow_jax.data.presets import PRESETS
 from mellow_jax.errors import AudioError, ConfigError
 from mellow_jax.models import mellow
@@ -115,7 +115,7 @@ def write(
 
 
 def _windows(
-  clips: Store,
+  clips: EncodedClips,
   paths: Mapping[str, None],
   count: int,
   samples: int,

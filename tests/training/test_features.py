@@ -74,6 +74,17 @@ def test_features_give_the_loss_of_the_clips(cfg, tmp_path):
   assert len(drawn) == 3 and clips.load("long.wav").tobytes() not in drawn
 
 
+def test_features_of_clips_that_are_kept_in_memory_are_those_of_their_files(cfg, tmp_path):
+  plain = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, preset="clean"))
+  in_memory = dataclasses.replace(plain, data=dataclasses.replace(plain.data, cache_clips=True))
+  found = []
+  for name, each in (("files", plain), ("memory", in_memory)):
+    (batch,) = loaded(kept_in(each, tmp_path / name), tmp_path).validation(1, [])
+    found.append(np.asarray(batch.wav1))
+  assert found[0].shape[1] < cfg.model.audio.clip_samples
+  np.testing.assert_array_equal(*found)
+
+
 def test_stale_features_are_refused(cfg, tmp_path):
   cached = kept_in(cfg, tmp_path / "features")
   other = mellow.flatten(tiny.params(cfg.model, seed=1))
