@@ -21,8 +21,9 @@ from mellow_jax.training.step import Batch
 class Loader:
   """Loads the batches of a run; each process loads its own rows of each.
 
-  `cfg` is the run's config with a vocabulary as large as its tokenizer. Raises the errors of the
-  rows and of the tokenizer, each saying what to change.
+  `cfg` is the run's config with a vocabulary as large as its tokenizer. `usual_tokens` is about the
+  number of answer tokens of a batch of any rows, where batches are of answers of one length. Raises
+  the errors of the rows and of the tokenizer, each saying what to change.
   """
 
   def __init__(self, cfg: Config, mesh: Mesh, workdir: pathlib.Path):
@@ -37,6 +38,7 @@ class Loader:
     self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
     self.mesh = mesh
+    self.usual_tokens: float | None = None
     self._lengths, self._shapes = self._answer_lengths()
     shard = jax.process_index()
     self._part = {"shard": shard, "shards": jax.process_count()}
@@ -52,6 +54,8 @@ class Loader:
     sample = answer_lengths.sample(self.rows)
     found = np.array([self._encoder.answer_length(row) for row in sample])
     allowed = answer_lengths.choose(found, cfg.data.answer_lengths, most)
+    if cfg.data.group_answers:
+      self.usual_tokens = float(found.mean()) * cfg.batch_size
     parallel.log(f"steps for answers of up to {', '.join(map(str, allowed))} tokens")
     return allowed, answer_lengths.shapes(found, allowed, cfg.accumulate, cfg.batch_size)
 

@@ -136,9 +136,10 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   for line in loader.faults():
     parallel.log(line)
   if cfg.auto_remat and not cfg.model.decoder.remat:
-    cfg.model.decoder.remat = not programs.fits(cfg, mesh)
+    cfg.model.decoder.remat = not programs.fits(cfg, mesh, loader.usual_tokens)
     parallel.log(f"model.decoder.remat: {cfg.model.decoder.remat}, by the memory of a device")
-  compiled = programs.make(cfg, mesh, max(len(loader.rows) // cfg.batch_size, 1))
+  epoch = max(len(loader.rows) // cfg.batch_size, 1)
+  compiled = programs.make(cfg, mesh, epoch, loader.usual_tokens)
 
   saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
   settings = checkpoints.run_settings(cfg, len(loader.rows), loader.digest)

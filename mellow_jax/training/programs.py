@@ -28,8 +28,10 @@ class Programs(NamedTuple):
   answer: Callable[[TrainState, Batch], decode.Generation]
 
 
-def make(cfg: Config, mesh: Mesh, steps_per_epoch: int = 1) -> Programs:
-  """The programs of a run on a mesh; nothing is compiled yet.
+def make(
+  cfg: Config, mesh: Mesh, steps_per_epoch: int = 1, usual_tokens: float | None = None
+) -> Programs:
+  """The programs of a run on a mesh; nothing is compiled yet. usual_tokens: see step.train_step.
 
   Raises ConfigError naming a field of config.optim that matches no parameter.
   """
@@ -52,10 +54,10 @@ def make(cfg: Config, mesh: Mesh, steps_per_epoch: int = 1) -> Programs:
     abstract=jax.tree.map(
       lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, sharding
     ),
-    learning_rate=rate,
+    learning_rate=jax.jit(rate),
     init_state=jax.jit(init_state, out_shardings=sharding),
     train_step=jax.jit(
-      functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh),
+      functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh, usual_tokens=usual_tokens),
       compiler_options=parallel.one_all_reduce(mesh),
       in_shardings=(sharding, batch_sharding),
       out_shardings=(sharding, replicated),
@@ -95,9 +97,10 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
   }
 
 
-def fits(cfg: Config, mesh: Mesh) -> bool:
+def fits(cfg: Config, mesh: Mesh, usual_tokens: float | None = None) -> bool:
   """Whether a step fits the memory of a device; compiles it, which a compilation cache keeps."""
-  made, batch = make(cfg, mesh), abstract_batch(cfg, cfg.data.share_prefix)
+  made = make(cfg, mesh, usual_tokens=usual_tokens)
+  batch = abstract_batch(cfg, cfg.data.share_prefix)
   try:
     compiled = made.train_step.lower(made.abstract, batch).compile()
   except jax.errors.JaxRuntimeError as error:

@@ -207,10 +207,14 @@ def train_step(
   cfg: Config,
   tx: optax.GradientTransformationExtraArgs,
   mesh: Mesh | None = None,
+  usual_tokens: float | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on one global batch; its randomness depends on seed and step alone.
 
-  Where loss or gradient is not finite, the update is skipped: only counters change.
+  The gradient is that of the mean over the batch's answer tokens. With usual_tokens, the answer
+  tokens of most batches, it is the sum divided by them: where batches have very different numbers,
+  each token then counts the same. Where loss or gradient is not finite, the update is skipped: only
+  counters change.
   """
   key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
 
@@ -227,8 +231,9 @@ def train_step(
     specs = (everywhere, everywhere, here, here)
     total = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
   (loss, tokens, grads), statistics = total(state.trainable, state.frozen, batch, keys)
-  # The mean over the answer tokens of the whole batch.
-  loss, grads = jax.tree.map(lambda x: x / jnp.maximum(tokens, 1), (loss, grads))
+  loss = loss / jnp.maximum(tokens, 1)
+  count = jnp.maximum(tokens, 1) if usual_tokens is None else usual_tokens
+  grads = jax.tree.map(lambda x: x / count, grads)
   grad_norm = optax.tree.norm(grads)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable, step=state.step)

@@ -169,6 +169,26 @@ def test_a_batch_in_parts_by_length_gives_the_update_of_the_whole():
     np.testing.assert_allclose(state2.trainable[name], x, atol=1e-6, err_msg=name)
 
 
+def test_of_batches_of_one_length_each_token_counts_the_same():
+  """Two batches' gradients, over their usual tokens, add up to that of the mean over all tokens."""
+  cfg = dataclasses.replace(config(), encoder_train_mode=False)
+  short, long = topology.batch(cfg, 3), topology.batch(cfg, 4)
+  short.loss_mask[:, 2:] = False
+  tokens = [float(batch.loss_mask.sum()) for batch in (short, long)]
+  assert tokens[0] < tokens[1] / 2
+  usual = sum(tokens) / 2
+
+  def norm(batch, **settings):
+    made = programs.make(cfg, parallel.make_mesh((1, 1)), **settings)
+    state = made.init_state(mellow.flatten(tiny.params(cfg.model)))
+    return made.train_step(state, batch)[1]
+
+  for batch, count in zip((short, long), tokens, strict=True):
+    plain, weighed = norm(batch), norm(batch, usual_tokens=usual)
+    np.testing.assert_allclose(weighed.loss, plain.loss)
+    np.testing.assert_allclose(weighed.grad_norm, plain.grad_norm * count / usual, rtol=1e-6)
+
+
 # --- Types ---------------------------------------------------------------------------------------
 
 
