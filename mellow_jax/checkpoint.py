@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tokenizers
 from jaxtyping import PyTree
-from orbax.checkpoint import options as ocp_options
 
 from mellow_jax import files, parallel
 from mellow_jax.config import ModelConfig, from_dict, validate_model
@@ -76,18 +74,6 @@ def lack_of_room(path: pathlib.Path, flat: dict[str, Any]) -> str:
   return f"{needed / 2**20:.1f} MiB are needed" if needed > _free_bytes(path) else ""
 
 
-def this_process_alone() -> ocp_options.MultiprocessingOptions:
-  """Options of a checkpointer that works in this process without the others."""
-  this = jax.process_index()
-  return ocp_options.MultiprocessingOptions(
-    primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
-  )
-
-
-def _local_checkpointer() -> ocp.StandardCheckpointer:
-  return ocp.StandardCheckpointer(multiprocessing_options=this_process_alone())
-
-
 def check_free(folder: str | pathlib.Path) -> None:
   """Raises CheckpointError where no model folder can be written: before what takes long."""
   folder = pathlib.Path(folder).absolute()
@@ -114,6 +100,8 @@ def save_model(
   writes. Raises CheckpointError where the folder has files and overwrite is off, or the disk is
   full.
   """
+  from mellow_jax import array_folder  # Orbax, a quarter of a second that imports do not wait for
+
   folder = pathlib.Path(folder).absolute()
   if not overwrite:
     check_free(folder)
@@ -122,8 +110,7 @@ def save_model(
     with files.replacing_folder(folder) as part:
       if lack := lack_of_room(part, flat):
         raise OSError(lack)
-      with _local_checkpointer() as checkpointer:
-        checkpointer.save(part / "params", flat)
+      array_folder.write(part / "params", flat)
       content = {
         "format": FORMAT,
         "preset": preset,
@@ -209,6 +196,8 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
   Raises CheckpointError where a part is missing, damaged or of another architecture than
   config.json says.
   """
+  from mellow_jax import array_folder  # Orbax, a quarter of a second that imports do not wait for
+
   folder = pathlib.Path(folder).absolute()
   config, preset, arrays, names = contents(folder)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -216,8 +205,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[dict[str, Any], ModelConfig
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for name, x in arrays.items()
   }
   try:
-    with _local_checkpointer() as checkpointer:
-      flat = checkpointer.restore(folder / "params", target)
+    flat = array_folder.read(folder / "params", target)
   except Exception as error:  # Orbax raises plain Exception and many others for damage
     raise CheckpointError(
       f"{folder}/params: damaged, or not of the architecture in config.json: {first_line(error)}; "

@@ -17,8 +17,9 @@ SOURCES = sorted((ROOT / "mellow_jax").rglob("*.py"))
 # Floors from the ground up; rooms between two bars share a floor. A module imports its own room
 # and the floors below it, never what stands beside it or above.
 ROOMS = """
-  errors data.presets | config config_help | files progress | cli parallel | data models
-    | checkpoint | inference convert | training | reasonaqa.splits reasonaqa.vocabulary
+  errors data.presets | config config_help | files progress array_folder | cli parallel
+    | data models | checkpoint | inference convert | training
+    | reasonaqa.splits reasonaqa.vocabulary
     | reasonaqa.paper reasonaqa.source_rows | reasonaqa.official | reasonaqa.own reasonaqa.llm
     | reasonaqa.check reasonaqa.stats reasonaqa.reasonaqa_dataset_builder
     | reasonaqa.commands reasonaqa.tfds

@@ -579,11 +579,16 @@ class Mellow:
       self._encode(self.params, self._place(np.stack(wavs[i : i + size])))
       for i in range(0, len(wavs), size)
     ]
-    tokens = jnp.concatenate(encoded)
-    first, second = (np.array([index[id(p.clips[i])] for p in batch]) for i in range(2))
+    tokens = encoded[0] if len(encoded) == 1 else jnp.concatenate(encoded)
+
+    def of(number: int) -> Float[Array, "B A D"]:
+      places = [index[id(prompt.clips[number])] for prompt in batch]
+      # Nothing is computed where all stand in their places, as one clip does.
+      return tokens if places == [*range(len(tokens))] else tokens[np.array(places)]
+
     inputs = _Inputs(
-      audio1=tokens[first],
-      audio2=tokens[second],
+      audio1=of(0),
+      audio2=of(1),
       text_ids=np.stack([p.ids for p in batch]),
       text_lengths=np.array([p.length for p in batch], np.int32),
     )

@@ -41,13 +41,13 @@ class MellowModel(nnx.Module):
     0                                                   389
   """
 
-  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     config.validate_model(cfg)
     cfg = dataclasses.replace(cfg, dtype=resolve_dtype(cfg))
     self.cfg = cfg
     self.encoder = make_encoder(cfg, rngs=rngs)
     self.mapper = Mapper(cfg, rngs=rngs)
-    self.decoder = make_decoder(cfg, rngs=rngs, fused=fused)
+    self.decoder = make_decoder(cfg, rngs=rngs)
 
   def encode(
     self,
@@ -208,7 +208,7 @@ def feature_width(cfg: ModelConfig) -> int:
   """Numbers in the features of a clip."""
 
   def features() -> Float[Array, "1 F"]:
-    return pack(make_encoder(cfg, rngs=nnx.Rngs(0))(jnp.zeros((1, cfg.audio.clip_samples))))
+    return pack(make_encoder(cfg, rngs=_OneKey())(jnp.zeros((1, cfg.audio.clip_samples))))
 
   return jax.eval_shape(features).shape[1]
 
@@ -266,6 +266,17 @@ def abstract(cfg: ModelConfig, *, fused: bool = False) -> tuple[nnx.GraphDef, di
   return _abstract(json.dumps(dataclasses.asdict(cfg)), fused)
 
 
+class _OneKey(nnx.Rngs):
+  """The same key for all parameters, of a model that only has shapes."""
+
+  def __init__(self):
+    super().__init__()
+    self._key = jax.random.key(0)
+
+  def params(self) -> Key[Array, ""]:
+    return self._key
+
+
 class _Keys(nnx.Rngs):
   """The keys of nnx.Rngs(seed), counted in Python.
 
@@ -288,7 +299,12 @@ def _abstract(content: str, fused: bool) -> tuple[nnx.GraphDef, dict]:
   # Kept, since tracing the constructors of 30 layers takes half a second, and by content, since
   # configs can change.
   cfg = config.from_dict(ModelConfig, json.loads(content))
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: MellowModel(cfg, rngs=_Keys(0), fused=fused)))
+  if fused:  # its other parts have been traced
+    model = nnx.merge(*_abstract(content, False))
+    model.decoder = nnx.eval_shape(lambda: make_decoder(cfg, rngs=_OneKey(), fused=True))
+  else:
+    model = nnx.eval_shape(lambda: MellowModel(cfg, rngs=_OneKey()))
+  graphdef, state = nnx.split(model)
   return graphdef, nnx.to_pure_dict(state)
 
 

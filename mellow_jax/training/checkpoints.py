@@ -24,7 +24,7 @@ from absl import logging
 from jaxtyping import PyTree
 from orbax.checkpoint import options as ocp_options
 
-from mellow_jax import checkpoint, files, parallel
+from mellow_jax import array_folder, checkpoint, files, parallel
 from mellow_jax.config import Config
 from mellow_jax.errors import CheckpointError, first_line
 from mellow_jax.models import mellow
@@ -106,7 +106,7 @@ class TrainCheckpoints:
       atomicity_options=IN_PLACE,
     )
     # Each process reads by itself, so that one that fails does not block the others.
-    alone = checkpoint.this_process_alone()
+    alone = array_folder.this_process_alone()
     handlers = {
       "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
       "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
