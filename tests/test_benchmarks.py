@@ -13,6 +13,7 @@ from benchmarks import (
   decode,
   encoder,
   inputs,
+  losses,
   pipeline,
   roofline,
   rounds,
@@ -40,6 +41,17 @@ def names(report):
 
 def skipped(report):
   return [each["what"] for each in report["skipped"]]
+
+
+@pytest.mark.slow
+def test_losses(tmp_path):
+  output = tmp_path / "report.json"
+  losses.main(["--tiny", f"--output={output}"])
+  report = json.loads(output.read_text())
+  (table,) = report["tables"]
+  assert [row["name"] for row in table["rows"]] == [*losses.runs(losses.demo.get_config(), output)]
+  assert [each["what"] for each in report["agreement"]] == [*losses.EXACT]
+  assert all(0 < row["median"] < 10 for row in table["rows"])
 
 
 @pytest.mark.slow
@@ -79,6 +91,14 @@ def test_pipeline(tmp_path, monkeypatch):
 def test_startup(tmp_path, monkeypatch):
   report = measured(startup, tmp_path, monkeypatch)
   assert "first training step, warm" in names(report)
+
+
+@pytest.mark.slow
+def test_start_on_rows(tmp_path, monkeypatch):
+  report = measured(startup, tmp_path, monkeypatch, "--rows=2000")
+  assert names(report) == ["first step on 2,000 rows"]
+  ((row,),) = [table["rows"] for table in report["tables"]]
+  assert 0.1 < row["peak GiB"] < 2
 
 
 def test_all_areas_in_one_command(tmp_path, monkeypatch, capsys):
