@@ -122,15 +122,13 @@ class Report:
 # --- Contestants ---------------------------------------------------------------------------------
 
 
-def peak_gib(process: int | str = "self") -> float | None:
-  """The most memory that a process has held, by default this; None where the system tells not."""
-  status = Path(f"/proc/{process}/status")
+def peak_gib() -> float | None:
+  """The most memory that this process has held; None where the system does not tell."""
+  status = Path("/proc/self/status")
   if status.exists():
     (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) / 2**20
-  if process != "self" or platform.system() == "Windows":
-    return None
-  return resource.getrusage(0).ru_maxrss / 2**30
+  return None if platform.system() == "Windows" else resource.getrusage(0).ru_maxrss / 2**30
 
 
 _here: Any = None  # the contestant of a process of its own

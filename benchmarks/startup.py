@@ -2,19 +2,15 @@
 
   python -m benchmarks.startup --output=startup.json
   python -m benchmarks.startup --full_size
-  python -m benchmarks.startup --rows=1000000
 
 Each turn is a command in a process of its own: Python alone, importing what answers, `mellow
 generate` until it has answered a question of one clip, `mellow train` on generated scenes until
 metrics.jsonl has its first step. "cold" has an empty compilation cache, "warm" that of an earlier
 turn. Weights are random; sizes are the demo's, or the paper's with --full_size. Importing PyTorch
-and transformers stands beside them where they are installed. --rows measures the first training
-step of the demo's model on a table of so many rows instead, and the memory of its process. Needs a
-POSIX system; memory, Linux.
+and transformers stands beside them where they are installed. Needs a POSIX system.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -26,16 +22,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import tokenizers
-import tqdm
 
-from benchmarks import check, rounds
+from benchmarks import rounds
 
 ROOT = Path(__file__).parents[1]
 ALONE, IMPORT, PEER = "Python alone", "import what answers", "import torch and transformers"
 TOKENS = 16  # of the answer
-CLIPS = 1000  # that the rows of --rows are about
 SCENES = """
 import runpy
 
@@ -93,10 +85,7 @@ class Command:
 
 
 class FirstStep(Command):
-  """`mellow train` until it has written down its first step; peak_gib of its process until then."""
-
-  def peak_gib(self) -> float | None:
-    return self._peak
+  """`mellow train` until it has written down its first step."""
 
   def _run(self, folder: Path, env: dict[str, str]) -> None:
     metrics, log = folder / "run" / "metrics.jsonl", folder / "log.txt"
@@ -108,7 +97,6 @@ class FirstStep(Command):
           if process.poll() is not None:
             raise RuntimeError(f"training ended: {log.read_text()}")
           time.sleep(0.005)
-        self._peak = rounds.peak_gib(process.pid)
       finally:
         process.kill()
         process.wait()
@@ -139,50 +127,9 @@ def commands(args: argparse.Namespace, folder: Path) -> dict[str, partial]:
   return found
 
 
-def write_rows(folder: Path, count: int) -> None:
-  """A table of so many rows, clips of a second, and a tokenizer with parts of words as tokens."""
-  noise = np.random.default_rng(0)
-  for number in range(CLIPS):
-    path = folder / check.clip(number)
-    path.parent.mkdir(exist_ok=True)
-    soundfile.write(path, (0.1 * noise.standard_normal(16_000)).astype(np.float32), 16_000)
-  with (folder / "rows.json").open("w") as file:
-    for number in tqdm.trange(count, desc="rows", disable=None):
-      made = json.dumps(check.row(number, check.clip(number % CLIPS), noise))
-      file.write(("[\n" if number == 0 else ",\n") + made)
-    file.write("\n]\n")
-  parts = tokenizers.ByteLevelBPETokenizer()
-  special = ["<|endoftext|>", "<pad>"]
-  parts.train_from_iterator(check.WORDS, vocab_size=1000, special_tokens=special)
-  parts.save(str(folder / "tokenizer.json"))
-
-
-def on_rows(args: argparse.Namespace, report: rounds.Report) -> None:
-  """Adds the table of --rows."""
-  with tempfile.TemporaryDirectory() as name:
-    folder = Path(name)
-    write_rows(folder, args.rows)
-    train = ["-m", "mellow_jax.train", "--config=demo", "--config.log_every=1"]
-    train += ["--config.data.source=files", f"--config.data.train={folder / 'rows.json'}"]
-    train += ["--config.data.mix={}", "--config.data.warmup_mix={}"]
-    train += [f"--config.data.tokenizer={folder}", *(SMALLER if args.tiny else [])]
-    make = partial(FirstStep, folder, train, folder / "cache")
-    one = rounds.Contestant(f"first step on {args.rows:,} rows", 1, make)
-    try:
-      measured = rounds.take_turns([one], args.rounds)
-      table = rounds.table("start-up, rows", "s", [one], measured)
-      rounds.add_memory(table, [one])
-    finally:
-      one.close()
-  report.add(table)
-
-
 def run(args: argparse.Namespace) -> dict:
   """The measurement; its report."""
   report = rounds.Report("startup", args)
-  if args.rows:
-    on_rows(args, report)
-    return report.content
   if not rounds.has("torch"):
     report.skip(PEER, "torch is not installed")
   with tempfile.TemporaryDirectory() as name:
@@ -200,7 +147,6 @@ def run(args: argparse.Namespace) -> dict:
 def parser() -> argparse.ArgumentParser:
   found = rounds.parser(__doc__)
   found.add_argument("--full_size", action="store_true", help="the paper's sizes")
-  found.add_argument("--rows", type=int, help="start on a table of so many rows instead")
   return found
 
 

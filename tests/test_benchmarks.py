@@ -93,14 +93,6 @@ def test_startup(tmp_path, monkeypatch):
   assert "first training step, warm" in names(report)
 
 
-@pytest.mark.slow
-def test_start_on_rows(tmp_path, monkeypatch):
-  report = measured(startup, tmp_path, monkeypatch, "--rows=2000")
-  assert names(report) == ["first step on 2,000 rows"]
-  ((row,),) = [table["rows"] for table in report["tables"]]
-  assert 0.1 < row["peak GiB"] < 2
-
-
 def test_all_areas_in_one_command(tmp_path, monkeypatch, capsys):
   def run(name):
     args = ["--tiny", "--rounds=2", "--reference=nowhere"]

@@ -14,7 +14,7 @@ import processes
 import pytest
 
 FEEDING = Path(__file__).parents[1] / "loader_process.py"
-SLOWEST_SECONDS = 15.0
+SLOWEST_SECONDS = 30.0
 # Of a read. Those that do not wait for it to pass have time to import while others work.
 TIMEOUT_SECONDS = {"hang": 5.0, "hang workers": SLOWEST_SECONDS, "stopped": SLOWEST_SECONDS}
 AMPLE_SECONDS = 120.0
