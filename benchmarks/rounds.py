@@ -275,12 +275,15 @@ def take_turns(
 ) -> Measured:
   """One turn of each contestant and of the machine's ceilings, and again, so many rounds."""
   found = Measured({c.name: [] for c in contestants}, {})
-  for _ in tqdm.trange(rounds, desc="rounds", disable=None):
+  for index in tqdm.trange(rounds, desc="rounds", disable=None):
     if machine:
       for name, value in machine.call("measure").items():
         found.ceilings.setdefault(name, []).append(value)
     for one in contestants:
-      found.seconds[one.name].append(one.turn())
+      seconds = one.turn()
+      found.seconds[one.name].append(seconds)
+      # A round of training at full size takes many minutes: what it has found is seen as it comes.
+      tqdm.tqdm.write(f"round {index + 1} of {rounds}: {one.name}: {seconds:.3g} s")
   return found
 
 

@@ -5,11 +5,12 @@
 
 "reference" is a checkout's training step as it is: float32, 250 slots for every answer, logits at
 every position, its clipping and Adam. "PyTorch, lean" is the same model with the encoder outside
-the gradient, logits at answers alone and fused Adam. "identical work" computes what the reference
-computes, the encoder in training mode included. The rows below it leave out work: answers in four
-compiled lengths (the same update), batches of answers of one length, cached features, and eight
-questions that share their clips. A step's time is then averaged over the lengths that answers of
-ReasonAQA take; their distribution is drawn from benchmarks/inputs.py.
+the gradient, logits at answers alone, fused Adam, and on a CPU the memory of a step kept for the
+next, as ours keeps it. "identical work" computes what the reference computes, the encoder in
+training mode included. The rows below it leave out work: answers in four compiled lengths (the
+same update), batches of answers of one length, cached features, and eight questions that share
+their clips. A step's time is then averaged over the lengths that answers of ReasonAQA take; their
+distribution is drawn from benchmarks/inputs.py.
 
 All have the same random weights. Before anything is timed, loss and norm of the gradient of one
 batch without dropout must agree: to 1e-4 and 1e-3 of their size in float32, 2e-2 in bfloat16. Each
