@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from mellow_jax.convert import convert
 from mellow_jax.data import answer_lengths
 from mellow_jax.inference import decode
 from mellow_jax.models import mellow
-from mellow_jax.training import program_costs, programs, step
+from mellow_jax.training import program_costs, programs, step, trace
 from mellow_jax.training.step import Batch
 
 INPUTS = 4  # batches that take turns
@@ -150,6 +152,20 @@ class Training:
     return peak_gib()
 
 
+def profile(work: Work, weights: Path) -> str:
+  """Where the time of three steps goes, in lines."""
+  training = Training(work, weights, steps=3)
+  return _traced(training.turn)
+
+
+def _traced(run: Callable[[], object]) -> str:
+  """Where the time of a call goes, in lines."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      run()
+    return trace.summary(Path(folder))
+
+
 def first_step(work: Work, weights: Path) -> tuple[float, float]:
   """Loss and norm of the gradient of the first batch, without dropout, in its fewest slots."""
   parallel.use_compilation_cache()
@@ -226,16 +242,24 @@ class Decoding:
     keys = jax.random.split(jax.random.key(0), batch)
     sampling = decode.Sampling(max_new_tokens=tokens)
 
-    def run(params: dict, prefix: jax.Array) -> jax.Array:
+    def run(params: dict, prefix: jax.Array) -> decode.Generation:
       model = nnx.merge(graphdef, params)
-      return decode.generate(model, prefix, lengths, keys, sampling).tokens[:, 0]
+      return decode.generate(model, prefix, lengths, keys, sampling)
 
     program = jax.jit(run)
-    self._run = lambda: np.asarray(program(fused, prefix))
+    self._run = lambda: jax.device_get(program(fused, prefix))
     self._compile_seconds = self.turn()
 
   def tokens(self) -> np.ndarray:
-    return self._run()
+    return self._run().tokens[:, 0]
+
+  def log_probs(self) -> np.ndarray:
+    """Of whole answers, natural."""
+    return self._run().log_probs[:, 0]
+
+  def profile(self) -> str:
+    """Where the time of an answer goes, in lines."""
+    return _traced(self.turn)
 
   def compile_seconds(self) -> float:
     """Seconds of the first turn, which compiles."""

@@ -4,7 +4,9 @@
   python -m benchmarks.decode --new_tokens=64 --batch=1,8 --output=decode.json
 
 All get the same random weights at full size, the same prefix of 389 embeddings and decode
-greedily in float32; their tokens must agree before anything is timed. "reference" works as the
+greedily, in float32 or as --dtype says. In float32 their tokens must agree before anything is
+timed; in bfloat16, where two logits may change places, what the most probable first token of each
+row has as its log-probability, to 0.1. "reference" works as the
 public PyTorch code does: the whole sequence anew for every token, logits at every position. It is
 timed at the first, a middle and the last token only, since a token takes seconds. "Hugging Face,
 compiled" has a static cache and a step compiled by PyTorch, which needs a C++ compiler on a CPU.
@@ -32,6 +34,8 @@ REFERENCE, HUGGING_FACE, OURS = "reference", "Hugging Face", "ours"
 COMPILED = "Hugging Face, compiled"
 FIRST, AFTER = ", first token", "ours, after the first token"
 END_NEVER = -1  # no token has this id: every run decodes all its tokens
+BYTES = {"float32": 4, "bfloat16": 2}  # of a weight
+CLOSE = 0.1  # log-probabilities of contestants in bfloat16
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> dict:
   from benchmarks import contestants
 
   report = rounds.Report("decode", args)
-  cfg = inputs.model(args.tiny, args.layers)
+  cfg = inputs.model(args.tiny, args.layers, args.dtype)
   cfg = dataclasses.replace(cfg, end_id=END_NEVER)
   has_torch = rounds.has("torch")
   if not has_torch:
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> dict:
   with tempfile.TemporaryDirectory() as name:
     write = (contestants.write_weights, cfg, Path(name), has_torch)
     rounds.apart(*write, own_process=not args.tiny)
-    machine = rounds.machine(cfg, cfg.prefix_tokens, args.tiny)
+    machine = rounds.machine(cfg, cfg.prefix_tokens, args.tiny, args.dtype)
     for batch in map(int, args.batch.split(",")):
       for table in measure(args, cfg, batch, Path(name), report, machine):
         report.add(table)
@@ -84,10 +88,16 @@ def start(
   return found
 
 
-def check(report: rounds.Report, found: dict[str, rounds.Contestant], batch: int) -> None:
+def check(
+  report: rounds.Report, found: dict[str, rounds.Contestant], batch: int, dtype: str
+) -> None:
   """Ends the program where contestants decode other tokens."""
   own = found[OURS].call("tokens")
-  if HUGGING_FACE in found:
+  if HUGGING_FACE in found and dtype != "float32":
+    ours, theirs = (found[name + FIRST].call("log_probs") for name in (OURS, HUGGING_FACE))
+    what = f"log-probabilities of first tokens, batch {batch}"
+    report.agree(what, float(abs(ours - theirs).max()), CLOSE)
+  elif HUGGING_FACE in found:
     from benchmarks import reference
 
     for name in (HUGGING_FACE, COMPILED, REFERENCE):
@@ -110,7 +120,7 @@ def measure(
   """The tables of a batch size: whole answers, and the first token."""
   count = args.new_tokens
   found = start(args, cfg, batch, weights)
-  check(report, found, batch)
+  check(report, found, batch, args.dtype)
   measured = rounds.take_turns([*found.values()], args.rounds, machine)
   seconds = measured.seconds
   seconds[AFTER] = [a - b for a, b in zip(seconds[OURS], seconds[OURS + FIRST], strict=True)]
@@ -142,6 +152,8 @@ def measure(
   )
   work |= {one.name: answer for one in whole if one.name != REFERENCE}
   roofline.add(table, work, "weights, keys and values")
+  if args.profile:
+    report.profile(f"decoding, batch {batch}", found[OURS].call("profile"))
   for one in found.values():
     one.close()
   title = f"first token, batch {batch}"
@@ -159,8 +171,8 @@ def bytes_read(cfg: inputs.ModelConfig, batch: int, count: int) -> int:
   """What a token of a batch reads on average: weights, and each row's keys and values."""
   d = cfg.decoder
   weights = layer_parameters(cfg) + d.width * (d.vocab + 1)
-  slots = cfg.prefix_tokens + count / 2
-  return round(4 * weights + 4 * batch * slots * 2 * d.layers * d.kv_heads * d.head_size)
+  cached = batch * (cfg.prefix_tokens + count / 2) * 2 * d.layers * d.kv_heads * d.head_size
+  return round(BYTES[cfg.dtype] * (weights + cached))
 
 
 def flops(cfg: inputs.ModelConfig, batch: int, slots: float) -> float:
@@ -175,6 +187,8 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument("--layers", type=int, help="of the decoder, fewer than its own")
   found.add_argument("--batch", default="1,8")
   found.add_argument("--new_tokens", type=int, default=64)
+  found.add_argument("--dtype", choices=[*BYTES], default="float32")
+  found.add_argument("--profile", action="store_true", help="where the time of our answers goes")
   return found
 
 

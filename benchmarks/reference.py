@@ -243,8 +243,9 @@ class Decoding:
       names = [name for name in file.files if name.startswith(part)]
       state = {name.removeprefix(part): torch.from_numpy(file[name]) for name in names}
     self.model.load_state_dict(state, strict=True)
-    self.model.to(DEVICE)
-    self.prefix, self.count = torch.from_numpy(inputs.prefix(cfg, batch)).to(DEVICE), tokens
+    self.model.to(DEVICE, getattr(torch, cfg.dtype))
+    self.prefix = torch.from_numpy(inputs.prefix(cfg, batch)).to(DEVICE, self.model.dtype)
+    self.count = tokens
     self._step = self.model
     self._cached(1)  # warms up
 
@@ -265,6 +266,12 @@ class Decoding:
 
   def tokens(self) -> np.ndarray:
     return self._cached(self.count).cpu().numpy()
+
+  @torch.inference_mode()
+  def log_probs(self) -> np.ndarray:
+    """Of the most probable first tokens, natural."""
+    logits = self.model(inputs_embeds=self.prefix, use_cache=False, logits_to_keep=1).logits
+    return logits[:, -1].float().log_softmax(-1).amax(-1).cpu().numpy()
 
   def turn(self) -> float:
     return rounds.timed(self.tokens)[0]

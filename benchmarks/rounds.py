@@ -95,6 +95,7 @@ class Report:
       "versions": versions,
       "skipped": [],
       "agreement": [],
+      "profiles": {},
       "tables": [],
     }
 
@@ -111,10 +112,19 @@ class Report:
     if not difference <= tolerance:
       raise SystemExit("results differ: nothing is timed")
 
+  def profile(self, what: str, summary: str) -> None:
+    """Adds where the time of a row goes, prints it, and writes the file."""
+    self.content["profiles"][what] = summary
+    print(f"profile, {what}: {summary}", flush=True)
+    self._write()
+
   def add(self, table: dict[str, Any]) -> None:
     """Adds a table, prints it, and writes the file."""
     self.content["tables"].append(table)
     print(text(table), flush=True)
+    self._write()
+
+  def _write(self) -> None:
     if self._output:
       self._output.write_text(json.dumps(self.content, indent=1))
 

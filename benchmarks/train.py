@@ -33,8 +33,11 @@ from benchmarks import inputs, roofline, rounds
 from mellow_jax.config import Config, DataConfig, OptimConfig
 
 REFERENCE, LEAN, COMPILED = "reference", "PyTorch, lean", "PyTorch, compiled"
+IDENTICAL, LENGTHS, GROUPED = "identical work", "answer lengths", "batches of one length"
 TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 2e-2)}  # of loss and gradient's norm
 QUESTIONS = 8  # that share their clips
+CACHED, SHARED = "cached features", f"{QUESTIONS} questions on shared clips"
+ROWS = (REFERENCE, LEAN, COMPILED, IDENTICAL, LENGTHS, GROUPED, CACHED, SHARED)
 
 
 def works(model: inputs.ModelConfig, batch: int, count: int = 4) -> dict[str, Config]:
@@ -58,11 +61,11 @@ def works(model: inputs.ModelConfig, batch: int, count: int = 4) -> dict[str, Co
   )
   shared = -(-batch // QUESTIONS) * QUESTIONS
   return {
-    "identical work": identical,
-    "answer lengths": run(**lengths),
-    "batches of one length": run(**one_length),
-    "cached features": run(**cached),
-    f"{QUESTIONS} questions on shared clips": run(shared, **cached, share_prefix=QUESTIONS),
+    IDENTICAL: identical,
+    LENGTHS: run(**lengths),
+    GROUPED: run(**one_length),
+    CACHED: run(**cached),
+    SHARED: run(shared, **cached, share_prefix=QUESTIONS),
   }
 
 
@@ -72,11 +75,12 @@ def check(report: rounds.Report, args: argparse.Namespace, ours: Sequence, folde
 
   apart = partial(rounds.apart, own_process=not args.tiny)
   expected = apart(contestants.first_step, ours[0], folder)
-  found = {ours[1].name: apart(contestants.first_step, ours[1], folder)}
+  same = [each for each in ours if each.name == LENGTHS]  # what other rows learn from is noise
+  found = {each.name: apart(contestants.first_step, each, folder) for each in same}
   if not rounds.no_reference(args):
     from benchmarks import reference
 
-    for name in peers():
+    for name in peers(args):
       found[name] = apart(reference.first_step, _setup(args, ours[0].cfg, folder, name))
   for name, values in found.items():
     what = (f"loss, {name}", f"norm of the gradient, {name}")
@@ -84,9 +88,10 @@ def check(report: rounds.Report, args: argparse.Namespace, ours: Sequence, folde
       report.agree(each, abs(value - own) / abs(own), most)
 
 
-def peers() -> list[str]:
+def peers(args: argparse.Namespace) -> list[str]:
   """Contestants of PyTorch."""
-  return [REFERENCE, LEAN, *([COMPILED] if rounds.has_compiler() else [])]
+  found = [REFERENCE, LEAN, *([COMPILED] if rounds.has_compiler() else [])]
+  return [name for name in found if not args.only or name in args.only]
 
 
 def _setup(args: argparse.Namespace, cfg: Config, folder: Path, name: str) -> Any:
@@ -106,7 +111,11 @@ def run(args: argparse.Namespace) -> dict:
 
   report = rounds.Report("train", args)
   model = inputs.model(args.tiny, args.layers, args.dtype)
-  ours = [contestants.Work(*x) for x in works(model, args.batch, args.lengths).items()]
+  ours = [
+    contestants.Work(name, cfg)
+    for name, cfg in works(model, args.batch, args.lengths).items()
+    if not args.only or name in (IDENTICAL, *args.only)
+  ]
   own_process = not args.tiny
   why = rounds.no_reference(args)
   if why:
@@ -125,7 +134,7 @@ def run(args: argparse.Namespace) -> dict:
     if not why:
       from benchmarks import reference
 
-      for one in peers():
+      for one in peers(args):
         make = partial(reference.Training, _setup(args, ours[0].cfg, folder, one), args.steps)
         everyone.append(start(one, args.batch, make, work=flops[ours[0].name]))
     for each in ours:
@@ -138,16 +147,18 @@ def run(args: argparse.Namespace) -> dict:
       everyone,
       measured,
       limit=rounds.Limit("GFLOP/s", "products and convolutions of a step"),
-      peers=(*peers(), ours[0].name),
+      peers=(*peers(args), ours[0].name),
     )
     rounds.add_memory(table, everyone)
     work = {one.name: roofline.Work(one.work, one.traffic()) for one in everyone[-len(ours) :]}
     for one in (machine, *everyone):
       one.close()
-  for row, each in zip(table["rows"][-len(ours) :], ours, strict=True):
-    row["slots for answers"] = contestants.slots(each.cfg)
-  roofline.add(table, work, "what the program moves")
-  report.add(table)
+    for row, each in zip(table["rows"][-len(ours) :], ours, strict=True):
+      row["slots for answers"] = contestants.slots(each.cfg)
+    roofline.add(table, work, "what the program moves")
+    report.add(table)
+    for each in ours if args.profile else ():
+      report.profile(each.name, apart(contestants.profile, each, folder))
   return report.content
 
 
@@ -156,8 +167,11 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument("--batch", type=int, default=4)
   found.add_argument("--steps", type=int, default=1, help="of a turn; 10 on an accelerator")
   found.add_argument("--lengths", type=int, default=4, help="of answers, each compiled")
+  text = "a row by its name, and again for others; identical work is always measured"
+  found.add_argument("--only", action="append", choices=ROWS, help=text)
   found.add_argument("--keep", action="store_true", help="all in memory at once, and quicker")
   found.add_argument("--dtype", choices=[*TOLERANCES], default="float32")
+  found.add_argument("--profile", action="store_true", help="where the time of our steps goes")
   return found
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import (
+  accelerator,
   contestants,
   decode,
   encoder,
@@ -91,6 +92,32 @@ def test_pipeline(tmp_path, monkeypatch):
 def test_startup(tmp_path, monkeypatch):
   report = measured(startup, tmp_path, monkeypatch)
   assert "first training step, warm" in names(report)
+
+
+@pytest.mark.slow
+def test_accelerator(tmp_path, capsys):
+  output = tmp_path / "report.json"
+  accelerator.main(["--tiny", "--parts=training,decoding at 8", f"--output={output}"])
+  report = json.loads(output.read_text())
+  assert list(report["parts"]) == ["training", "decoding at 8"] and report["platform"] == "cpu"
+  rows = names(report["parts"]["training"])
+  assert (
+    rows == list(accelerator.TRAINING) and list(report["parts"]["training"]["profiles"]) == rows
+  )
+  assert decode.AFTER in names(report["parts"]["decoding at 8"])
+  goals = accelerator.goals(report["parts"])
+  assert [row["goal"] for row in goals] == [*accelerator.TRAINING.values(), accelerator.DECODING[8]]
+  assert all(row["reached"] > 0 for row in goals)
+
+
+def test_a_part_for_which_no_time_is_left_is_named(tmp_path, capsys):
+  output = tmp_path / "report.json"
+  accelerator.main(["--tiny", "--minutes=0", f"--output={output}"])
+  found = json.loads(output.read_text())["parts"]
+  assert list(found) == ["training", *(f"decoding at {n}" for n in accelerator.DECODING)]
+  assert all("minutes are over" in each["skipped"] for each in found.values())
+  with pytest.raises(SystemExit, match="--parts: speed: choose from training, decoding at 1"):
+    accelerator.main(["--tiny", "--parts=speed"])
 
 
 def test_all_areas_in_one_command(tmp_path, monkeypatch, capsys):

@@ -223,6 +223,7 @@ def test_a_run_on_files_goes_on_from_another_runs_model(train, whole, files, tmp
   (out,) = processes.finish(train(tmp_path / "run", *files, *flags, arg=":files"))
   assert re.search(r"model: (\d+) of \1 arrays taken", out) and "step 4/4" in out
   assert "trace of steps 2 to 3" in out and list(tmp_path.glob("run/profile/**/*.xplane.pb"))
+  assert re.search(r"\d% of it idle\n +\d+\.\d%  ", out)
   rows = json.loads((tmp_path / "data/train.json").read_text())
   texts = [row[field] for row in rows for field in ("input", "answer")]
   vocabulary = tokenizer.build_tokenizer(texts).get_vocab()

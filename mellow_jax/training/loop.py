@@ -16,7 +16,16 @@ from mellow_jax import checkpoint, config, files, parallel, progress
 from mellow_jax.config import Config
 from mellow_jax.data import bad_records
 from mellow_jax.errors import CheckpointError, ConfigError, DivergedError
-from mellow_jax.training import checkpoints, features, init, programs, report, step, validation
+from mellow_jax.training import (
+  checkpoints,
+  features,
+  init,
+  programs,
+  report,
+  step,
+  trace,
+  validation,
+)
 from mellow_jax.training.checkpoints import Counters, TrainCheckpoints
 from mellow_jax.training.loader import Loader
 from mellow_jax.training.metrics import MetricsWriter, Timer, batch_digest
@@ -104,6 +113,8 @@ def _train(
       jax.block_until_ready(run.state)
       jax.profiler.stop_trace()
       parallel.log(f"trace of steps {profile[0]} to {number}: {workdir / 'profile'}")
+      if jax.process_index() == 0:
+        parallel.log(trace.summary(workdir / "profile"))
 
     # ---------------------------------------------------------------- validation, checkpoint
     saves, validates = (
