@@ -311,21 +311,33 @@ def one_all_reduce(mesh: Mesh) -> dict[str, int]:
   return {f"{prefix}in_bytes": 2**31 - 1, f"{prefix}count": 10_000}
 
 
-def attention(cfg: Config, mesh: Mesh | None) -> str:
-  """The way of config.attention on the devices of a mesh; None: on those of this process.
+class DecoderWays(NamedTuple):
+  """In what ways a decoder in training computes the same: what a kind of device is fastest at."""
+
+  attention: str = "scores"  # as config.attention, without "auto"
+  logits_bytes: int | None = None  # of a piece of the loss; None: as few as suit a CPU
+
+
+# A CPU keeps a small piece of the loss in its cache. Elsewhere it pays to have few: each reads the
+# whole embedding, and adds to the whole of its gradient.
+LOGITS_BYTES = {"gpu": 2**30, "tpu": 2**28}
+
+
+def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
+  """Those of a config on the devices of a mesh; None: on those of this process.
 
   The kernels are for heads as wide as half of a TPU's registers, and cuDNN's for masks that hide
   nothing but later positions, and not for float32.
   """
-  if cfg.attention != "auto":
-    return cfg.attention
   platform, model = mesh.devices.flat[0].platform if mesh else jax.default_backend(), cfg.model
-  if model.decoder.head_size % 64 == 0:
-    if platform == "tpu":
-      return "splash"
-    if platform == "gpu" and not model.mask_padding and model.dtype != "float32":
-      return "cudnn"
-  return "pieces"
+  attention = cfg.attention
+  if attention == "auto":
+    attention, fits = "pieces", model.decoder.head_size % 64 == 0
+    if fits and platform == "tpu":
+      attention = "splash"
+    elif fits and platform == "gpu" and not model.mask_padding and model.dtype != "float32":
+      attention = "cudnn"
+  return DecoderWays(attention, LOGITS_BYTES.get(platform))
 
 
 def device_memory(mesh: Mesh) -> int:

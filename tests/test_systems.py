@@ -69,8 +69,9 @@ def test_parameters_of_the_papers_systems(encoder, mapper, decoder, lora, total,
 # --- Decoding ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("layout", ["columns", "rows"])
 @pytest.mark.parametrize("name", systems.EVERY)
-def test_cached_decoding_gives_the_tokens_of_the_full_forward(name):
+def test_cached_decoding_gives_the_tokens_of_the_full_forward(name, layout):
   """From the clips on, over 200 tokens, in the fused layout."""
   cfg = systems.config(name, dtype="float32", end_id=63)
   params = tiny.params(cfg)
@@ -79,7 +80,7 @@ def test_cached_decoding_gives_the_tokens_of_the_full_forward(name):
   )  # GPT-2's would outweigh all else
   embed = params["decoder"]["embed"]
   embed["embedding"] = embed["embedding"].at[63].set(0.0)  # which is never the largest of many
-  graphdef, fused = mellow.fuse(cfg, params)
+  graphdef, fused = mellow.fuse(cfg, params, layout)
   wav = 0.3 * jax.random.normal(jax.random.key(1), (4, cfg.audio.clip_samples))
   ids = jax.random.randint(jax.random.key(2), (2, cfg.text_tokens), 2, 60)
   lengths, keys = jnp.asarray([3, 8]), jax.random.split(jax.random.key(0), 2)

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from mellow_jax.config import GPT2Config, SmolLM2Config
 from mellow_jax.models import attention, example_rng, lora
 
 QUERIES = 128  # positions that attend at a time, in pieces
-LOGITS_BYTES = 2**26  # of the logits that training holds at a time, a few times over
+Layout = Literal["columns", "rows"]  # what lies side by side in a fused decoder's kernels
 
 
 class LayerCache(NamedTuple):
@@ -187,6 +187,22 @@ def _gather_gradient(inputs: tuple[Array, ...], dy: Array) -> tuple[Array | None
 _gather_again.defvjp(_gather_kept, _gather_gradient)
 
 
+class RowLinear(nnx.Module):
+  """A linear layer whose kernel has the weights of an output side by side.
+
+  A product with one row XLA on GPU takes apart into products and sums. Along such a kernel they are
+  one operation; along one of nnx.Linear the products are written to memory and read again.
+  """
+
+  def __init__(self, n_in: int, n_out: int, dtype: jnp.dtype, *, use_bias: bool):
+    self.dtype, self.kernel = dtype, nnx.Param(jnp.zeros((n_out, n_in), dtype))
+    self.bias = nnx.Param(jnp.zeros(n_out)) if use_bias else None
+
+  def __call__(self, x: Float[Array, "*B n"]) -> Float[Array, "*B m"]:
+    y = jnp.einsum("...n,mn->...m", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
 class Decoder(nnx.Module):
   """A language model over embeddings, with an explicit key/value cache.
 
@@ -197,8 +213,9 @@ class Decoder(nnx.Module):
 
   cfg: SmolLM2Config | GPT2Config
   dtype: jnp.dtype
-  fused: bool
+  fused: Layout | None
   dropout: float = 0.0  # rate, while training
+  logits_bytes: int = 2**26  # of the logits that training holds at a time, a few times over
   # How a sequence attends to itself: "scores" has all scores at once; "pieces" those of some
   # positions at a time; the others are KERNELS of attention.py, where nothing is drawn.
   attention: str = "scores"
@@ -327,7 +344,7 @@ class Decoder(nnx.Module):
       return f(self.logits(hidden), ids)
 
     b, r = ids.shape
-    pieces = min(-(-4 * b * r * self.cfg.vocab // LOGITS_BYTES), r)
+    pieces = min(-(-4 * b * r * self.cfg.vocab // self.logits_bytes), r)
     if pieces == 1:
       return piece(hidden, ids)
     rest = -r % pieces

@@ -9,12 +9,16 @@ from jaxtyping import Array, Float, Int
 
 from mellow_jax.config import GPT2Config
 from mellow_jax.models import decoder, example_rng
-from mellow_jax.models.decoder import Context, Decoder, LayerCache
+from mellow_jax.models.decoder import Context, Decoder, LayerCache, Layout, RowLinear
 
 INIT_STD = 0.02  # of initial weights; Radford et al. 2019
 
 
-def _linear(n_in: int, n_out: int, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(
+  n_in: int, n_out: int, std: float, dtype: jnp.dtype, rngs: nnx.Rngs, fused: Layout | None
+) -> nnx.Module:
+  if fused == "rows":
+    return RowLinear(n_in, n_out, dtype, use_bias=True)
   init = nnx.initializers.normal(std)
   return nnx.Linear(n_in, n_out, kernel_init=init, dtype=dtype, rngs=rngs)
 
@@ -22,10 +26,12 @@ def _linear(n_in: int, n_out: int, std: float, dtype: jnp.dtype, rngs: nnx.Rngs)
 class GPT2Attention(nnx.Module):
   """Causal multi-head self-attention; queries, keys and values come from one product."""
 
-  def __init__(self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.cfg, self.fused = cfg, fused
-    self.qkv = _linear(cfg.width, 3 * cfg.width, INIT_STD, dtype, rngs)
-    self.o = _linear(cfg.width, cfg.width, INIT_STD / math.sqrt(2 * cfg.layers), dtype, rngs)
+    self.qkv = _linear(cfg.width, 3 * cfg.width, INIT_STD, dtype, rngs, fused)
+    self.o = _linear(cfg.width, cfg.width, INIT_STD / math.sqrt(2 * cfg.layers), dtype, rngs, fused)
 
   def __call__(
     self,
@@ -45,13 +51,17 @@ class GPT2Attention(nnx.Module):
 class GPT2Block(nnx.Module):
   """One decoder layer: attention and a two-layer perceptron, both residual and pre-norm."""
 
-  def __init__(self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.dropout = cfg.dropout
     self.attn_norm = nnx.LayerNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
     self.attn = GPT2Attention(cfg, dtype, rngs=rngs, fused=fused)
     self.mlp_norm = nnx.LayerNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
-    self.up = _linear(cfg.width, cfg.mlp, INIT_STD, dtype, rngs)
-    self.down = _linear(cfg.mlp, cfg.width, INIT_STD / math.sqrt(2 * cfg.layers), dtype, rngs)
+    self.up = _linear(cfg.width, cfg.mlp, INIT_STD, dtype, rngs, fused)
+    self.down = _linear(
+      cfg.mlp, cfg.width, INIT_STD / math.sqrt(2 * cfg.layers), dtype, rngs, fused
+    )
 
   def __call__(
     self,
@@ -69,7 +79,9 @@ class GPT2Block(nnx.Module):
 class GPT2(Decoder):
   """The language model, `caption_decoder.lm` of the reference."""
 
-  def __init__(self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.cfg, self.dtype, self.fused, self.dropout = cfg, dtype, fused, cfg.dropout
     self.attention = "pieces" if fused else "scores"
     init = nnx.initializers.normal(INIT_STD)
@@ -93,10 +105,15 @@ class GPT2(Decoder):
     return example_rng.dropout(x, self.cfg.dropout, context.part(self.cfg.layers).keys), context
 
 
-def fuse(params: dict, dtype: jnp.dtype) -> dict:
+def fuse(params: dict, dtype: jnp.dtype, layout: Layout) -> dict:
   """The parameters of a fused GPT-2 from a plain one's, kernels in the type they work in."""
+
+  def kernel(x: Array) -> Array:
+    x = x.astype(dtype)
+    return x.T if layout == "rows" else x
+
   embedding = params["embed"]["embedding"].astype(dtype)
-  blocks = jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, params["blocks"])
+  blocks = jax.tree.map(lambda x: kernel(x) if x.ndim == 2 else x, params["blocks"])
   return {
     **params,
     "embed": {"embedding": embedding},

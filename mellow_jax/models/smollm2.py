@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mellow_jax.config import SmolLM2Config
 from mellow_jax.models import decoder
-from mellow_jax.models.decoder import Context, Decoder, LayerCache
+from mellow_jax.models.decoder import Context, Decoder, LayerCache, Layout, RowLinear
 
 
 class Rotary(NamedTuple):
@@ -84,11 +84,15 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
   """Causal self-attention in which H query heads share one key and value head."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.cfg, self.fused = cfg, fused
     q_width, kv_width = cfg.heads * cfg.head_size, cfg.kv_heads * cfg.head_size
 
-    def linear(n_in: int, n_out: int) -> nnx.Linear:
+    def linear(n_in: int, n_out: int) -> nnx.Module:
+      if fused == "rows":
+        return RowLinear(n_in, n_out, dtype, use_bias=False)
       return nnx.Linear(n_in, n_out, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
@@ -150,10 +154,14 @@ swiglu.defvjp(_swiglu_kept, _swiglu_gradient)
 class MLP(nnx.Module):
   """SwiGLU between two products."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.fused = fused
 
-    def linear(n_in: int, n_out: int) -> nnx.Linear:
+    def linear(n_in: int, n_out: int) -> nnx.Module:
+      if fused == "rows":
+        return RowLinear(n_in, n_out, dtype, use_bias=False)
       return nnx.Linear(n_in, n_out, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
@@ -173,7 +181,9 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """One decoder layer: attention and SwiGLU, both residual and pre-norm."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.attn_norm = RMSNorm(cfg.width, cfg.norm_eps)
     self.attn = Attention(cfg, dtype, rngs=rngs, fused=fused)
     self.mlp_norm = RMSNorm(cfg.width, cfg.norm_eps)
@@ -194,7 +204,9 @@ class Block(nnx.Module):
 class SmolLM2(Decoder):
   """The language model, `caption_decoder.lm` of the reference."""
 
-  def __init__(self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: bool = False):
+  def __init__(
+    self, cfg: SmolLM2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs, fused: Layout | None = None
+  ):
     self.cfg, self.dtype, self.fused = cfg, dtype, fused
     self.attention = "pieces" if fused else "scores"
     init = nnx.initializers.normal(1 / math.sqrt(cfg.width))
@@ -215,12 +227,13 @@ class SmolLM2(Decoder):
     return x, context._replace(positions=by)
 
 
-def fuse(params: dict, dtype: jnp.dtype) -> dict:
+def fuse(params: dict, dtype: jnp.dtype, layout: Layout) -> dict:
   """The parameters of a fused SmolLM2 from a plain one's, kernels in the type they work in."""
 
   def join(part: dict, *names: str) -> dict:
     kernels = [part[name]["kernel"].astype(dtype) for name in names]
-    return {"kernel": kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1)}
+    kernel = kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1)
+    return {"kernel": kernel.T if layout == "rows" else kernel}
 
   def block(plain: dict) -> dict:
     attn, mlp = plain["attn"], plain["mlp"]

@@ -149,19 +149,21 @@ def gradient(
   *,
   cfg: Config,
   axes: tuple[str, ...] = (),
-  attention: str = "scores",
+  decoder: parallel.DecoderWays | None = None,
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""], Flat], Flat]:
   """(loss, tokens, gradient) summed over a batch's answer tokens, and the statistics.
 
   With mesh axes, each device computes on its own examples, and one all-reduce at the end sums over
-  the devices. attention is the decoder's way, one of config.attention without "auto".
+  the devices. decoder: in what ways it computes, its own by default.
   """
 
   def loss_fn(trainable: Flat, statistics: Flat, batch: Batch, keys: Key[Array, "B"]):
     model = merge(cfg.model, trainable, frozen, statistics)
     # Batch statistics are those of all devices.
     model.encoder.set_attributes(nnx.BatchNorm, axis_name=axes or None)
-    model.decoder.attention = attention
+    if decoder:
+      model.decoder.attention = decoder.attention
+      model.decoder.logits_bytes = decoder.logits_bytes or model.decoder.logits_bytes
     parts = (example_rng.fold(keys, i) for i in range(4))
     encoder_keys, mapper_keys, lora_keys, decoder_keys = parts
     lora.attach(model, trainable, lora_keys, cfg.optim.lora)
@@ -223,9 +225,8 @@ def train_step(
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
   keys = keys_of(batch) if isinstance(batch, Batch) else tuple(map(keys_of, batch))
-  attention = parallel.attention(cfg, mesh)
   axes = mesh.axis_names if mesh else ()
-  total = functools.partial(gradient, cfg=cfg, axes=axes, attention=attention)
+  total = functools.partial(gradient, cfg=cfg, axes=axes, decoder=parallel.decoder_ways(cfg, mesh))
   if mesh:
     here, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
     specs = (everywhere, everywhere, here, here)

@@ -149,14 +149,15 @@ def test_masked_padding_does_not_matter_however_long():
   np.testing.assert_allclose(found[0].log_probs, found[1].log_probs, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["columns", "rows"])
 @pytest.mark.parametrize("queries", [decoder_lib.QUERIES, 5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_the_fused_decoder_is_the_plain_one(dtype, tolerance, queries, monkeypatch):
+def test_the_fused_decoder_is_the_plain_one(dtype, tolerance, queries, layout, monkeypatch):
   monkeypatch.setattr(decoder_lib, "QUERIES", queries)  # all at once or in pieces
   plain = Decoder(tiny.config(dtype=dtype))
   fused = Decoder(plain.cfg)
-  fused.graphdef, fused.params = mellow.fuse(plain.cfg, plain.params)
-  _, abstract = mellow.abstract(plain.cfg, fused=True)
+  fused.graphdef, fused.params = mellow.fuse(plain.cfg, plain.params, layout)
+  _, abstract = mellow.abstract(plain.cfg, fused=layout)
   assert jax.tree.map(jnp.shape, fused.params) == jax.tree.map(lambda x: x.shape, abstract)
   assert fused.params["decoder"]["head"]["kernel"].dtype == dtype
   prefix = plain.prefix(8)

@@ -77,7 +77,7 @@ def test_a_loss_in_pieces_is_the_loss(tiny_config, positions_a_piece, monkeypatc
     return "scan" in str(jax.make_jaxpr(run)(*args)), jax.jit(run)(*args)
 
   whole_in_pieces, whole = found()
-  monkeypatch.setattr(decoder, "LOGITS_BYTES", 4 * 2 * 64 * positions_a_piece)
+  monkeypatch.setattr(decoder.Decoder, "logits_bytes", 4 * 2 * 64 * positions_a_piece)
   in_pieces, pieces = found()
   assert (whole_in_pieces, in_pieces) == (False, True)
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
