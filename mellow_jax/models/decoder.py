@@ -187,6 +187,59 @@ def _gather_gradient(inputs: tuple[Array, ...], dy: Array) -> tuple[Array | None
 _gather_again.defvjp(_gather_kept, _gather_gradient)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def nll(
+  hidden: Float[Array, "*B D"],
+  embedding: Float[Array, "V D"],
+  ids: Int[Array, "*B"],
+  dtype: jnp.dtype,
+  keeps: bool,
+) -> Float[Array, "*B"]:
+  """Negative log-likelihood of tokens, in nats, from hidden states and the tied head.
+
+  For its gradient a sum of exponentials is kept for each token, and logits where `keeps` says so:
+  else they are computed again. Products are of `dtype`, also those of the gradient: from the
+  derivative of a product with a float32 result JAX makes products in float32.
+  """
+  return _nll_kept(hidden, embedding, ids, dtype, keeps)[0]
+
+
+def tied_logits(hidden: Array, embedding: Array, dtype: jnp.dtype) -> Float[Array, "*B V"]:
+  """Logits in float32 of the head that is the embedding itself."""
+  table = embedding.astype(dtype)
+  return jnp.einsum(
+    "...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32
+  )
+
+
+def _nll_kept(
+  hidden: Array, embedding: Array, ids: Array, dtype: jnp.dtype, keeps: bool
+) -> tuple[Array, tuple[Array | None, ...]]:
+  logits = tied_logits(hidden, embedding, dtype)
+  most = jnp.max(logits, axis=-1, keepdims=True)
+  total = jnp.log(jnp.sum(jnp.exp(logits - most), axis=-1))
+  chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1) - most
+  kept = (hidden, embedding, ids, total + most[..., 0], logits if keeps else None)
+  return total - chosen[..., 0], kept
+
+
+def _nll_gradient(
+  dtype: jnp.dtype, keeps: bool, kept: tuple[Array | None, ...], dy: Array
+) -> tuple[Array | None, ...]:
+  hidden, embedding, ids, total, logits = kept
+  if logits is None:
+    logits = tied_logits(after(dy, hidden), embedding, dtype)
+  is_chosen = jnp.arange(logits.shape[-1]) == ids[..., None]
+  change = dy[..., None] * (jnp.exp(logits - total[..., None]) - is_chosen)
+  change, table, wide = change.astype(dtype), embedding.astype(dtype), jnp.float32
+  by_hidden = jnp.einsum("...v,vd->...d", change, table, preferred_element_type=wide)
+  by_table = jnp.einsum("...v,...d->vd", change, hidden.astype(dtype), preferred_element_type=wide)
+  return by_hidden.astype(hidden.dtype), by_table.astype(embedding.dtype), None
+
+
+nll.defvjp(_nll_kept, _nll_gradient)
+
+
 class RowLinear(nnx.Module):
   """A linear layer whose kernel has the weights of an output side by side.
 
@@ -314,12 +367,10 @@ class Decoder(nnx.Module):
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits in float32; the output head is the embedding itself."""
-    hidden = hidden.astype(self.dtype)
     if self.fused:
-      kernel = self.head.kernel[...]
+      hidden, kernel = hidden.astype(self.dtype), self.head.kernel[...]
       return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
-    table = self.embed.embedding[...].astype(self.dtype)
-    return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+    return tied_logits(hidden, self.embed.embedding[...], self.dtype)
 
   def nll(self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]) -> Float[Array, "B R"]:
     """Negative log-likelihood of each token, in nats.
@@ -327,30 +378,39 @@ class Decoder(nnx.Module):
     Where the logits of all positions would be the largest array of training, they are computed some
     positions at a time, and again for the gradient.
     """
-    return self._in_pieces(optax.softmax_cross_entropy_with_integer_labels, hidden, ids)
+
+    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"], is_only: bool) -> Array:
+      if self.fused:
+        return optax.softmax_cross_entropy_with_integer_labels(self.logits(hidden), ids)
+      return nll(hidden, self.embed.embedding[...], ids, self.dtype, is_only)
+
+    return self._in_pieces(piece, hidden, ids)
 
   def is_first_choice(
     self, hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]
   ) -> Bool[Array, "B R"]:
     """Whether greedy decoding would choose each token after those before it."""
-    return self._in_pieces(lambda logits, ids: logits.argmax(axis=-1) == ids, hidden, ids)
+
+    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"], is_only: bool) -> Array:
+      return self.logits(hidden).argmax(axis=-1) == ids
+
+    return self._in_pieces(piece, hidden, ids)
 
   def _in_pieces(
-    self, f: Callable[[Array, Array], Array], hidden: Float[Array, "B R D"], ids: Int[Array, "B R"]
+    self, piece: Callable[[Array, Array, bool], Array], hidden: Array, ids: Int[Array, "B R"]
   ) -> Array:
-    """f of the logits and ids of each position, some positions at a time if they are many."""
+    """What `piece` makes of each position from its logits, some positions at a time if many.
 
-    def piece(hidden: Float[Array, "B r D"], ids: Int[Array, "B r"]) -> Array:
-      return f(self.logits(hidden), ids)
-
+    It is told whether it is the only one.
+    """
     b, r = ids.shape
     pieces = min(-(-4 * b * r * self.cfg.vocab // self.logits_bytes), r)
     if pieces == 1:
-      return piece(hidden, ids)
+      return piece(hidden, ids, True)
     rest = -r % pieces
     hidden, ids = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0))), jnp.pad(ids, ((0, 0), (0, rest)))
     split = jax.tree.map(
       lambda x: x.reshape(b, pieces, -1, *x.shape[2:]).swapaxes(0, 1), (hidden, ids)
     )
-    found = jax.lax.map(jax.checkpoint(lambda x: piece(*x)), split)
+    found = jax.lax.map(lambda x: piece(*x, False), split)
     return found.swapaxes(0, 1).reshape(b, -1)[:, :r]

@@ -84,6 +84,31 @@ def test_a_loss_in_pieces_is_the_loss(tiny_config, positions_a_piece, monkeypatc
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_the_loss_of_a_token_and_its_gradient_are_those_of_its_logits(dtype, tolerance, keeps):
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.standard_normal((2, 5, 16)), dtype)
+  embedding = jnp.asarray(rng.standard_normal((40, 16)), jnp.float32)
+  ids = jnp.asarray(rng.integers(0, 40, (2, 5)), jnp.int32)
+  weights = jnp.asarray(rng.random((2, 5)), jnp.float32)
+
+  def plain(hidden, embedding):
+    table = embedding.astype(dtype).astype(jnp.float32)
+    logits = hidden.astype(jnp.float32) @ table.T
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], 2)[..., 0]
+
+  def ours(hidden, embedding):
+    return decoder.nll(hidden, embedding, ids, jnp.dtype(dtype), keeps)
+
+  expected, found = (jax.vjp(f, hidden, embedding) for f in (plain, ours))
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+  for a, b in zip(found[1](weights), expected[1](weights), strict=True):
+    assert a.dtype == b.dtype
+    a, b = (np.asarray(each, np.float32) for each in (a, b))
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_written_out_are_those_of_the_functions(dtype):
   rng = np.random.default_rng(0)
