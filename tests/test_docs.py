@@ -42,7 +42,7 @@ NOT_RUN = {
   "make real-lm": "needs the package index; test_real_lm.py reads the file that it fetches",
   "mellow train --config=esc10:smollm2": "needs that language model; test_config.py has its config",
   "mellow cache-features": "needs published weights; test_features.py writes small features",
-  "mellow plan": "needs the TPU compiler; test_plan.py has it with the marker tpu_aot",
+  "mellow plan": "needs a compiler; test_plan.py has it with the markers tpu_aot and gpu_aot",
   "mellow convert --input=": "needs published weights; tests/convert makes files like them",
   "mellow reasonaqa synthesize --type=4": "needs three results; test_synthesize.py composes some",
   "mellow ablate --workdir": "trains for an hour; test_ablate.py replaces the training",

@@ -19,7 +19,7 @@ import systems
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.errors import ConfigError
-from mellow_jax.training import tpu_plan
+from mellow_jax.training import device_plan
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
 ONE, EIGHT = ("1,1",), ("8,1", "4,2", "8,1,2")
@@ -101,14 +101,14 @@ import jax
 from mellow_jax import parallel
 from mellow_jax.config import AudioConfig
 from mellow_jax.models import logmel
-from mellow_jax.training import tpu_plan
+from mellow_jax.training import device_plan
 divided = jax.NamedSharding(parallel.make_mesh((8, 1)), jax.P("data"))
 clips = jax.ShapeDtypeStruct((8, 16_000), "float32")
 for stft in ("convolution", "fft"):
   def hear(wav):
     return logmel.log_mel(wav, AudioConfig(sample_rate=16_000, f_max=8000.0, stft=stft))
   program = jax.jit(hear, in_shardings=divided, out_shardings=divided).lower(clips).compile()
-  print(stft, tpu_plan.collectives(program.as_text()))
+  print(stft, device_plan.collectives(program.as_text()))
 """
 
 
@@ -119,7 +119,7 @@ def test_every_clips_spectrum_is_computed_where_the_clip_lies(compile_cache):
 
 @pytest.mark.parametrize("name", ["eval_step", "answer"])
 def test_evaluation_is_divided_as_training_is(trained, name):
-  found = tpu_plan.collectives((trained / f"8/8,1.{name}.hlo").read_text())
+  found = device_plan.collectives((trained / f"8/8,1.{name}.hlo").read_text())
   # Sums, and what is answered, for all to see. The audio of one clip alone is more.
   assert found and sum(sum(c["bytes"].values()) for c in found) < 4000
 

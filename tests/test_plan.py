@@ -1,4 +1,4 @@
-"""What the planner reads out of compiled programs and makes of it; one compilation for a TPU."""
+"""What the planner reads out of compiled programs; one compilation for a TPU, one for GPUs."""
 
 import importlib.util
 import json
@@ -11,9 +11,10 @@ import pytest
 import tiny
 
 from mellow_jax.errors import ConfigError
-from mellow_jax.training import tpu_plan
+from mellow_jax.training import device_plan
 
 ROOT = Path(__file__).parents[1]
+GPU_COMPILER = any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
 # Of programs that XLA compiled for v5e:2x4, shortened.
 PROGRAM = """
   %all-reduce.1 = (f32[576,192]{0,1:T(8,128)}, f32[]{:T(128)}) all-reduce(%a, %b), channel_id=1
@@ -37,16 +38,16 @@ def command(*arguments, seconds=60):
 
 
 def test_collectives_are_counted_with_their_bytes():
-  found = tpu_plan.collectives(PROGRAM)
+  found = device_plan.collectives(PROGRAM)
   assert found == [
     {"kind": "all-reduce", "tensors": 2, "bytes": {"f32": 4 * (576 * 192 + 1)}},
     {"kind": "all-reduce", "tensors": 2, "bytes": {"bf16": 2 * (64 + 16)}},
     {"kind": "all-gather", "tensors": 1, "bytes": {"s32": 4 * 64}},
     {"kind": "reduce-scatter", "tensors": 1, "bytes": {"bf16": 2 * 16}},
   ]
-  text = tpu_plan.summary(found)
+  text = device_plan.summary(found)
   assert text.startswith("2 all-reduce bf16 0.0 MB f32 0.4 MB, 1 all-gather s32 0.0 MB")
-  assert tpu_plan.summary([]) == "none"
+  assert device_plan.summary([]) == "none"
 
 
 @pytest.mark.parametrize(
@@ -59,10 +60,13 @@ def test_collectives_are_counted_with_their_bytes():
     ("v5e", (2, 4), 6.0),  # no rings
     ("v5e", (16, 4), 4.0),  # one
     ("v5e", (1, 1), 0.0),
+    ("h200", (8,), 1.2),  # 450 GB/s to the switch
+    ("h200", (1,), 0.0),
   ],
 )
 def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
-  found = tpu_plan.all_reduce_seconds(270e6, tpu_plan.CHIPS[generation], axes)
+  chip = (device_plan.CHIPS | device_plan.GPUS)[generation]
+  found = device_plan.all_reduce_seconds(270e6, chip, axes)
   assert 1e3 * found == pytest.approx(milliseconds)
 
 
@@ -71,13 +75,14 @@ def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
   [
     ("v9:2x4", 8, 0.5, "--topology=v9:2x4: use GENERATION:AxB or AxBxC"),
     ("v5e:16", 8, 0.5, "--topology=v5e:16: use GENERATION:AxB or AxBxC"),
+    ("h200:9", 8, 0.5, "or up to 8 GPUs of a machine, such as h200:8; h100, h200"),
     ("v5e:2x4", 0, 0.5, "--batch_per_chip must be at least 1"),
     ("v5e:2x4", 8, 1.1, "--utilisation above 0 and at most 1"),
   ],
 )
 def test_what_cannot_be_planned_is_an_error(topology, batch_per_chip, utilisation, message):
   with pytest.raises(ConfigError, match=message) as caught:
-    tpu_plan.plan(tiny.run(), topology, batch_per_chip, utilisation, print)
+    device_plan.plan(tiny.run(), topology, batch_per_chip, utilisation, print)
   assert "\n" not in str(caught.value)
 
 
@@ -90,6 +95,13 @@ def test_without_the_tpu_compiler_a_line_says_how_to_get_it():
   *waiting, last = found.stderr.splitlines()
   assert last == "error: the TPU compiler is missing: in the checkout, pip install -e '.[tpu]'"
   assert set(waiting) <= {"compiling ..."}  # where the start takes more than a second
+
+
+@pytest.mark.skipif(GPU_COMPILER, reason="the GPU compiler is here")
+def test_without_the_gpu_compiler_a_line_says_how_to_get_it():
+  says = r"the GPU compiler is missing: in the checkout, pip install -e '\.\[cuda\]'"
+  with pytest.raises(ConfigError, match=says):
+    device_plan.load_topology("h200:8")
 
 
 @pytest.mark.tpu_aot
@@ -108,3 +120,18 @@ def test_a_small_run_is_compiled_for_a_tpu(run_config):
   assert collective["kind"] == "all-reduce"
   assert made["train"]["flops"] > made["answer"]["flops"] > 0
   assert 0 < made["efficiency_of_computing_alone"] <= made["efficiency"] < 1
+
+
+@pytest.mark.gpu_aot
+@pytest.mark.skipif(not GPU_COMPILER, reason="no GPU compiler: pip install -e '.[cuda]'")
+def test_a_small_run_is_compiled_for_gpus(run_config):
+  """The decoder of SmolLM2's heads, in bfloat16: cuDNN's attention is part of what is compiled."""
+  heads = "--config.model.decoder.head_size=64"
+  flags = [f"--config={run_config}", heads, "--config.model.dtype=bfloat16", "--topology=h200:2"]
+  found = command(*flags, "--json", seconds=600)
+  assert found.returncode == 0, found.stderr
+  made = json.loads(found.stdout)
+  assert (made["chips"], made["mesh"], made["fits"]) == (2, {"data": 2, "fsdp": 1}, True)
+  assert {each["kind"] for each in made["train"]["collectives"]} == {"all-reduce"}
+  assert made["train"]["flops"] > made["answer"]["flops"] > 0
+  assert made["train"]["operations"] > 100 and made["step_seconds"] > 0

@@ -19,7 +19,7 @@ import tiny
 
 from mellow_jax import config, parallel
 from mellow_jax.models import mellow
-from mellow_jax.training import optim, programs, step, tpu_plan
+from mellow_jax.training import device_plan, optim, programs, step
 
 STEPS = 3
 
@@ -105,7 +105,7 @@ def collectives():
     cfg = tiny.run(model=systems.config(name), batch_size=8, optim=config.OptimConfig(freeze=()))
     made = programs.make(cfg, mesh)
     program = made.train_step.lower(made.abstract, batch(cfg, 0)).compile().as_text()
-    found[name] = [one["kind"] for one in tpu_plan.collectives(program)]
+    found[name] = [one["kind"] for one in device_plan.collectives(program)]
   return found
 
 

@@ -83,7 +83,13 @@ class Operation(NamedTuple):
 def traffic(program: str) -> int:
   """Bytes read from and written to memory, not that of the chip, by a compiled program's text."""
   bodies = computations(program)
-  return _traffic(bodies, bodies[""])
+  return sum(times * _moved(bodies, body, op) for times, body, op in _executed(bodies, bodies[""]))
+
+
+def operations(program: str) -> int:
+  """Operations that a compiled program runs, on a GPU about its kernels, by its text."""
+  bodies = computations(program)
+  return sum(times for times, _, _ in _executed(bodies, bodies[""]))
 
 
 def computations(program: str) -> dict[str, dict[str, Operation]]:
@@ -98,19 +104,22 @@ def computations(program: str) -> dict[str, dict[str, Operation]]:
   return found
 
 
-def _traffic(bodies: dict[str, dict[str, Operation]], body: dict[str, Operation]) -> int:
-  """Bytes that a computation moves."""
-  found = 0
+def _executed(
+  bodies: dict[str, dict[str, Operation]], body: dict[str, Operation], times: int = 1
+) -> Iterator[tuple[int, dict[str, Operation], Operation]]:
+  """How often each operation of a computation runs, which moves memory; and where it stands."""
   for op in body.values():
     if op.kind == "while":
       inner, condition = (
         bodies[re.search(rf"{part}=%?([\w.\-]+)", op.attributes)[1]]
         for part in ("body", "condition")
       )
-      found += _turns(condition, op) * _traffic(bodies, inner)
+      yield from _executed(bodies, inner, times * _turns(condition, op))
+    elif op.kind == "call":
+      called = re.search(r"to_apply=%?([\w.\-]+)", op.attributes)
+      yield from _executed(bodies, bodies[called[1]], times)
     elif op.kind not in FREE and not op.kind.endswith("-done") and BITCAST not in op.attributes:
-      found += _moved(bodies, body, op)
-  return found
+      yield times, body, op
 
 
 def _turns(condition: dict[str, Operation], loop: Operation) -> int:

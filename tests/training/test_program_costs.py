@@ -71,3 +71,26 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 }
 """
   assert program_costs.traffic(program) == 4 * 4 + 8 * 4  # the slice, and the result
+
+
+def test_operations_of_a_loop_and_of_a_call_count_as_often_as_they_run():
+  program = """
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %twice = f32[8]{0} add(%p, %p)
+  ROOT %thrice = f32[8]{0} add(%twice, %p)
+}
+
+%condition (p.1: f32[8]) -> pred[] {
+  %limit = s32[] constant(5)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %loop = f32[8]{0} while(%x), condition=%condition, body=%body
+  %called = f32[8]{0} call(%loop), to_apply=%body
+  ROOT %copy = f32[8]{0} copy(%called)
+}
+"""
+  assert program_costs.operations(program) == 5 * 2 + 2 + 1
+  assert program_costs.traffic(program) == 6 * 2 * 3 * 32 + 2 * 32  # two read, one written

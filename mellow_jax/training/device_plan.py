@@ -1,7 +1,7 @@
-"""Plan of a run for a TPU slice: compile its programs ahead of time, predict the time of a step.
+"""Plan of a run for a TPU slice or GPUs: compile its programs ahead of time, predict a step's time.
 
-The TPU compiler, from the extra `tpu`, needs no TPU. Topologies are named as by Google Cloud:
-v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16.
+The compilers, from the extras `tpu` and `cuda`, need no TPU and no GPU. Slices are named as by
+Google Cloud, v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:16x16; GPUs of one machine by their number, h200:8.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from mellow_jax.training import program_costs, programs
 
 
 class Chip(NamedTuple):
-  """One chip of a TPU generation."""
+  """One chip of a TPU generation, or one GPU."""
 
   flops: float  # FLOP/s in bfloat16
   memory: float  # bytes of HBM
@@ -39,6 +39,31 @@ CHIPS = {
   "v5p": Chip(459e12, 95 * 2**30, 2765e9, 180e9, 4),
   "v6e": Chip(918e12, 32 * 2**30, 1640e9, 180e9, 16),
 }
+# Sources: NVIDIA's data sheets H100 and H200, of SXM boards and without sparsity. In an all-reduce
+# the links of a GPU to the switch carry its bytes in one direction, those of the sum in the other.
+GPUS = {
+  "h100": Chip(989e12, 80e9, 3350e9, 450e9, 1),
+  "h200": Chip(989e12, 141e9, 4800e9, 450e9, 1),
+}
+# What XLA asks about a GPU: both are of compute capability 9.0, with 132 multiprocessors.
+HOPPER = """
+platform_name: "CUDA"
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
+  memory_bandwidth: {rate:.0f} device_memory_size: {memory:.0f}
+}}
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 9 }}
+device_description_str: "NVIDIA {name}"
+"""
+# Which of Triton's products is the fastest is found out on a GPU alone; cuBLAS needs no choice.
+OPTIONS = {"tpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
 # libtpu reads these on a TPU host. Here there is none, and several processes may load it.
 HOST_VARIABLES = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -74,15 +99,17 @@ def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
   return 2 * size / rate if rate else 0.0
 
 
-def analyse(program: Callable, *arguments: Any) -> dict[str, Any]:
+def analyse(program: Callable, platform: str, *arguments: Any) -> dict[str, Any]:
   """Compiles a jitted function; its memory, arithmetic and collectives on one chip.
+
+  platform: "tpu" or "gpu".
 
   Raises ConfigError where the program needs more memory than a chip has.
   """
   began = time.monotonic()
   try:
     traced = program.trace(*arguments)
-    compiled: Compiled = traced.lower().compile()
+    compiled: Compiled = traced.lower().compile(OPTIONS[platform])
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -97,8 +124,9 @@ def analyse(program: Callable, *arguments: Any) -> dict[str, Any]:
     "memory": {**parts, "total": sum(parts.values())},
     "flops": program_costs.flops(traced.jaxpr),
     "memory_traffic": program_costs.traffic(text),
-    # As the compiler counts it: also on the chip, and the body of a loop once.
-    "compilers_traffic": compiled.cost_analysis()["bytes accessed"],
+    # As the TPU's compiler counts it: also on the chip, and the body of a loop once.
+    "compilers_traffic": (compiled.cost_analysis() or {}).get("bytes accessed"),
+    "operations": program_costs.operations(text),
     "collectives": collectives(text),
   }
 
@@ -117,24 +145,25 @@ def plan(
   cfg.batch_size = batch_per_chip * len(devices)
   config.validate(cfg, devices=len(devices), reads_data=False)
   if cfg.model.dtype == "auto":
-    cfg.model.dtype = "bfloat16"  # as "auto" is on a TPU; the compiling host is a CPU
-  mesh = parallel.make_mesh(cfg.mesh, devices)
+    cfg.model.dtype = "bfloat16"  # as "auto" is there; the compiling host is a CPU
+  mesh, platform = parallel.make_mesh(cfg.mesh, devices), devices[0].platform
   compiled = programs.make(cfg, mesh)
   batch = programs.abstract_batch(cfg, cfg.data.share_prefix)
   state = compiled.abstract
   log(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   log(f"compiling the training step for {topology}, some minutes on two cores")
   try:
-    train = analyse(compiled.train_step, state, batch)
+    train = analyse(compiled.train_step, platform, state, batch)
   except ConfigError:
     if not cfg.auto_remat:
       raise
     log("it does not fit: compiling it with config.model.decoder.remat")
     cfg.model.decoder.remat = True
     compiled = programs.make(cfg, mesh)
-    train = analyse(compiled.train_step, state, batch)
+    train = analyse(compiled.train_step, platform, state, batch)
   log(f"compiling the decoding of a batch for {topology}")
-  answers = analyse(compiled.answer, state, programs.abstract_batch(cfg))
+  answers = analyse(compiled.answer, platform, state, programs.abstract_batch(cfg))
+  answers["flops"] /= len(devices)  # traced for all of them, a training step for each
   found = {
     "topology": topology,
     "chips": len(devices),
@@ -152,15 +181,18 @@ def plan(
 
 
 def load_topology(topology: str) -> tuple[Chip, tuple[int, ...], Sequence[jax.Device]]:
-  """(chip, chips along each axis, devices to compile for) of a topology such as v5e:16x16.
+  """(chip, chips along each axis, devices to compile for) of a topology: v5e:16x16, h200:8.
 
-  Raises ConfigError for an unknown topology, and where the TPU compiler is not installed.
+  Raises ConfigError for an unknown topology, and where its compiler is not installed.
   """
   name, _, size = topology.partition(":")
+  if name in GPUS and re.fullmatch(r"[1-8]", size):
+    return GPUS[name], (int(size),), _gpus(name, int(size))
   if name not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", size):
     known = ", ".join(CHIPS)
     raise ConfigError(
-      f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}"
+      f"--topology={topology}: use GENERATION:AxB or AxBxC, such as v5e:2x4; {known}; "
+      f"or up to 8 GPUs of a machine, such as h200:8; {', '.join(GPUS)}"
     )
   if importlib.util.find_spec("libtpu") is None:
     raise ConfigError(f"the TPU compiler is missing: {how_to_install('tpu')}")
@@ -170,6 +202,16 @@ def load_topology(topology: str) -> tuple[Chip, tuple[int, ...], Sequence[jax.De
   except jax.errors.JaxRuntimeError as error:
     raise ConfigError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
   return CHIPS[name], tuple(map(int, size.split("x"))), devices
+
+
+def _gpus(name: str, count: int) -> Sequence[jax.Device]:
+  """GPUs of one machine, to compile for."""
+  if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+    raise ConfigError(f"the GPU compiler is missing: {how_to_install('cuda')}")
+  chip = GPUS[name]
+  target = HOPPER.format(rate=chip.memory_rate, memory=chip.memory, name=name.upper())
+  asked = {"topology": f"1x1x{count}", "target_config": target}
+  return topologies.get_topology_desc(platform="cuda", **asked).devices
 
 
 def predict(
@@ -220,7 +262,9 @@ def table(found: dict[str, Any]) -> str:
     rows.append((f"memory, {name}", *(f"{p['memory'][name] / 2**30:.2f} GiB" for p in both)))
   rows.append(("arithmetic", *(f"{p['flops'] / 1e12:.2f} TFLOP" for p in both)))
   rows.append(("memory traffic", *(f"{p['memory_traffic'] / 1e9:.1f} GB" for p in both)))
-  rows.append(("the compiler's", *(f"{p['compilers_traffic'] / 1e9:.1f} GB" for p in both)))
+  if both[0]["compilers_traffic"]:
+    rows.append(("the compiler's", *(f"{p['compilers_traffic'] / 1e9:.1f} GB" for p in both)))
+  rows.append(("operations", *(f"{p['operations']:,}" for p in both)))
   rows.append(("compiled in", *(f"{p['compile_seconds']:.0f} s" for p in both)))
   lines = [f"{row[0]:20}{row[1]:>16}{row[2]:>22}" for row in rows]
   lines += [f"collectives, training step: {summary(both[0]['collectives'])}"]
