@@ -62,8 +62,15 @@ def _rms_norm_kept(x: Array, scale: Array, epsilon: float) -> tuple[Array, tuple
 def _rms_norm_gradient(epsilon: float, kept: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
   x, scale, inverse = kept
   dy, normed = dy.astype(jnp.float32), x.astype(jnp.float32) * inverse
-  # A product with the scale: from a sum XLA on CPU makes the scale an array of the size of x.
-  along = jnp.einsum("...d,d->...", dy * normed, scale)[..., None] / x.shape[-1]
+  # From a sum XLA on CPU makes the scale an array of the size of x; a product has XLA on GPU write
+  # what is summed to memory.
+  along = jax.lax.platform_dependent(
+    dy * normed,
+    scale,
+    cpu=lambda product, scale: jnp.einsum("...d,d->...", product, scale),
+    default=lambda product, scale: jnp.sum(product * scale, axis=-1),
+  )
+  along = along[..., None] / x.shape[-1]
   dx = inverse * (dy * scale - normed * along)
   return dx.astype(x.dtype), jnp.einsum("...d,...d->d", dy, normed)
 
