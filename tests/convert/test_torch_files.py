@@ -7,13 +7,13 @@ import resource
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from timing import cpu_time
 
 from mellow_jax.convert import inert_pickle, stored_zip, torch_files, torch_legacy
 from mellow_jax.errors import CheckpointError
@@ -247,9 +247,9 @@ DEEP = b"]" * 5000 + b"a" * 4999
   ids=lambda part: part if isinstance(part, str) else "",
 )
 def test_impossible_and_enormous_contents_are_refused(value, message, tmp_path):
-  start = time.monotonic()
-  assert message in refusal(archive(tmp_path / "x.pt", pickled(value)))
-  assert time.monotonic() - start < 3
+  with cpu_time() as taken:
+    assert message in refusal(archive(tmp_path / "x.pt", pickled(value)))
+  assert taken.seconds < 3
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import random
 import resource
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from timing import cpu_time
 
 from mellow_jax.convert import torch_files, torch_tensors
 from mellow_jax.errors import CheckpointError
@@ -76,15 +76,15 @@ def fuzz(count: int, path: Path) -> dict[str, float]:
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   for number in range(count):
     mutant(whole, members, path, rng)
-    start = time.monotonic()
-    try:
-      assert copied_bytes(torch_files.read(path)) <= torch_tensors.SMALL_BYTES
-      accepted += 1
-    except CheckpointError:
-      pass
-    except BaseException as error:
-      raise AssertionError(f"mutation {number} raised {error!r}") from error
-    slowest = max(slowest, time.monotonic() - start)
+    with cpu_time() as taken:
+      try:
+        assert copied_bytes(torch_files.read(path)) <= torch_tensors.SMALL_BYTES
+        accepted += 1
+      except CheckpointError:
+        pass
+      except BaseException as error:
+        raise AssertionError(f"mutation {number} raised {error!r}") from error
+    slowest = max(slowest, taken.seconds)
   grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
   return {"accepted": accepted, "slowest_s": slowest, "grown_kib": grown}
 

@@ -4,13 +4,13 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import recipe
 import soundfile
+from timing import cpu_time
 
 from mellow_jax.config import AudioConfig
 from mellow_jax.data import audio, clips, presets, resampling
@@ -285,9 +285,9 @@ def test_an_hour_costs_what_ten_seconds_cost(tmp_path):
   with soundfile.SoundFile(path, "w", 8000, 2) as file:
     for _ in range(60):
       file.write(np.zeros((60 * 8000, 2), np.float32))
-  start = time.process_time()
-  clip = audio.load(path, CFG, CLEAN, window="center")
-  assert time.process_time() - start < 1.0
+  with cpu_time() as taken:
+    clip = audio.load(path, CFG, CLEAN, window="center")
+  assert taken.seconds < 1.0
   assert clip.total_seconds == 3600.0 and clip.wav.shape == (320_000,)
 
 
@@ -319,13 +319,13 @@ def test_mutated_files_raise_audio_error_only(form):
       del bad[rng.integers(1, len(bad)) :]
     elif i % 5 == 1:
       bad += raw  # a stream after it
-    start = time.process_time()
-    try:
-      clip = audio.load(bytes(bad), SMALL, CLEAN, window="random", rng=rng)
-      assert np.isfinite(clip.wav).all()
-    except AudioError as error:
-      assert "\n" not in str(error)
-    assert time.process_time() - start < 1.0
+    with cpu_time() as taken:
+      try:
+        clip = audio.load(bytes(bad), SMALL, CLEAN, window="random", rng=rng)
+        assert np.isfinite(clip.wav).all()
+      except AudioError as error:
+        assert "\n" not in str(error)
+    assert taken.seconds < 1.0
 
 
 # --- Files below a root --------------------------------------------------------------------------

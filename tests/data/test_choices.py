@@ -1,8 +1,7 @@
 """Lettered options are read as datasets, models and language models write them."""
 
-import time
-
 import pytest
+from timing import cpu_time
 
 from mellow_jax.data import choices
 
@@ -258,9 +257,9 @@ def test_options_that_bring_their_labels(options, texts):
 
 @pytest.mark.parametrize("text", ["A is ", "dog ", "a) ", "not B ", "the answer is ", "maybe "])
 def test_an_answer_that_repeats_itself_is_read_in_a_second(text):
-  begun = time.process_time()
-  choices.picked(f"B) cat {text * 5000}", ["dog", "cat", "rain"])
-  assert time.process_time() - begun < 1.0
+  with cpu_time() as taken:
+    choices.picked(f"B) cat {text * 5000}", ["dog", "cat", "rain"])
+  assert taken.seconds < 1.0
 
 
 @pytest.mark.parametrize(

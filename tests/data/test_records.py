@@ -1,11 +1,11 @@
 import hashlib
 import json
 import pickle
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timing import cpu_time
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError
@@ -218,9 +218,9 @@ def test_what_is_wrong_with_a_table_is_named_with_its_line(tmp_path, text, messa
 
 def test_thousands_of_rows_read_in_well_under_a_second(write):
   path = write([ROW | {"input": f"question {i}"} for i in range(5000)])
-  start = time.process_time()
-  records.read(path)
-  assert time.process_time() - start < 1.0
+  with cpu_time() as taken:
+    records.read(path)
+  assert taken.seconds < 1.0
 
 
 def test_real_files(reference_data):

@@ -5,11 +5,11 @@ import itertools
 import json
 import pickle
 import re
-import time
 
 import numpy as np
 import pytest
 import soundfile
+from timing import cpu_time
 
 from mellow_jax.data import records, scene_audio, scenes
 
@@ -166,11 +166,11 @@ def test_clips_are_float32_below_one_with_silence_around_the_scene():
 def test_rendering_is_quick():
   clips = scene_audio.SceneClips(RATE, SAMPLES)
   clips.load("scenes/val/0/0.wav")
-  start = time.process_time()
-  for number in range(50):
-    clips.load(f"scenes/val/0/{number}.wav")
+  with cpu_time() as taken:
+    for number in range(50):
+      clips.load(f"scenes/val/0/{number}.wav")
   # It takes less than a millisecond a clip; this only finds a loop over samples.
-  assert time.process_time() - start < 2.0
+  assert taken.seconds < 2.0
 
 
 def test_a_clip_too_short_and_a_rate_too_low_are_refused():
