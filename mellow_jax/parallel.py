@@ -171,6 +171,11 @@ def make_deterministic() -> None:
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
 
 
+def has_gpu_plugin() -> bool:
+  """Whether JAX's plugin for NVIDIA GPUs, with their compiler, is installed here."""
+  return any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
+
+
 def keep_freed_memory() -> None:
   """Lets this process keep the memory that it has freed, where JAX runs on the CPU alone.
 
@@ -185,8 +190,8 @@ def keep_freed_memory() -> None:
   if xla_bridge.backends_are_initialized():
     return
   platforms = jax.config.jax_platforms
-  accelerators = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
-  if platforms != "cpu" and (platforms or any(map(importlib.util.find_spec, accelerators))):
+  may_be_another = platforms or has_gpu_plugin() or importlib.util.find_spec("libtpu")
+  if platforms != "cpu" and may_be_another:
     return
   if platform.libc_ver()[0] == "glibc":
     mallopt = ctypes.CDLL(None).mallopt

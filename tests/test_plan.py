@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 
+from mellow_jax import parallel
 from mellow_jax.errors import ConfigError
 from mellow_jax.training import device_plan
 
 ROOT = Path(__file__).parents[1]
-GPU_COMPILER = any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
+GPU_COMPILER = parallel.has_gpu_plugin()
 # Of programs that XLA compiled for v5e:2x4, shortened.
 PROGRAM = """
   %all-reduce.1 = (f32[576,192]{0,1:T(8,128)}, f32[]{:T(128)}) all-reduce(%a, %b), channel_id=1
@@ -66,7 +68,7 @@ def test_collectives_are_counted_with_their_bytes():
 )
 def test_the_time_of_an_all_reduce(generation, axes, milliseconds):
   chip = (device_plan.CHIPS | device_plan.GPUS)[generation]
-  found = device_plan.all_reduce_seconds(270e6, chip, axes)
+  found = device_plan.all_reduce_seconds(270_000_000, chip, axes)
   assert 1e3 * found == pytest.approx(milliseconds)
 
 
@@ -102,6 +104,23 @@ def test_without_the_gpu_compiler_a_line_says_how_to_get_it():
   says = r"the GPU compiler is missing: in the checkout, pip install -e '\.\[cuda\]'"
   with pytest.raises(ConfigError, match=says):
     device_plan.load_topology("h200:8")
+
+
+def test_what_does_not_fit_is_compiled_again_with_recomputation(monkeypatch):
+  """Of GPUs no compiler says so; here a CPU stands for a chip with a byte of memory."""
+  chip = device_plan.Chip(flops=1e12, memory=1, memory_rate=1e9, link_rate=1e9, ring=1)
+  found = (chip, (1,), jax.devices()[:1])
+  monkeypatch.setattr(device_plan, "load_topology", lambda topology: found)
+
+  def plan(**fields):
+    said, cfg = [], tiny.run(**fields)
+    assert not device_plan.plan(cfg, "h200:1", 1, 0.5, said.append)["fits"]
+    return "it does not fit: compiling it with config.model.decoder.remat" in said, cfg
+
+  again, cfg = plan(auto_remat=True)
+  assert again and cfg.model.decoder.remat
+  again, cfg = plan()
+  assert not again and not cfg.model.decoder.remat
 
 
 @pytest.mark.tpu_aot

@@ -63,7 +63,7 @@ runtime_version {{ major: 12 minor: 9 }}
 device_description_str: "NVIDIA {name}"
 """
 # Which of Triton's products is the fastest is found out on a GPU alone; cuBLAS needs no choice.
-OPTIONS = {"tpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
+OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 # libtpu reads these on a TPU host. Here there is none, and several processes may load it.
 HOST_VARIABLES = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -87,7 +87,7 @@ def collectives(program: str) -> list[dict[str, Any]]:
   return found
 
 
-def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
+def all_reduce_seconds(size: int, chip: Chip, axes: tuple[int, ...]) -> float:
   """Lower bound of the time of an all-reduce of `size` bytes over all chips.
 
   Twice the bytes over the links of all axes: both directions of an axis that closes to a ring, one
@@ -102,14 +102,14 @@ def all_reduce_seconds(size: float, chip: Chip, axes: tuple[int, ...]) -> float:
 def analyse(program: Callable, platform: str, *arguments: Any) -> dict[str, Any]:
   """Compiles a jitted function; its memory, arithmetic and collectives on one chip.
 
-  platform: "tpu" or "gpu".
+  platform: JAX's name of what is compiled for, "tpu" or "gpu".
 
   Raises ConfigError where the program needs more memory than a chip has.
   """
   began = time.monotonic()
   try:
     traced = program.trace(*arguments)
-    compiled: Compiled = traced.lower().compile(OPTIONS[platform])
+    compiled: Compiled = traced.lower().compile(OPTIONS.get(platform))
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -152,11 +152,16 @@ def plan(
   state = compiled.abstract
   log(f"{topology}: {len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}")
   log(f"compiling the training step for {topology}, some minutes on two cores")
+  may_recompute = cfg.auto_remat and not cfg.model.decoder.remat
   try:
     train = analyse(compiled.train_step, platform, state, batch)
+    # Of the compilers, the TPU's alone refuses what does not fit.
+    recompute = may_recompute and train["memory"]["total"] > chip.memory
   except ConfigError:
-    if not cfg.auto_remat:
+    if not may_recompute:
       raise
+    recompute = True
+  if recompute:
     log("it does not fit: compiling it with config.model.decoder.remat")
     cfg.model.decoder.remat = True
     compiled = programs.make(cfg, mesh)
@@ -206,7 +211,7 @@ def load_topology(topology: str) -> tuple[Chip, tuple[int, ...], Sequence[jax.De
 
 def _gpus(name: str, count: int) -> Sequence[jax.Device]:
   """GPUs of one machine, to compile for."""
-  if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+  if not parallel.has_gpu_plugin():
     raise ConfigError(f"the GPU compiler is missing: {how_to_install('cuda')}")
   chip = GPUS[name]
   target = HOPPER.format(rate=chip.memory_rate, memory=chip.memory, name=name.upper())

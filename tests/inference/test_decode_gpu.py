@@ -1,7 +1,6 @@
 """What a decoding step moves on a GPU, by the program that is compiled for it without one."""
 
 import dataclasses
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,16 @@ import tiny
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
+from mellow_jax import parallel
 from mellow_jax.config import SmolLM2Config
 from mellow_jax.inference import decode
 from mellow_jax.models import mellow
 from mellow_jax.training import device_plan, program_costs
 
-PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-
 
 @pytest.mark.gpu_aot
 @pytest.mark.skipif(
-  not any(map(importlib.util.find_spec, PLUGINS)),
+  not parallel.has_gpu_plugin(),
   reason="no GPU compiler: pip install -e '.[cuda]'",
 )
 def test_a_step_of_one_row_reads_each_kernel_once():
