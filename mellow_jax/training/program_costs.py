@@ -14,6 +14,8 @@ import jax
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}  # others: 4
 # Operations that move nothing: names, and the ends of what another operation has begun.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while"}
+TAKERS = {"slice", "dynamic-slice", "gather"}  # these read of their first operand what they yield
+SAME = {"bitcast", "reshape", "convert", "copy", "transpose"}  # element by element what they read
 BITCAST = 'custom_call_target="ConcatBitcast"'  # joins slices that stand side by side already
 
 
@@ -147,11 +149,32 @@ def _moved(
   if op.kind == "copy-start":  # its shape: both ends
     return size(op.shape)
   read = [size(body[name].shape) if name in body else 0 for name in op.operands]
+  if op.kind in TAKERS:
+    read[0] = min(read[0], size(op.shape))
   called = re.search(r"calls=%?([\w.\-]+)", op.attributes)
-  for name, inner in bodies.get(called[1] if called else None, {}).items():
+  fused = bodies.get(called[1] if called else None, {})
+  for name, inner in fused.items():
     number = re.match(r"\d+", inner.attributes)
     if inner.kind == "parameter" and number and int(number[0]) < len(read):
-      users = [each for each in bodies[called[1]].values() if name in each.operands]
-      if users and all(user.kind == "dynamic-slice" for user in users):
-        read[int(number[0])] = sum(size(user.shape) for user in users)
+      share = _taken(fused, name) / max(_elements(inner), 1)
+      read[int(number[0])] = round(share * read[int(number[0])])
   return sum(read) + size(op.shape)
+
+
+def _elements(op: Operation) -> int:
+  shape = re.search(r"\[([\d,]*)\]", op.shape)
+  return math.prod(int(n) for n in shape[1].split(",") if n) if shape else 0
+
+
+def _taken(fused: dict[str, Operation], name: str) -> int:
+  """How many elements of a value within a fusion are wanted, at most all."""
+  users = {user: op for user, op in fused.items() if name in op.operands}
+  whole, taken = _elements(fused[name]), 0
+  for user, op in users.items():
+    if op.kind in TAKERS and op.operands[0] == name:
+      taken += _elements(op)
+    elif op.kind in SAME:
+      taken += _taken(fused, user)
+    else:
+      return whole
+  return min(whole, taken) if users else whole

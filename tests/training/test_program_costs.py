@@ -94,3 +94,32 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 """
   assert program_costs.operations(program) == 5 * 2 + 2 + 1
   assert program_costs.traffic(program) == 6 * 2 * 3 * 32 + 2 * 32  # two read, one written
+
+
+def test_of_what_is_taken_from_a_value_the_taken_alone_counts():
+  program = """
+%fused (p: f32[64,8]) -> f32[16] {
+  %p = f32[64,8]{1,0} parameter(0)
+  %one = f32[1,8]{1,0} slice(%p), slice={[0:1], [0:8]}
+  %flat = f32[512]{0} bitcast(%p)
+  %narrow = bf16[512]{0} convert(%flat)
+  %other = bf16[8]{0} slice(%narrow), slice={[504:512]}
+  ROOT %both = f32[16]{0} custom(%one, %other)
+}
+
+%whole (q: f32[64,8]) -> f32[64,8] {
+  %q = f32[64,8]{1,0} parameter(0)
+  %part = f32[1,8]{1,0} slice(%q), slice={[0:1], [0:8]}
+  ROOT %sum = f32[64,8]{1,0} custom(%q, %part)
+}
+
+ENTRY %main (x: f32[64,8], rows: s32[2]) -> f32[2,8] {
+  %x = f32[64,8]{1,0} parameter(0)
+  %rows = s32[2]{0} parameter(1)
+  %taken = f32[16]{0} fusion(%x), kind=kLoop, calls=%fused
+  %used = f32[64,8]{1,0} fusion(%x), kind=kLoop, calls=%whole
+  ROOT %looked = f32[2,8]{1,0} gather(%used, %rows), offset_dims={1}
+}
+"""
+  taken, used, looked = 2 * 8 * 4 + 16 * 4, 2 * 512 * 4, 2 * (16 * 4) + 2 * 4
+  assert program_costs.traffic(program) == taken + used + looked
