@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import compiling
+import jax
 import pytest
 from absl import flags
 from jaxtyping import install_import_hook
@@ -38,6 +39,17 @@ def pytest_configure(config):
     os.environ["MELLOW_CACHE"] = folder.name
     config.add_cleanup(folder.cleanup)
   parallel.use_compilation_cache()
+
+
+@pytest.fixture(params=["cpu", "another"])
+def each_device(request, monkeypatch) -> None:
+  """What the package computes otherwise where it is not on a CPU, it computes so here."""
+  if request.param == "another":
+
+    def default(*arguments, default, **_):
+      return default(*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", default)
 
 
 @pytest.fixture(scope="session")

@@ -81,8 +81,9 @@ class WindowAttention(nnx.Module):
     self, x: Float[Array, "W M C"], mask: Float[np.ndarray, "w M M"] | None
   ) -> Float[Array, "W M C"]:
     w, m, c = x.shape
-    qkv = self.qkv(x).reshape(w, m, 3, self.heads, c // self.heads)
-    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    q, k, v = (
+      part.reshape(w, m, self.heads, c // self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1)
+    )
     scores = jnp.einsum(
       "wmng,wlng->wnml", q * (c // self.heads) ** -0.5, k, preferred_element_type=jnp.float32
     )
@@ -91,12 +92,26 @@ class WindowAttention(nnx.Module):
     if mask is not None:
       per_clip = scores.reshape(-1, len(mask), self.heads, m, m) + mask[:, None]
       scores = per_clip.reshape(w, self.heads, m, m)
-    # Softmax: the sum divides what is gathered, and not each of the weights, which are more.
-    most = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - most)
-    gathered = jnp.einsum("wnml,wlng->wmng", weights.astype(v.dtype), v)
-    y = gathered / weights.sum(axis=-1).swapaxes(1, 2)[..., None]
-    return self.proj(y.astype(v.dtype).reshape(w, m, c))
+    y = jax.lax.platform_dependent(scores, v, cpu=_gather_and_divide, default=_gather)
+    return self.proj(y.reshape(w, m, c))
+
+
+def _gather(scores: Float[Array, "W N M L"], v: Float[Array, "W L N G"]) -> Float[Array, "W M N G"]:
+  """Values as the softmax of the scores weighs them."""
+  return jnp.einsum("wnml,wlng->wmng", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+
+def _gather_and_divide(
+  scores: Float[Array, "W N M L"], v: Float[Array, "W L N G"]
+) -> Float[Array, "W M N G"]:
+  """The same; the sum divides what is gathered, and not each of the weights, which are more.
+
+  It is quicker on CPUs. XLA on GPU makes a softmax one operation, and the sum another one.
+  """
+  most = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - most)
+  gathered = jnp.einsum("wnml,wlng->wmng", weights.astype(v.dtype), v)
+  return (gathered / weights.sum(axis=-1).swapaxes(1, 2)[..., None]).astype(v.dtype)
 
 
 def _drop_path(
