@@ -324,8 +324,8 @@ class DecoderWays(NamedTuple):
 
 
 # A CPU keeps a small piece of the loss in its cache. Elsewhere it pays to have few: each reads the
-# whole embedding, and adds to the whole of its gradient.
-LOGITS_BYTES = {"gpu": 2**30, "tpu": 2**28}
+# whole embedding, and adds to the whole of its gradient. One alone computes its logits once, too.
+LOGITS_BYTES = {"gpu": 2**32, "tpu": 2**29}
 
 
 def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:

@@ -54,6 +54,11 @@ class Context(NamedTuple):
   shared: tuple[int, int] | None = None
   method: str = "scores"  # how a sequence attends to itself, as Decoder.attention
 
+  @property
+  def asks_all(self) -> bool:
+    """Whether the layer is asked for every position that it reads."""
+    return self.first == 0 and self.only is None
+
   def part(self, number: int | Int[Array, ""]) -> "Context":
     """The same with keys of its own for a layer, or for a part of one."""
     return self if self.keys is None else self._replace(keys=example_rng.fold(self.keys, number))
@@ -216,11 +221,34 @@ def _nll_kept(
   hidden: Array, embedding: Array, ids: Array, dtype: jnp.dtype, keeps: bool
 ) -> tuple[Array, tuple[Array | None, ...]]:
   logits = tied_logits(hidden, embedding, dtype)
-  most = jnp.max(logits, axis=-1, keepdims=True)
-  total = jnp.log(jnp.sum(jnp.exp(logits - most), axis=-1))
-  chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1) - most
-  kept = (hidden, embedding, ids, total + most[..., 0], logits if keeps else None)
-  return total - chosen[..., 0], kept
+  most, total = jax.lax.platform_dependent(logits, cpu=_exponentials, default=_exponentials_at_once)
+  total = jnp.log(total)
+  chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - most
+  kept = (hidden, embedding, ids, total + most, logits if keeps else None)
+  return total - chosen, kept
+
+
+def _exponentials(logits: Float[Array, "*B V"]) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+  """The largest of some logits, and the sum of the exponentials of how much they are above it."""
+  most = jnp.max(logits, axis=-1)
+  return most, jnp.sum(jnp.exp(logits - most[..., None]), axis=-1)
+
+
+def _exponentials_at_once(
+  logits: Float[Array, "*B V"],
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+  """The same; the logits are read once, for more exponentials.
+
+  Source: Milakov and Gimelshein 2018, Online normalizer calculation for softmax.
+  """
+
+  def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    (a_most, a_sum), (b_most, b_sum) = a, b
+    most = jnp.maximum(a_most, b_most)
+    return most, a_sum * jnp.exp(a_most - most) + b_sum * jnp.exp(b_most - most)
+
+  none = (jnp.finfo(logits.dtype).min, jnp.zeros((), logits.dtype))  # -inf less -inf were no number
+  return jax.lax.reduce((logits, jnp.ones_like(logits)), none, join, (logits.ndim - 1,))
 
 
 def _nll_gradient(
@@ -238,6 +266,36 @@ def _nll_gradient(
 
 
 nll.defvjp(_nll_kept, _nll_gradient)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _apart(y: Float[Array, "*B m"], ends: tuple[int, ...]) -> list[Array]:
+  """As jnp.split along the last axis; its gradient is one array, not a sum of padded ones."""
+  return jnp.split(y, ends, axis=-1)
+
+
+def _apart_kept(y: Array, ends: tuple[int, ...]) -> tuple[list[Array], None]:
+  return _apart(y, ends), None
+
+
+def _apart_gradient(ends: tuple[int, ...], kept: None, dy: list[Array]) -> tuple[Array]:
+  return (jnp.concatenate(dy, axis=-1),)
+
+
+_apart.defvjp(_apart_kept, _apart_gradient)
+
+
+def together(x: Float[Array, "*B n"], *layers: nnx.Module) -> list[Array]:
+  """What each of several linear layers makes of one input.
+
+  Plain ones without a bias are one product with their kernels side by side: the input is read once,
+  and so is what its gradient adds up.
+  """
+  if not all(type(layer) is nnx.Linear and layer.bias is None for layer in layers):
+    return [layer(x) for layer in layers]
+  kernels = [layer.kernel[...].astype(layer.dtype) for layer in layers]
+  *ends, _ = itertools.accumulate(kernel.shape[1] for kernel in kernels)
+  return _apart(x.astype(layers[0].dtype) @ jnp.concatenate(kernels, axis=1), tuple(ends))
 
 
 class RowLinear(nnx.Module):

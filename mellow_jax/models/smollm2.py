@@ -59,19 +59,36 @@ def _rms_norm_kept(x: Array, scale: Array, epsilon: float) -> tuple[Array, tuple
   return (wide * inverse * scale).astype(x.dtype), (x, scale, inverse)
 
 
+def _sums_of_kept(
+  x: Float[Array, "*B D"], scale: Float[Array, "D"], inverse: Array, dy: Float[Array, "*B D"]
+) -> tuple[Float[Array, "*B 1"], Float[Array, "*B 1"]]:
+  """What a norm multiplies by, as it was kept, and the sum of dy and the norm's output."""
+  # A product: from a sum XLA on CPU makes the scale an array of the size of x.
+  return inverse, jnp.einsum("...d,d->...", dy * (x * inverse), scale)[..., None]
+
+
+def _sums_anew(
+  x: Float[Array, "*B D"],
+  scale: Float[Array, "D"],
+  inverse: Array,
+  dy: Float[Array, "*B D"],
+  epsilon: float,
+) -> tuple[Float[Array, "*B 1"], Float[Array, "*B 1"]]:
+  """The same, of one reading. A norm of which nothing is kept is one operation on a GPU."""
+  inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
+  # From a product XLA on GPU writes to memory what is summed.
+  return inverse, inverse * jnp.sum(dy * x * scale, axis=-1, keepdims=True)
+
+
 def _rms_norm_gradient(epsilon: float, kept: tuple[Array, ...], dy: Array) -> tuple[Array, Array]:
   x, scale, inverse = kept
-  dy, normed = dy.astype(jnp.float32), x.astype(jnp.float32) * inverse
-  # From a sum XLA on CPU makes the scale an array of the size of x; a product has XLA on GPU write
-  # what is summed to memory.
-  along = jax.lax.platform_dependent(
-    dy * normed,
-    scale,
-    cpu=lambda product, scale: jnp.einsum("...d,d->...", product, scale),
-    default=lambda product, scale: jnp.sum(product * scale, axis=-1),
+  # The barrier, which CPUs ignore: what is computed anew is not what the forward pass had.
+  inputs = (each.astype(jnp.float32) for each in jax.lax.optimization_barrier((*kept, dy)))
+  inverse, along = jax.lax.platform_dependent(
+    *inputs, cpu=_sums_of_kept, default=functools.partial(_sums_anew, epsilon=epsilon)
   )
-  along = along[..., None] / x.shape[-1]
-  dx = inverse * (dy * scale - normed * along)
+  normed, dy = x.astype(jnp.float32) * inverse, dy.astype(jnp.float32)
+  dx = inverse * (dy * scale - normed * along / x.shape[-1])
   return dx.astype(x.dtype), jnp.einsum("...d,...d->d", dy, normed)
 
 
@@ -124,8 +141,10 @@ class Attention(nnx.Module):
       ends = (cfg.heads * cfg.head_size, (cfg.heads + cfg.kv_heads) * cfg.head_size)
       q, k, v = jnp.split(self.qkv(x), ends, axis=-1)
       q = context.asked(q)
+    elif context.asks_all:
+      q, k, v = decoder.together(x, self.q, self.k, self.v)
     else:
-      q, k, v = self.q(context.asked(x)), self.k(x), self.v(x)
+      q, (k, v) = self.q(context.asked(x)), decoder.together(x, self.k, self.v)
     asked = Rotary(*map(context.asked, context.positions))
     q = rotate(q.reshape(*q.shape[:2], cfg.heads, cfg.head_size), asked)
     k = rotate(k.reshape(b, l, cfg.kv_heads, cfg.head_size), context.positions)
@@ -181,7 +200,10 @@ class MLP(nnx.Module):
     self.down = linear(cfg.mlp, cfg.width)
 
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    gate, up = jnp.split(self.gate_up(x), 2, axis=-1) if self.fused else (self.gate(x), self.up(x))
+    if self.fused:
+      gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+    else:
+      gate, up = decoder.together(x, self.gate, self.up)
     return self.down(swiglu(gate, up))
 
 

@@ -86,7 +86,9 @@ def test_a_loss_in_pieces_is_the_loss(tiny_config, positions_a_piece, monkeypatc
 
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_the_loss_of_a_token_and_its_gradient_are_those_of_its_logits(dtype, tolerance, keeps):
+def test_the_loss_of_a_token_and_its_gradient_are_those_of_its_logits(
+  dtype, tolerance, keeps, each_device
+):
   rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.standard_normal((2, 5, 16)), dtype)
   embedding = jnp.asarray(rng.standard_normal((40, 16)), jnp.float32)
@@ -110,7 +112,7 @@ def test_the_loss_of_a_token_and_its_gradient_are_those_of_its_logits(dtype, tol
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradients_written_out_are_those_of_the_functions(dtype):
+def test_gradients_written_out_are_those_of_the_functions(dtype, each_device):
   rng = np.random.default_rng(0)
   x, other, dy = (jnp.asarray(2 * rng.standard_normal((2, 5, 16)), dtype) for _ in range(3))
   scale = jnp.asarray(rng.standard_normal(16), jnp.float32)
