@@ -247,7 +247,8 @@ def _exponentials_at_once(
     most = jnp.maximum(a_most, b_most)
     return most, a_sum * jnp.exp(a_most - most) + b_sum * jnp.exp(b_most - most)
 
-  none = (jnp.finfo(logits.dtype).min, jnp.zeros((), logits.dtype))  # -inf less -inf were no number
+  # The least number, and not -inf, which less itself is no number.
+  none = (jnp.finfo(logits.dtype).min, jnp.zeros((), logits.dtype))
   return jax.lax.reduce((logits, jnp.ones_like(logits)), none, join, (logits.ndim - 1,))
 
 
@@ -288,8 +289,8 @@ _apart.defvjp(_apart_kept, _apart_gradient)
 def together(x: Float[Array, "*B n"], *layers: nnx.Module) -> list[Array]:
   """What each of several linear layers makes of one input.
 
-  Plain ones without a bias are one product with their kernels side by side: the input is read once,
-  and so is what its gradient adds up.
+  Plain ones without a bias are one product with their kernels side by side. It reads the input
+  once, and the gradient of the input is one product, too, where it would be a sum of several.
   """
   if not all(type(layer) is nnx.Linear and layer.bias is None for layer in layers):
     return [layer(x) for layer in layers]
