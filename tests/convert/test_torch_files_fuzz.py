@@ -68,6 +68,19 @@ def copied_bytes(value: object) -> int:
   return sum(copied_bytes(item) for item in items) if isinstance(value, (dict, list, tuple)) else 0
 
 
+def attempt(path: Path, number: int) -> tuple[bool, float]:
+  """Whether a mutation is read, and the seconds it took; fails for any error but ours."""
+  with cpu_time() as taken:
+    try:
+      assert copied_bytes(torch_files.read(path)) <= torch_tensors.SMALL_BYTES
+      is_read = True
+    except CheckpointError:
+      is_read = False
+    except BaseException as error:
+      raise AssertionError(f"mutation {number} raised {error!r}") from error
+  return is_read, taken.seconds
+
+
 def fuzz(count: int, path: Path) -> dict[str, float]:
   whole, rng = GOLDEN.read_bytes(), random.Random(1)
   with zipfile.ZipFile(GOLDEN) as file:
@@ -76,15 +89,8 @@ def fuzz(count: int, path: Path) -> dict[str, float]:
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   for number in range(count):
     mutant(whole, members, path, rng)
-    with cpu_time() as taken:
-      try:
-        assert copied_bytes(torch_files.read(path)) <= torch_tensors.SMALL_BYTES
-        accepted += 1
-      except CheckpointError:
-        pass
-      except BaseException as error:
-        raise AssertionError(f"mutation {number} raised {error!r}") from error
-    slowest = max(slowest, taken.seconds)
+    is_read, seconds = attempt(path, number)
+    accepted, slowest = accepted + is_read, max(slowest, seconds)
   grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
   return {"accepted": accepted, "slowest_s": slowest, "grown_kib": grown}
 
