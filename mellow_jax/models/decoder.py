@@ -303,7 +303,9 @@ class RowLinear(nnx.Module):
   """A linear layer whose kernel has the weights of an output side by side.
 
   A product with one row XLA on GPU takes apart into products and sums. Along such a kernel they are
-  one operation; along one of nnx.Linear the products are written to memory and read again.
+  one operation; along one of nnx.Linear the products are written to memory and read again. In a
+  product with a few rows XLA on CPU reads such a kernel as it lies; one of nnx.Linear it copies
+  first, in pieces, to bring the same weights together.
   """
 
   def __init__(self, n_in: int, n_out: int, dtype: jnp.dtype, *, use_bias: bool):
@@ -318,9 +320,9 @@ class RowLinear(nnx.Module):
 class Decoder(nnx.Module):
   """A language model over embeddings, with an explicit key/value cache.
 
-  A subclass makes `embed`, `blocks`, `norm` and, fused, `head`; and it says in `begin` how an input
-  learns its position. Fused, it computes the same from the parameters that its `fuse` makes: fewer
-  and longer products, for decoding one token at a time.
+  A subclass makes `embed`, `blocks`, `norm` and, fused by columns, `head`; and it says in `begin`
+  how an input learns its position. Fused, it computes the same from the parameters that its `fuse`
+  makes: fewer and longer products, for decoding one token at a time.
   """
 
   cfg: SmolLM2Config | GPT2Config
@@ -426,7 +428,7 @@ class Decoder(nnx.Module):
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits in float32; the output head is the embedding itself."""
-    if self.fused:
+    if self.fused == "columns":
       hidden, kernel = hidden.astype(self.dtype), self.head.kernel[...]
       return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
     return tied_logits(hidden, self.embed.embedding[...], self.dtype)

@@ -89,8 +89,7 @@ class GPT2(Decoder):
     self.position = nnx.Embed(cfg.positions, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.blocks = nnx.List(GPT2Block(cfg, dtype, rngs=rngs, fused=fused) for _ in range(cfg.layers))
     self.norm = nnx.LayerNorm(cfg.width, epsilon=cfg.norm_eps, rngs=rngs)
-    if fused:
-      # As SmolLM2's: a product with one vector is faster along this memory layout.
+    if fused == "columns":  # as SmolLM2's
       self.head = nnx.Linear(
         cfg.width, cfg.vocab, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
       )
@@ -118,5 +117,5 @@ def fuse(params: dict, dtype: jnp.dtype, layout: Layout) -> dict:
     **params,
     "embed": {"embedding": embedding},
     "blocks": blocks,
-    "head": {"kernel": embedding.T},
+    **({"head": {"kernel": embedding.T}} if layout == "columns" else {}),
   }

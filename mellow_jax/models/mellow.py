@@ -315,7 +315,7 @@ def fuse(cfg: ModelConfig, params: dict, layout: Layout | None = None) -> tuple[
   of the time of a token. layout: by default that of the devices of this process, as RowLinear says.
   """
   dtype = jnp.dtype(resolve_dtype(cfg))
-  layout = layout or ("rows" if jax.default_backend() == "gpu" else "columns")
+  layout = layout or ("columns" if jax.default_backend() == "tpu" else "rows")
   match cfg.decoder:
     case SmolLM2Config():
       decoder = smollm2.fuse(params["decoder"], dtype, layout)

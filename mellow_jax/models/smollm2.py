@@ -242,8 +242,8 @@ class SmolLM2(Decoder):
     self.embed = nnx.Embed(cfg.vocab, cfg.width, embedding_init=init, dtype=dtype, rngs=rngs)
     self.blocks = nnx.List(Block(cfg, dtype, rngs=rngs, fused=fused) for _ in range(cfg.layers))
     self.norm = RMSNorm(cfg.width, cfg.norm_eps)
-    if fused:
-      # The embedding, transposed: a product with one vector is faster along this memory layout.
+    if fused == "columns":
+      # The embedding, transposed; by rows the embedding itself is as the head wants it.
       self.head = nnx.Linear(
         cfg.width, cfg.vocab, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
       )
@@ -277,5 +277,5 @@ def fuse(params: dict, dtype: jnp.dtype, layout: Layout) -> dict:
     "embed": {"embedding": embedding},
     "blocks": {i: block(plain) for i, plain in params["blocks"].items()},
     "norm": params["norm"],
-    "head": {"kernel": embedding.T},
+    **({"head": {"kernel": embedding.T}} if layout == "columns" else {}),
   }

@@ -24,7 +24,7 @@ from mellow_jax.training import device_plan, program_costs
 def test_a_step_of_one_row_reads_each_kernel_once():
   jax.config.update("jax_platforms", "cpu")  # else JAX looks for a GPU
   cfg = tiny.config(dtype="bfloat16")
-  cfg = dataclasses.replace(cfg, decoder=SmolLM2Config(vocab=64, layers=2))  # layers of full size
+  cfg = dataclasses.replace(cfg, decoder=SmolLM2Config(vocab=8192, layers=2))  # layers of full size
   _, _, (gpu,) = device_plan.load_topology("h200:1")
   here = SingleDeviceSharding(gpu)
 
@@ -46,8 +46,9 @@ def test_a_step_of_one_row_reads_each_kernel_once():
     state = jax.eval_shape(begin, decoder, prefix, lengths)
     inputs = map(on_gpu, (decoder, token, state))
     compiled = jax.jit(step, donate_argnums=2).lower(*inputs).compile()
-    kernels = sum(2 * x.size for x in jax.tree.leaves(params["decoder"]["blocks"]))  # bytes
+    read = params["decoder"]["blocks"], params["decoder"]["embed"]  # which is the head as well
+    kernels = sum(2 * x.size for x in jax.tree.leaves(read))  # bytes
     return program_costs.traffic(compiled.as_text()) / kernels
 
   by_rows, by_columns = moved("rows"), moved("columns")
-  assert by_rows < 1.3 < 1.7 < by_columns
+  assert by_rows < 1.3 < 1.5 < by_columns
