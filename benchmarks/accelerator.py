@@ -51,7 +51,7 @@ def training(args: argparse.Namespace) -> dict:
 def answers(args: argparse.Namespace, batch: int) -> dict:
   """The report of `benchmarks.decode` at a batch size."""
   flags = ["--dtype=bfloat16", f"--batch={batch}", "--profile"]
-  flags += ["--tiny", "--rounds=1", "--new_tokens=4"] if args.tiny else []
+  flags += ["--tiny"] if args.tiny else []
   return decode.run(decode.parser().parse_args(flags))
 
 
