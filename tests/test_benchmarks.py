@@ -32,7 +32,9 @@ def measured(area, tmp_path, monkeypatch, *flags):
   area.main(["--tiny", "--rounds=1", f"--output={output}", *flags])
   report = json.loads(output.read_text())
   rows = [row for table in report["tables"] for row in table["rows"]]
-  assert rows and all(row["median"] > 0 and len(row["seconds"]) == 1 for row in rows)
+  assert rows and all(len(row["seconds"]) == 1 for row in rows)
+  # The tokens after the first have a difference of two times, which noise can turn around.
+  assert all(row["median"] > 0 for row in rows if row["name"] != decode.AFTER)
   return report
 
 
@@ -107,7 +109,8 @@ def test_accelerator(tmp_path, capsys):
   assert decode.AFTER in names(report["parts"]["decoding at 8"])
   goals = accelerator.goals(report["parts"])
   assert [row["goal"] for row in goals] == [*accelerator.TRAINING.values(), accelerator.DECODING[8]]
-  assert all(row["reached"] > 0 for row in goals)
+  *trained, decoded = (row["reached"] for row in goals)
+  assert min(trained) > 0 and decoded != 0  # a difference of two times, as above
 
 
 def test_a_part_for_which_no_time_is_left_is_named(tmp_path, capsys):
