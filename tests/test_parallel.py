@@ -342,10 +342,22 @@ def test_two_processes_train_as_one_does_and_one_resumes_what_they_saved(
 
 
 def test_ctrl_c_is_answered_while_the_main_thread_computes_and_a_second_one_ends_it():
-  code = (
-    "import hashlib; from mellow_jax import parallel; parallel.StopSignal();"
-    "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-  )
+  # Ready is said by another thread, which the interpreter lets run only once the main thread
+  # computes outside of it. Said before, both signals may come while that thread can still hear.
+  code = """
+import hashlib, sys, threading
+from mellow_jax import parallel
+parallel.StopSignal()
+computing = threading.Lock()
+computing.acquire()
+def tell():
+  with computing:
+    print("ready", flush=True)
+threading.Thread(target=tell, daemon=True).start()
+sys.setswitchinterval(1000)
+computing.release()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
     assert process.stdout.readline() == "ready\n"
