@@ -143,6 +143,9 @@ def measure(
   if REFERENCE in seconds:
     times = statistics.median(seconds[REFERENCE]) / least
     notes[0] += f", {times:.1f} times the reference"
+  if min(seconds[AFTER]) <= 0:
+    why = "an answer and its first token take as long within the noise: take more --new_tokens"
+    notes.append(f"the row {AFTER!r} tells nothing: {why}")
   table |= {"ms a token after the first": 1e3 * loop, "seconds at both limits": least}
   table |= {"notes": notes, "compile seconds": found[OURS].call("compile_seconds")}
   step = flops(cfg, batch, cfg.prefix_tokens + count / 2)

@@ -73,6 +73,9 @@ def test_decode(tmp_path, monkeypatch):
   report = measured(decode, tmp_path, monkeypatch, "--batch=2", "--new_tokens=4")
   assert names(report) == ["ours", "ours, after the first token", "ours, first token"]
   assert skipped(report) == ["reference and Hugging Face"]
+  table = report["tables"][0]
+  (after,) = (row["seconds"] for row in table["rows"] if row["name"] == decode.AFTER)
+  assert (min(after) <= 0) == any("tells nothing" in note for note in table["notes"])
 
 
 def test_encoder(tmp_path, monkeypatch):
