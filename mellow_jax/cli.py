@@ -20,6 +20,8 @@ from mellow_jax.errors import FlagsError, UserError, first_line
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
 CHECKPOINT = "MELLOW_CHECKPOINT"  # the environment variable
 COLUMNS = 100
+SEEDS = -(2**63), 2**63 - 1  # the lowest and the highest of JAX
+MOST_TOKENS = 100_000  # of an answer
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # --device to JAX_PLATFORMS
 
 
@@ -105,7 +107,7 @@ def define_sampling(f: flags.FlagValues, samples: str) -> None:
   kinds = ["greedy", "sample", "beam"]
   flags.DEFINE_enum("sampling", "greedy", kinds, "How tokens are chosen.", flag_values=f)
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
-  number("max_new_tokens", 300, "Tokens after which an answer is cut off.")
+  number("max_new_tokens", 300, "Tokens after which an answer is cut off.", 1, MOST_TOKENS)
   number("top_k", 0, "Sample from the k most probable tokens; 0: from all.")
   number("samples", 1, samples)
   number("beams", 4, "Beams of --sampling=beam.")
@@ -232,6 +234,8 @@ def _field_fault(error: KeyError, argv: Sequence[str]) -> str:
 @contextlib.contextmanager
 def ending_in_a_line() -> Iterator[None]:
   """Turns Ctrl-C and a stdout whose reader is gone, as of `| head`, into a line and SystemExit."""
+  if sys.stdout is None:  # closed by the shell, as `>&-` does
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
   try:
     yield
     sys.stdout.flush()
@@ -291,10 +295,10 @@ def run(
   """Parses argv into f and calls do(f); with --help it prints doc and the flags instead.
 
   Returns the exit status: that of `do`, 0 for None, or 1 after one line on stderr for a UserError,
-  an OSError or wrong flags. Arguments that are no flags are an error that suggests `example`;
-  where that is None, `do` gets them after f. While a command is silent for long, lines say that it
-  `waits_for` something; None: it has a progress bar or lines of its own. Raises SystemExit,
-  after a line on stderr, on Ctrl-C and where stdout's reader is gone.
+  an OSError, a lack of memory or wrong flags. Arguments that are no flags are an error that
+  suggests `example`; where that is None, `do` gets them after f. While a command is silent for
+  long, lines say that it `waits_for` something; None: it has a progress bar or lines of its own.
+  Raises SystemExit, after a line on stderr, on Ctrl-C and where stdout's reader is gone.
   """
   try:
     with ending_in_a_line():
@@ -315,5 +319,10 @@ def run(
         return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     text = _os_fault(error) if isinstance(error, OSError) else str(error)
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return 1
+  except RuntimeError as error:  # JAX's is one, and is not imported for --help
+    if not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
+      raise
+    remedy = "lower the batch size or the length of answers, or take a device with more"
+    text = f"the device has too little memory: {remedy} ({first_line(error)})"
+  print(f"error: {text}", file=sys.stderr, flush=True)
+  return 1

@@ -48,7 +48,7 @@ def _flags() -> flags.FlagValues:
   )
   cli.define_sampling(f, "Answers a question, from sample or beam.")
   number = functools.partial(flags.DEFINE_integer, flag_values=f)
-  number("seed", 0, "Seed of --sampling=sample.")
+  number("seed", 0, "Seed of --sampling=sample.", *cli.SEEDS)
   number("batch_size", 8, "Rows answered together.", lower_bound=1)
   return f
 

@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
 from absl import flags
 
@@ -126,6 +128,28 @@ def test_ctrl_c_ends_in_a_line(capsys):
   with pytest.raises(SystemExit, match="130"):
     cli.run(["mellow x"], cli.flag_values(), "Doc.", interrupted, example="--config=NAME")
   assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+
+
+def test_memory_that_does_not_suffice_is_a_line(capsys):
+  argv, f = ["mellow x"], cli.flag_values()
+  asks = lambda f: jax.numpy.zeros(2**45).block_until_ready()  # noqa: E731
+  assert cli.run(argv, f, "Doc.", asks, example="--config=NAME") == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: the device has too little memory: lower the batch size")
+
+
+def test_other_errors_of_jax_are_not_taken_for_a_lack_of_memory():
+  def fails(f):
+    raise jax.errors.JaxRuntimeError("INTERNAL: what nobody expected")
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match="nobody expected"):
+    cli.run(["mellow x"], cli.flag_values(), "Doc.", fails, example="--config=NAME")
+
+
+def test_a_command_works_where_stdout_is_closed():
+  command = f"{shlex.quote(sys.executable)} -m mellow_jax generate --help >&-"
+  done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_stdout_that_nobody_reads_ends_in_a_line():

@@ -283,6 +283,37 @@ def test_generate_votes_and_says_how_many_agree(run, clips, tmp_path):
   assert "add --sampling=sample and --samples=5" in err
 
 
+def test_answers_about_other_clips_of_the_same_names_are_not_taken_for_these(run, clips, tmp_path):
+  rows = [manifest(tmp_path / f"{name}.json", 2) for name in ("rows", "same")]
+  output, other = tmp_path / "out.jsonl", tmp_path / "other"
+  other.mkdir()
+  for mine, theirs in (("a", "c"), ("b", "d")):
+    shutil.copy(clips / f"{theirs}.wav", other / f"{mine}.wav")
+  assert run(f"--data={rows[0]}", f"--output={output}", f"--audio_root={clips}")[0] == 0
+  before = output.read_bytes()
+  status, _, err = run(f"--data={rows[1]}", f"--output={output}", f"--audio_root={other}")
+  assert status == 1 and f"was made with audio_root = '{clips}', this run has '{other}'" in err
+  # The same folder by another name, and clips whose paths need none.
+  spelled = other / ".." / os.path.relpath(clips, tmp_path)
+  assert run(f"--data={rows[1]}", f"--output={output}", f"--audio_root={spelled}")[0] == 0
+  assert output.read_bytes() == before
+  for root in (clips, other):
+    ask = [f"--output={tmp_path / 'whole.jsonl'}", f"--audio_root={root}", "what is heard ?"]
+    assert run(clips / "a.wav", clips / "b.wav", *ask)[0] == 0
+
+
+@pytest.mark.parametrize(
+  ("flag", "least", "most"),
+  [("seed", -(2**63), 2**63 - 1), ("max_new_tokens", 1, 100_000)],
+)
+def test_numbers_out_of_range_are_a_line_and_leave_nothing(run, clips, tmp_path, flag, least, most):
+  rows, output = manifest(tmp_path / "rows.json", 2), tmp_path / "out.jsonl"
+  for value in (least - 1, most + 1):
+    status, _, err = run(f"--data={rows}", f"--output={output}", f"--{flag}={value}")
+    assert status == 1 and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert flag in err and str(most) in err and not output.exists()
+
+
 def manifest(path: pathlib.Path, rows: int = 7, **changes: str) -> pathlib.Path:
   """Rows about two clips and about one, in turn."""
   content = [

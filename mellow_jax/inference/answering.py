@@ -286,6 +286,7 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
   settings = {
     "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
     "preset": model.preset.name,
+    "audio_root": predictions.root_of((e.filepath1 for e in job.entries), job.root),
     "window": f.window,
     "seed": f.seed,
     **dataclasses.asdict(sampling),

@@ -155,12 +155,17 @@ def log_progress() -> None:
     logger.propagate = False  # some libraries give the root logger a handler
 
 
+def check_seed(seed: int) -> None:
+  """Raises QuestionError where JAX can make no random key of it."""
+  if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+    raise QuestionError(f"seed {seed!r:.60}: give a whole number of 64 bits")
+
+
 def _random_key(seed: int, sampling: Sampling) -> Key[Array, ""]:
   """The key of a seed; raises QuestionError where either is of another type."""
   if not isinstance(sampling, Sampling):
     raise QuestionError(f"sampling {sampling!r:.60}: give a Sampling, such as Sampling(top_p=0.9)")
-  if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
-    raise QuestionError(f"seed {seed!r:.60}: give a whole number of 64 bits")
+  check_seed(seed)
   return jax.random.key(seed)
 
 

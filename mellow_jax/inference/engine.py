@@ -33,7 +33,16 @@ from mellow_jax import parallel, progress
 from mellow_jax.data.audio import Clip, Window
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decide, decode
-from mellow_jax.inference.api import GREEDY, OPTION_BUCKET, Answer, Mellow, NotAsked, Prompt, Row
+from mellow_jax.inference.api import (
+  GREEDY,
+  OPTION_BUCKET,
+  Answer,
+  Mellow,
+  NotAsked,
+  Prompt,
+  Row,
+  check_seed,
+)
 from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
 from mellow_jax.models.decoder import Cache
@@ -213,10 +222,12 @@ class Engine:
 
     With wait, a full queue is waited for.
     """
-    if isinstance(request, Request) and not 1 <= request.max_new_tokens <= self.max_new_tokens:
-      raise QuestionError(
-        f"max_new_tokens {request.max_new_tokens}: from 1 to {self.max_new_tokens} here"
-      )
+    if isinstance(request, Request):
+      if not 1 <= request.max_new_tokens <= self.max_new_tokens:
+        raise QuestionError(
+          f"max_new_tokens {request.max_new_tokens}: from 1 to {self.max_new_tokens} here"
+        )
+      check_seed(request.seed)
     if not self._waiting.acquire(blocking=wait):
       raise BusyError(f"{self.max_queue} requests are waiting: try again later")
     with self._lock:  # none is put behind the word that ends the thread

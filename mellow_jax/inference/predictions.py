@@ -33,6 +33,11 @@ def key_of(content: object) -> str:
   return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
+def root_of(paths: Iterable[str], root: Path) -> str:
+  """The folder where clips lie, a setting of theirs; "" where no path is relative to it."""
+  return str(root.resolve()) if any(not Path(path).is_absolute() for path in paths) else ""
+
+
 def number_of(key: str) -> int:
   """A number from 0 to 2^31 - 1 that follows from a key, for a row's random numbers."""
   return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1

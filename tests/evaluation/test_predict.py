@@ -83,6 +83,18 @@ def last_line(err: str) -> str:
   return err.splitlines()[-1]
 
 
+def test_answers_about_other_clips_of_the_same_names_are_not_taken_for_these(run, data, tmp_path):
+  output, other = tmp_path / "out.jsonl", tmp_path / "other"
+  shutil.copytree(data, other)
+  assert run("--limit=2", output=output)[0] == 0
+  status, _, err = run("--limit=2", output=output, audio_root=other)
+  assert status == 1
+  assert f"was made with audio_root = '{data}', this run has '{other}'" in last_line(err)
+  # Noise and silence come from no folder.
+  silent = {"audio": "silence", "output": tmp_path / "silent.jsonl"}
+  assert run("--limit=2", **silent)[0] == run("--limit=2", audio_root=other, **silent)[0] == 0
+
+
 # --- What is asked and heard ---------------------------------------------------------------------
 
 
@@ -268,12 +280,16 @@ def test_missing_audio_is_listed_once_or_left_out(run, data, tmp_path):
   assert settings["missing_audio"] == ["b.wav", "d.wav"] and settings["items"] == 11
   # With the clips there, only those are asked about that were not there.
   written = {line["key"]: line["prediction"] for line in lines(output)}
-  status, _, err = run(output=output)
+  for name in "bd":
+    shutil.copy(data / f"{name}.wav", folder)
+  status, _, err = run(data=table, output=output)
   assert status == 0 and len(lines(output)) == 19
   assert {line["key"]: line["prediction"] for line in lines(output)}.items() >= written.items()
   settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
   assert settings["missing_audio"] == [] and settings["items"] == 19
   # Noise needs no clips.
+  for name in "bd":
+    (folder / f"{name}.wav").unlink()
   assert run(data=table, output=tmp_path / "noise.jsonl", audio="noise")[0] == 0
   status, _, err = run("--allow_missing", data=table, output=output, audio_root=tmp_path)
   assert status == 1 and "no item is left" in last_line(err)

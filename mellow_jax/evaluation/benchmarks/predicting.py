@@ -24,7 +24,7 @@ from mellow_jax.evaluation.benchmarks import (
 from mellow_jax.evaluation.benchmarks.items import Item
 from mellow_jax.evaluation.benchmarks.prompt_styles import Style
 from mellow_jax.evaluation.benchmarks.runner import Asking, Question
-from mellow_jax.inference import answering
+from mellow_jax.inference import answering, predictions
 from mellow_jax.inference.api import Mellow
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.predictions import INCOMPLETE, Predictions
@@ -90,12 +90,17 @@ def _root(f: flags.FlagValues) -> Path:
   return Path(f.audio_root) if f.audio_root else catalogue.audio_root(f.data)
 
 
+def _reads_clips(f: flags.FlagValues) -> bool:
+  """Whether what is heard comes from files."""
+  return f.benchmark != "scenes" and f.audio not in ("noise", "silence")
+
+
 def _present(f: flags.FlagValues, items: list[Item]) -> tuple[list[Item], list[str]]:
   """The items whose audio is there, and the paths that are not.
 
   Raises FlagsError listing the latter, unless --allow_missing leaves their items out.
   """
-  if f.benchmark == "scenes" or f.audio in ("noise", "silence"):
+  if not _reads_clips(f):
     return items, []
   root, paths = _root(f), {path for item in items for path in (item.audio1, item.audio2) if path}
   missing = sorted(path for path in paths if not (root / path).is_file())
@@ -127,7 +132,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _settings(
-  f: flags.FlagValues, model: Mellow, style: Style, sampling: Sampling
+  f: flags.FlagValues, model: Mellow, style: Style, sampling: Sampling, items: Sequence[Item]
 ) -> dict[str, Any]:
   """What answers depend on, beside the items."""
   settings: dict[str, Any] = {
@@ -139,6 +144,8 @@ def _settings(
   }
   asked = ("audio", "audio2", "permute_options", "options_loglik", "window", "seed")
   settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
+  if _reads_clips(f):
+    settings["audio_root"] = predictions.root_of((item.audio1 for item in items), _root(f))
   # Of a greedy answer nothing more is said: files of before there were samples are continued.
   usual = dataclasses.asdict(Sampling(max_new_tokens=f.max_new_tokens))
   drawn = {**dataclasses.asdict(sampling), "vote": f.vote}
@@ -198,7 +205,7 @@ def _predict(f: flags.FlagValues) -> int:
   model.warns = False
   keys = runner.keys(asking, questions)
   with Predictions(f.output, keys, jax.process_index()) as output:
-    states = runner.begin(output, _settings(f, model, style, sampling), about)
+    states = runner.begin(output, _settings(f, model, style, sampling, items), about)
     if output.dropped:
       _say(f"{f.output}: {output.dropped} answers to items that are asked no more are left out")
     batch = f.batch_size * len(devices)

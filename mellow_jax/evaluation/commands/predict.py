@@ -46,7 +46,7 @@ def _flags() -> flags.FlagValues:
   number("permute_options", 1, "Orders in which the choices are shown.", lower_bound=1)
   number("redraw_options", 0, "Option sets drawn anew for multiple choices alone.", lower_bound=0)
   choice("window", "first", ["first", "center"], "Part of a long clip that is heard.")
-  number("seed", 0, "What probes and samples draw depends on it.", lower_bound=0)
+  number("seed", 0, "What probes and samples draw depends on it.", 0, cli.SEEDS[1])
   cli.define_sampling(f, "Answers an item, from sample; they need --vote.")
   number("batch_size", 8, "Items answered together, on each device.", lower_bound=1)
   text("coordinator", help="")  # the doc says what these three are
