@@ -209,6 +209,7 @@ class StopSignal:
   """
 
   GRACE_SECONDS = 3.0  # after a second Ctrl-C, for the main thread to clean up
+  is_heard = False  # whether there is one in this process
 
   def __init__(self):
     self._received, self._calls = False, 0
@@ -220,6 +221,7 @@ class StopSignal:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # it gets each signal's number at once
     threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+    StopSignal.is_heard = True
 
   def _watch(self, reader: int) -> None:
     presses = 0
@@ -228,9 +230,9 @@ class StopSignal:
         continue
       presses += 1
       if presses == 1:
-        os.write(2, b"\nstops after the next step; Ctrl-C again ends at once\n")
+        _say_at_once("\nstops after the next step; Ctrl-C again ends at once\n")
     time.sleep(self.GRACE_SECONDS)
-    os.write(2, b"error: stopped by Ctrl-C\n")
+    _say_at_once("error: stopped by Ctrl-C\n")
     os._exit(130)
 
   def _terminate(self, *_: object) -> None:
@@ -248,6 +250,12 @@ class StopSignal:
     return self._received
 
 
+def _say_at_once(text: str) -> None:
+  """Writes to stderr past Python's buffer, which another thread may hold, if it has a reader."""
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode())
+
+
 def is_first() -> bool:
   """Whether this process is the one that prints and writes files."""
   return jax.process_index() == 0
@@ -260,8 +268,29 @@ def log(text: str) -> None:
   """Prints a line, in the first process only."""
   global _logged
   _logged = time.monotonic()
-  if is_first():
+  if not is_first():
+    return
+  try:
     print(text, flush=True)
+  except BrokenPipeError:
+    if not StopSignal.is_heard:
+      raise
+    _without_reader()
+
+
+def _without_reader() -> None:
+  """Goes on where stdout's reader is gone, and asks for the stop that saves the run.
+
+  Ctrl-C ends `| tee`, too, and a run must not be lost with what it prints.
+  """
+  null = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, 1)
+  try:
+    os.write(2, b"stdout was closed: stops after the next step\n")
+  except OSError:  # stderr goes the same way
+    os.dup2(null, 2)
+  os.close(null)
+  signal.raise_signal(signal.SIGTERM)
 
 
 def silent_seconds() -> float:

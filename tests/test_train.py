@@ -151,6 +151,25 @@ def test_a_run_that_is_asked_to_stop_saves_that_very_step(train, whole, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_run_whose_output_nobody_reads_any_more_saves_that_very_step(train, tmp_path, both):
+  process = train(tmp_path / "run", "--config.save_every=1000")
+  for line in process.stdout:
+    if "compiling" in line:
+      break
+  process.stdout.close()
+  if both:  # as `2>&1 | tee log`, which Ctrl-C ends
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 75
+  else:
+    assert process.stderr.read() == "stdout was closed: stops after the next step\n"
+    assert process.wait() == 75
+  (saved,) = (tmp_path / "run/checkpoints").iterdir()
+  assert [line["step"] for line in lines(tmp_path / "run")] == [*range(1, int(saved.name) + 1)]
+
+
+@pytest.mark.slow
 def test_the_best_model_is_that_of_the_lowest_validation_loss(train, tmp_path):
   # Validated between the saves, too, and with a learning rate that spoils what was learnt.
   flags = ["--config.steps=3", "--config.eval_every=1", "--config.sample_answers=0"]

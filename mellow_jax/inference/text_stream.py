@@ -33,7 +33,7 @@ class TextStream:
 
 
 class StopTexts:
-  """Ends a text before the first of some strings, wherever its pieces break them."""
+  """Ends a text before the string that is the first to be complete, wherever its pieces break."""
 
   def __init__(self, texts: Sequence[str]):
     self._texts, self._held = [text for text in texts if text], ""
@@ -42,9 +42,10 @@ class StopTexts:
   def add(self, piece: str) -> str:
     """What of the text is certain to stand before any of the strings; see `found`."""
     self._held += piece
-    places = [place for text in self._texts if (place := self._held.find(text)) >= 0]
-    if places:
-      self.found, sure, self._held = True, self._held[: min(places)], ""
+    found = [(at + len(text), at) for text in self._texts if (at := self._held.find(text)) >= 0]
+    if found:
+      _, start = min(found)  # that which ends first; of two, the longer one
+      self.found, sure, self._held = True, self._held[:start], ""
       return sure
     # The longest end that may be the beginning of one of the strings waits.
     waits = max(

@@ -1,5 +1,7 @@
 """Text that is streamed is whole: no half of a character, and in the end the text of all tokens."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tiny
@@ -44,6 +46,20 @@ def test_any_bytes_give_the_text_of_all_tokens(bytes_tokenizer):
 def test_white_space_around_an_answer_is_left_out(bytes_tokenizer):
   ids = bytes_tokenizer.encode("  a dog \n").ids
   assert list(text_stream.pieces(bytes_tokenizer, ids)) == ["a", " d", "o", "g"]
+
+
+def test_a_text_ends_before_the_string_that_is_complete_first_however_it_is_broken():
+  rng = np.random.default_rng(0)
+  for text, stops, expected in [
+    ("bbaaabaa", ["baa", "a"], "bb"),  # "baa" begins sooner and is complete later
+    ("one two three", ["three", "two three", "o three"], "one "),  # all three end there
+    ("abc", ["d", ""], "abc"),
+  ]:
+    for _ in range(20):
+      cuts = [0, *sorted(rng.integers(0, len(text) + 1, 3).tolist()), len(text)]
+      stop = text_stream.StopTexts(stops)
+      found = "".join(stop.add(text[a:b]) for a, b in itertools.pairwise(cuts) if not stop.found)
+      assert found + stop.end() == expected
 
 
 def test_words_come_one_by_one():
