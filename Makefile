@@ -46,10 +46,11 @@ demo: $(VENV)/installed
 	  --predictions=$(DEMO_DIR)/clips.jsonl --probe=$(DEMO_DIR)/noise.jsonl
 	$(RUN) -m mellow_jax.demo_clips --workdir=$(DEMO_DIR)
 
-# The demo's model over HTTP; http://127.0.0.1:8000 is a page.
+# The demo's model over HTTP; http://127.0.0.1:8000 is a page. PORT=8123 takes another port.
+PORT ?= 8000
 serve: $(VENV)/installed
 	@test -d $(DEMO_DIR)/model || { echo "no $(DEMO_DIR)/model: run make demo first"; exit 1; }
-	$(RUN) -m mellow_jax.serve --checkpoint=$(DEMO_DIR)/model
+	$(RUN) -m mellow_jax.serve --checkpoint=$(DEMO_DIR)/model --port=$(PORT)
 
 # Two processes: most of a test is compilation, by one thread.
 PYTEST = $(RUN) -m pytest -n 2 --dist worksteal

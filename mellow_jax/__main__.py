@@ -7,14 +7,14 @@
   mellow inspect     plots the sound events that the encoder detects beside an answer
   mellow reasonaqa   builds the dataset ReasonAQA, checks it and counts what it holds
   mellow cache-features  keeps what a frozen encoder makes of clips, for training
-  mellow plan        memory and step time of a run on a TPU slice
+  mellow plan        memory and step time of a run on a TPU slice or GPUs
   mellow ablate      trains and evaluates every system of the paper's ablations
   mellow serve       serves a model over HTTP, with a page
   mellow decide      gives probabilities of yes and no, of options, of levels
   mellow calibrate   makes those probabilities right as often as they say
 
 `mellow COMMAND --help` shows the flags of each, `mellow --version` the version. Each is also
-`python -m mellow_jax.COMMAND`.
+`python -m mellow_jax COMMAND`.
 """
 
 import sys

@@ -396,7 +396,7 @@ def test_one_bad_clip_does_not_end_a_batch(run, clips, tmp_path, monkeypatch):
   } | {row: bad[row][0] for row in (3, 7)}
   assert str(folder / "b.wav") in bad[1][1] and found[1]["prediction"] == ""
   last = err.splitlines()[-1]
-  assert "4 answers, 4 of 8 rows could not be asked, first row 1" in last and "again" in last
+  assert "4 answers, 4 of 8 rows could not be asked, first row 1 from 0" in last and "again" in last
   # A rerun tries these alone.
   asked, rows_of = [], answering._rows
   monkeypatch.setattr(answering, "_rows", lambda *args: watched(rows_of(*args), asked))
@@ -471,7 +471,23 @@ def test_clips_and_a_question_are_arguments(run, clips, model, tmp_path):
   assert line["log_prob"] == line["log_probs"][0] and line["filepath1"] == str(paths[0])
 
 
-def test_a_folder_stands_for_its_clips(run, clips, tmp_path):
+def test_an_end_that_is_no_window_is_said(run, tmp_path):
+  path = tmp_path / "tail.wav"
+  soundfile.write(path, tone(500.0, 2.9), 16_000)  # windows of one second
+  status, out, err = run(path, QUESTION, "--window=all")
+  assert status == 0 and len(out.splitlines()) == 2
+  assert "the last 0.90 of 2.90 s are not heard: windows are no shorter than 1 s" in err
+
+
+def test_an_output_that_is_a_folder_is_said(run, clips, tmp_path):
+  status, _, err = run(clips / "a.wav", QUESTION, f"--output={tmp_path}")
+  assert status == 1 and last_line(err) == f"error: {tmp_path}: is a folder: name a file in it"
+
+
+def test_a_folder_stands_for_its_clips(run, clips, tmp_path, monkeypatch):
+  # As in a new process, where nothing has been logged before.
+  monkeypatch.setattr(api.logger, "handlers", [])
+  monkeypatch.setattr(api.logger, "level", logging.NOTSET)
   folder = with_bad_clip(clips, tmp_path / "clips")
   (folder / "notes.txt").write_text("none")
   status, out, err = run(folder, QUESTION, "--json")

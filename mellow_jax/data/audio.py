@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -241,6 +241,12 @@ def load_windows(source: Source, cfg: AudioConfig, preset: Preset) -> list[Clip]
     least = min(total, round(MIN_WINDOW_SECONDS * cfg.sample_rate))
     starts = range(0, total - least + 1, cfg.clip_samples)
     return [_clip(signal, cfg, preset, start, total) for start in starts]
+
+
+def unheard(windows: Sequence[Clip]) -> float:
+  """The seconds at the end of a source that `load_windows` has left out."""
+  last = windows[-1]
+  return last.total_seconds - last.start_seconds - last.seconds_used
 
 
 def header(data: bytes, name: str, max_seconds: float) -> tuple[int, int, int]:

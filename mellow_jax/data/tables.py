@@ -68,6 +68,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 _JSONS = (".json", ".jsonl")
 _ENDINGS = (*_JSONS, ".csv", ".tsv", ".xlsx")
+NO_ROWS = "holds no rows: give it one, or name another file"
+MEND = "mend it there"  # where a caller knows no better remedy
 MOST_FAULTS = 10  # that one message names
 _SEPARATORS = ",\t;"
 KEY = "_key"  # of a row that a JSON object holds by its id: that id; readers ignore names with "_"
@@ -164,7 +166,7 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
     with _opened(path) as file:
       first = _first_sign(file)
     if not first:
-      _fail(path, "", "holds no rows")
+      _fail(path, "", NO_ROWS)
     if first in ("[", "{"):
       rows = _list_rows if first == "[" else _line_rows
       return Table(None, _filled(path, rows(path, remedy)))
@@ -172,7 +174,7 @@ def scan(path: str | os.PathLike, *, remedy: str = "") -> Table:
   separator = max(_SEPARATORS, key=lambda sign: len(_header(text, sign)))
   header = _header(text, separator)
   if os.fspath(path).lower().endswith(_JSONS) and len(header) < 2:
-    _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy)
+    _fail(path, "", "is not JSON: it begins with neither '[' nor '{'", remedy or MEND)
   for column in header:
     if column and header.count(column) > 1:
       _fail(path, "line 1", f"column {column!r} occurs twice: keep one")
@@ -239,7 +241,7 @@ def _filled(path: str | os.PathLike, rows: Iterator[Row]) -> Iterator[Row]:
   """The rows; raises DataError where there are none."""
   first = next(rows, None)
   if first is None:
-    _fail(path, "", "holds no rows")
+    _fail(path, "", NO_ROWS)
   yield first
   yield from rows
 
@@ -273,7 +275,7 @@ def _list_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
     except UnicodeDecodeError:
       raise
     except ValueError as error:
-      _fail(path, "", f"is not JSON ({error})", remedy)
+      _fail(path, "", f"is not JSON ({error})", remedy or MEND)
 
 
 def _line_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
@@ -289,7 +291,7 @@ def _line_rows(path: str | os.PathLike, remedy: str) -> Iterator[Row]:
           try:
             fields = _DECODER.decode(line)
           except (ValueError, RecursionError) as error:
-            _fail(path, f"line {number}", f"is not JSON ({error})", remedy)
+            _fail(path, f"line {number}", f"is not JSON ({error})", remedy or MEND)
           yield Row(fields, number)
 
 

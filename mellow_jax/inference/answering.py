@@ -20,7 +20,7 @@ from mellow_jax.data.audio import Clip
 from mellow_jax.data.records import Record
 from mellow_jax.errors import AudioError, FlagsError
 from mellow_jax.inference import predictions
-from mellow_jax.inference.api import Answer, Mellow, NotAsked, Row, logger
+from mellow_jax.inference.api import Answer, Mellow, NotAsked, Row, log_progress, logger
 from mellow_jax.inference.decode import Sampling
 from mellow_jax.inference.engine import Engine
 from mellow_jax.inference.notes import NoteCounts
@@ -195,7 +195,7 @@ def _say_failures(name: str, total: int, failures: Sequence[dict[str, Any]]) -> 
     first = failures[0]
     says += (
       f", {len(failures)} of {total} rows could not be asked, first row {first['row']} "
-      f"({first['failure']}): the same command tries them again"
+      f"from 0 ({first['failure']}): the same command tries them again"
     )
   (logger.warning if failures else logger.info)(says)
   return predictions.INCOMPLETE if failures else 0
@@ -327,6 +327,7 @@ def answer(f: flags.FlagValues, words: Sequence[str]) -> int:
   """Does what the flags of `mellow generate` and the words beside them say; the exit status."""
   cli.require(f, "checkpoint")
   parallel.require_device(f.device)
+  log_progress()  # what is said of a folder comes before the model is loaded
   sampling, job = sampling_of(f), _job(f, words)
   if f.window == "all" and (f.output or len(job.entries) > 1 or job.entries[0].filepath2):
     raise FlagsError("--window=all takes one --audio and prints: choose first or center")

@@ -155,6 +155,13 @@ def log_progress() -> None:
     logger.propagate = False  # some libraries give the root logger a handler
 
 
+def say_unheard(windows: Sequence[Clip]) -> None:
+  """Says in the log where the end of a clip is in none of its windows."""
+  if (rest := audio.unheard(windows)) >= 0.01:
+    says = "the last %.2f of %.2f s are not heard: windows are no shorter than %.0f s"
+    logger.warning(says, rest, windows[-1].total_seconds, audio.MIN_WINDOW_SECONDS)
+
+
 def check_seed(seed: int) -> None:
   """Raises QuestionError where JAX can make no random key of it."""
   if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
@@ -336,8 +343,13 @@ class Mellow:
   def answer_windows(
     self, clip: Source, question: str, *, sampling: Sampling = GREEDY, seed: int = 0
   ) -> list[Answer]:
-    """An answer for each consecutive window of a clip; raises as `answer` does."""
-    rows = [(c, None, question) for c in audio.load_windows(clip, self.cfg.audio, self.preset)]
+    """An answer for each consecutive window of a clip; raises as `answer` does.
+
+    A rest of less than a second is no window; a line of the log says where one is left out.
+    """
+    windows = audio.load_windows(clip, self.cfg.audio, self.preset)
+    say_unheard(windows)
+    rows = [(window, None, question) for window in windows]
     return self.answers(rows, sampling=sampling, seed=seed, batch_size=min(len(rows), 8))
 
   def compare(

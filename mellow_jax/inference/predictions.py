@@ -90,6 +90,8 @@ class Predictions:
     Raises PredictionsError if the file was made with other settings or about other rows, is damaged
     other than by a cut-off last line, cannot be written, or is being written by another run.
     """
+    if self.path.is_dir():
+      raise PredictionsError(f"{self.path}: is a folder: name a file in it")
     try:
       if sources := self._sources():
         self._check_settings(settings, about)

@@ -144,7 +144,9 @@ def test_consecutive_windows_cover_the_source():
   assert [clip.start_seconds for clip in clips] == [0.0, 1.25, 2.5]
   assert [clip.seconds_used for clip in clips] == [1.25, 1.25, 1.0]
   np.testing.assert_array_equal(np.concatenate([clip.wav for clip in clips])[:112_000], wav)
-  assert len(audio.load_windows((wav[:-1], 32_000), cfg, CLEAN)) == 2  # 1 s less one sample is left
+  assert audio.unheard(clips) == 0
+  clips = audio.load_windows((wav[:-1], 32_000), cfg, CLEAN)  # 1 s less one sample is left
+  assert len(clips) == 2 and audio.unheard(clips) == pytest.approx(1 - 1 / 32_000)
   assert len(audio.load_windows((wav[:100], 32_000), cfg, CLEAN)) == 1
 
 

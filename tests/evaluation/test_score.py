@@ -412,6 +412,7 @@ def test_probes_that_do_not_fit_are_refused(files, tmp_path, capsys):
     (("score", "--predictions=a", "--data=b"), "--benchmark is missing"),
     (("compare", "a.jsonl"), "1 files are named"),
     (("doctor", "--dta=x"), "dta"),
+    (("doctor", "--data=/nowhere"), "--data=/nowhere: there is no such folder"),
   ],
 )
 def test_wrong_flags_are_said_in_one_line(capsys, arguments, said):

@@ -100,6 +100,8 @@ def table_path(benchmark: str, data: str | os.PathLike) -> Path:
   known, data = BENCHMARKS[benchmark], Path(data)
   if data.is_file():
     return data
+  if not data.exists():
+    raise DataError(f"{data}: there is no such file or folder: check the path")
   for name in known.files:
     if (data / name).is_file():
       return data / name

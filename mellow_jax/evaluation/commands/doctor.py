@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from mellow_jax import cli
-from mellow_jax.errors import DataError, MetricUnavailable
+from mellow_jax.errors import DataError, FlagsError, MetricUnavailable
 from mellow_jax.evaluation.benchmarks import catalogue
 from mellow_jax.evaluation.commands import score
 from mellow_jax.evaluation.metrics import captions, coco_java, java
@@ -93,6 +93,8 @@ def _flags() -> flags.FlagValues:
 
 
 def _doctor(f: flags.FlagValues) -> None:
+  if f.data and not Path(f.data).is_dir():
+    raise FlagsError(f"--data={f.data}: there is no such folder: check the path")
   for name, works, said in metrics(score.java_settings(f)):
     print(f"{'works' if works else 'n/a':6} {name}: {said}", flush=True)
   for name, there, said in data(f.data) if f.data else ():

@@ -100,8 +100,8 @@ def _score(f: flags.FlagValues) -> None:
   files.write_text(output / "report.md", content.markdown(report))
   files.write_text(output / "report.html", page.render(report))
   print(f"{content.title(report)}\n\n{content.plain_table(content.glance(report))}\n")
-  if failed := content.not_asked(report):
-    print(failed)
+  for said in filter(None, (content.unanswered(report), content.not_asked(report))):
+    print(said)
   for sentence in report.grounding.sentences if report.grounding else ():
     print(sentence)
   print(f"report: {output / 'report.html'}")

@@ -9,7 +9,7 @@ from mellow_jax import files
 from mellow_jax.data import audio, audioset
 from mellow_jax.evaluation.inspection import events, hallucination, picture
 from mellow_jax.evaluation.inspection.events import Timeline
-from mellow_jax.inference.api import Answer, Mellow
+from mellow_jax.inference.api import Answer, Mellow, say_unheard
 from mellow_jax.inference.notes import NoteCounts, describe
 
 WINDOWS_A_PICTURE = 6
@@ -88,6 +88,8 @@ def inspect(
   OSError.
   """
   clips = [audio.load_windows(path, model.cfg.audio, model.preset) for path in paths]
+  for windows in clips:
+    say_unheard(windows)
   if len(clips) == 1:
     rows = [(clip, None, prompt) for clip in clips[0]]
   else:

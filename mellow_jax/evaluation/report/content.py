@@ -89,11 +89,11 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
   if run.unanswered is None:
     what.append("Nothing says whether items are missing: --benchmark and --data would.")
   elif run.unanswered:
-    what.append(f"{run.unanswered} items have no answer and are left out of every figure.")
-  else:
-    what.append("Every item has its answer.")
+    what.append(unanswered(report))
   if failed := not_asked(report):
     what.append(failed)
+  elif run.unanswered == 0:
+    what.append("Every item has its answer.")
   if missing := run.settings.get("missing_audio"):
     what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
   if told := [f"{said} {run.settings[n]!s:.12}" for n, said in SETTINGS if n in run.settings]:
@@ -116,6 +116,12 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
     "has none."
   )
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
+
+
+def unanswered(report: ScoreReport) -> str:
+  """A sentence that counts the items without any answer; "" where there are none."""
+  count = report.answers.unanswered
+  return f"{count} items have no answer and are left out of every figure." if count else ""
 
 
 def not_asked(report: ScoreReport) -> str:
