@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pybase64
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from mellow_jax.data import audio
@@ -58,6 +59,8 @@ class Bodies:
       body = b"".join(parts)
       parts.clear()
       yield body
+    except ClientDisconnect:  # nobody reads the answer; counted as where a client goes later
+      raise RequestError(499, "the client is gone") from None
     except TimeoutError:
       raise RequestError(
         408, f"the body was not complete after {limits.body_seconds:g} s: send it faster"

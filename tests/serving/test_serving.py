@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -517,6 +518,23 @@ def test_a_vanished_client_frees_its_row(server):
     time.sleep(0.05)
   assert server.engine.running == server.engine.waiting == 0
   server.chat("a dog", wav())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/systemone", "/v1/events"])
+def test_a_client_that_goes_while_it_sends_is_no_error_of_the_server(server, path, caplog):
+  def refusals(status: int) -> float:
+    text = server.send("GET", "/metrics")[1].decode()
+    found = re.search(rf'mellow:request_refused_total{{status="{status}"}} (\S+)', text)
+    return float(found[1]) if found else 0.0
+
+  before, errors = refusals(499), refusals(500)
+  with socket.create_connection(("127.0.0.1", server.port), timeout=30) as gone:
+    gone.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
+  deadline = time.monotonic() + 30
+  while refusals(499) + refusals(500) == before + errors and time.monotonic() < deadline:
+    time.sleep(0.05)
+  assert (refusals(499), refusals(500)) == (before + 1, errors)
+  assert "Traceback" not in caplog.text and "a request failed" not in caplog.text
 
 
 def hostile(rng: random.Random) -> bytes:
