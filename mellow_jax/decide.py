@@ -44,6 +44,9 @@ def _decide(f: flags.FlagValues, *words: str) -> None:
     raise FlagsError(f"{len(clips)} clips: give one or two files")
   if f.options and f.levels:
     raise FlagsError("--options make a choice, --levels a rating: give one of them")
+  for name in ("options", "levels"):
+    if f[name].present and not f[name].value:
+      raise FlagsError(f"--{name} is empty: give texts with commas between them, or drop it")
   # Here, so that --help needs none of it.
   from mellow_jax.inference.api import Mellow
   from mellow_jax.inference.decide import Choice, Rating, YesNo

@@ -9,8 +9,10 @@ rating, whose levels have an order, it is 1 less the mean distance from the most
 units of that of equally probable levels. Source of both: SPEC 4.5 of jevcompat 0.1.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +24,18 @@ MOST_OPTIONS, MOST_LEVELS = 255, 10
 
 @dataclass(frozen=True)
 class YesNo:
-  """A question whose answer is yes or no; criteria say what each would mean, if need be."""
+  """A question whose answer is yes or no; criteria say what each would mean, if need be.
+
+  Raises QuestionError for what is no text.
+  """
 
   question: str
   yes: str = ""
   no: str = ""
+
+  def __post_init__(self):
+    for name in ("question", "yes", "no"):
+      _check_text(name, getattr(self, name))
 
   @property
   def options(self) -> tuple[str, ...]:
@@ -38,7 +47,8 @@ class YesNo:
 class Choice:
   """A question with 1 to 255 distinct options; descriptions explain some of them.
 
-  Raises QuestionError for other numbers, and for options that are empty or given twice.
+  Raises QuestionError for other numbers, for what is no text, for options that are empty or given
+  twice, and for the description of what is no option.
   """
 
   question: str
@@ -46,7 +56,14 @@ class Choice:
   descriptions: Mapping[str, str] = field(default_factory=dict)
 
   def __post_init__(self):
+    _check_text("question", self.question)
     _check(self.options, MOST_OPTIONS, "options")
+    if not isinstance(self.descriptions, Mapping):
+      raise QuestionError(f"descriptions {self.descriptions!r:.60}: give a dict of options")
+    for option, text in self.descriptions.items():
+      if option not in self.options:
+        raise QuestionError(f"the description of {option!r:.60} is of no option: drop it")
+      _check_text(f"description of {option!r:.60}", text)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Rating:
   levels: tuple[str, ...]
 
   def __post_init__(self):
+    _check_text("question", self.question)
     _check(self.levels, MOST_LEVELS, "levels")
 
   @property
@@ -68,13 +86,23 @@ class Rating:
 Question = YesNo | Choice | Rating
 
 
-def _check(texts: Sequence[str], most: int, name: str) -> None:
+def _check_text(name: str, text: Any) -> None:
+  if not isinstance(text, str):
+    raise QuestionError(f"{name} {text!r:.60} is {type(text).__name__}: give a str")
+
+
+def _check(texts: Any, most: int, name: str) -> None:
+  is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+  if not is_list or not all(isinstance(text, str) for text in texts):
+    raise QuestionError(f"{name} {texts!r:.60}: give a tuple of texts")
   if not 1 <= len(texts) <= most:
     raise QuestionError(f"{len(texts)} {name}: give 1 to {most}")
   if any(not text.strip() for text in texts):
     raise QuestionError(f"one of the {name} is empty: give each a text")
-  if len(set(texts)) < len(texts) and name == "options":
-    raise QuestionError("an option is given twice: each must be another")
+  # A level given twice would halve its probability, and JSON has one number for both.
+  counts = collections.Counter(" ".join(text.split()) for text in texts)
+  if twice := [text for text, count in counts.items() if count > 1]:
+    raise QuestionError(f"{name}: {twice[0]!r:.60} is given twice: each must be another")
 
 
 @dataclass(frozen=True)

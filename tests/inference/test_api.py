@@ -32,6 +32,7 @@ import sys
 import numpy as np
 from mellow_jax.errors import UserError
 from mellow_jax.inference.api import Mellow
+from mellow_jax.inference.decide import Choice, Rating, YesNo
 
 model, clip = Mellow.load(sys.argv[1]), (np.zeros(16_000, np.float32), 16_000)
 row = (clip, None, "rain ?")
@@ -65,6 +66,15 @@ for sampling in (None, {"top_p": 0.5}):
 refused(lambda: model.answers(None), "rows None", "give rows of")
 for options in ([[1, 2]], [["a", None]], [None]):
   refused(lambda: model.score([row], options), "give each row a list of texts")
+for question in (5, None, b"rain ?"):
+  for make in (YesNo, lambda q: Choice(q, ("a", "b")), lambda q: Rating(q, ("a", "b"))):
+    refused(lambda: make(question), "question", "give a str")
+refused(lambda: YesNo("rain ?", yes=1), "yes 1 is int: give a str")
+for options in ((1, 2), "ab", None, 3, ("a", None)):
+  refused(lambda: Choice("rain ?", options), "options", "give a tuple of texts")
+  refused(lambda: Rating("rain ?", options), "levels", "give a tuple of texts")
+refused(lambda: Choice("rain ?", ("a",), ["a"]), "descriptions", "give a dict")
+refused(lambda: Choice("rain ?", ("a",), {"a": 5}), "description of 'a' 5 is int: give a str")
 """
 
 

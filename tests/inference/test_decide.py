@@ -55,7 +55,10 @@ def test_options_are_listed_where_they_fit():
     (lambda: Choice("?", ()), "give 1 to 255"),
     (lambda: Choice("?", tuple(map(str, range(256)))), "256 options"),
     (lambda: Choice("?", ("a", "a")), "twice"),
+    (lambda: Choice("?", ("a b", "c", " a  b")), "options: 'a b' is given twice"),
     (lambda: Choice("?", ("a", " ")), "empty"),
+    (lambda: Choice("?", ("a",), {"b": "bell"}), "'b' is of no option"),
+    (lambda: Rating("?", ("a", "b", "a")), "levels: 'a' is given twice"),
     (lambda: Rating("?", tuple(map(str, range(11)))), "give 1 to 10"),
   ],
 )
@@ -82,5 +85,10 @@ def test_the_command_prints_bars_or_json(tiny_model_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == line
   assert command.main([*argv, "--levels=a,b", "--options=c,d"]) == 1
   assert "give one of them" in capsys.readouterr().err
+  assert command.main([*argv, "--levels=a,a", "--json"]) == 1
+  assert "levels: 'a' is given twice: each must be another" in capsys.readouterr().err
+  for flag in ("--options=", "--levels="):
+    assert command.main([*argv, flag]) == 1
+    assert f"{flag[:-1]} is empty" in capsys.readouterr().err
   assert command.main(argv[:1] + argv[2:]) == 1
   assert "give one or two files" in capsys.readouterr().err

@@ -407,6 +407,14 @@ def test_255_options_and_no_clip(server):
       422,
     ),
     ({"model": "mellow", "state": "x", "questions": {"q": {"type": "score", "criteria": {}}}}, 422),
+    (
+      {
+        "model": "mellow",
+        "state": "x",
+        "questions": {"q": {"type": "score", "criteria": ["a", "a"]}},
+      },
+      422,
+    ),
     ({"model": "other", "state": "x", "questions": {"q": {"type": "noul"}}}, 404),
     ({"model": "mellow", "state": {"audio": "abc"}, "questions": {"q": {"type": "noul"}}}, 400),
   ],
