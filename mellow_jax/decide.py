@@ -50,6 +50,7 @@ def _decide(f: flags.FlagValues, *words: str) -> None:
   # Here, so that --help needs none of it.
   from mellow_jax.inference.api import Mellow
   from mellow_jax.inference.decide import Choice, Rating, YesNo
+  from mellow_jax.inference.notes import NoteCounts
 
   if f.options:
     question = Choice(f.question, tuple(f.options))
@@ -58,12 +59,16 @@ def _decide(f: flags.FlagValues, *words: str) -> None:
   else:
     question = YesNo(f.question)
   model = Mellow.load(f.checkpoint, f.preset)
+  model.warns, counts = False, NoteCounts()
   second = clips[1] if clips[1:] else None
   found = model.decide(clips[0], {"": question}, audio2=second, state=f.state)[""]
+  counts.add(" and ".join(clips), found.notes)
+  counts.say()
   if f.json:
     probabilities = dict(zip(found.options, found.probabilities, strict=True))
     line = {"best": found.best, "probabilities": probabilities, "confidence": found.confidence}
-    print(json.dumps(line | ({"expected": found.expected} if f.levels else {})))
+    line |= {"expected": found.expected} if f.levels else {}
+    print(json.dumps(line | {"notes": {note.kind: note.detail for note in found.notes}}))
     return
   width = max(map(len, found.options))
   for option, probability in zip(found.options, found.probabilities, strict=True):

@@ -248,15 +248,8 @@ def unread(tokenizer: Tokenizer, text: str, end: End, slots: int) -> Unread:
   return Unread(count, max(0, count - (slots - (end == "token"))), unknown)
 
 
-def encode(
-  tokenizer: Tokenizer, text: str, end: End, slots: int, pad_id: int, end_id: int
-) -> tuple[Int32[np.ndarray, "slots"], int]:
-  """Token ids of a text and its end, cut or padded on the right to slots, and their number.
-
-  end is the preset's `question_end` or `answer_end`.
-  Raises ValueError for text beyond MAX_CHARACTERS, for half a surrogate pair, and for an end_id the
-  tokenizer lacks where its string is needed.
-  """
+def check(text: str) -> None:
+  """Raises ValueError for text beyond MAX_CHARACTERS, and for half a surrogate pair."""
   if len(text) > MAX_CHARACTERS:
     raise ValueError(
       f"text of {len(text)} characters, more than the {MAX_CHARACTERS} allowed: shorten it"
@@ -268,6 +261,18 @@ def encode(
       f"text holds half a surrogate pair at character {error.start}, which no tokenizer reads: "
       "remove it, or decode its source as UTF-8"
     ) from None
+
+
+def encode(
+  tokenizer: Tokenizer, text: str, end: End, slots: int, pad_id: int, end_id: int
+) -> tuple[Int32[np.ndarray, "slots"], int]:
+  """Token ids of a text and its end, cut or padded on the right to slots, and their number.
+
+  end is the preset's `question_end` or `answer_end`.
+  Raises ValueError as `check` does, and for an end_id the tokenizer lacks where its string is
+  needed.
+  """
+  check(text)
   if end == "string":
     token = tokenizer.id_to_token(end_id)
     if token is None:

@@ -26,11 +26,12 @@ from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, choices, presets, prompts
 from mellow_jax.data.audio import Clip, Source
+from mellow_jax.data.prompts import Unread
 from mellow_jax.errors import AudioError, CheckpointError, QuestionError
 from mellow_jax.inference import decide, decode, notes, text_stream
-from mellow_jax.inference.decide import Decision, Question
+from mellow_jax.inference.decide import Asked, Decision, Question
 from mellow_jax.inference.decode import DecodeState, SampleState, Sampling
-from mellow_jax.inference.notes import Note
+from mellow_jax.inference.notes import Note, NoteKind
 from mellow_jax.models import mellow
 from mellow_jax.models.mellow import MellowModel
 
@@ -182,6 +183,14 @@ def _are_texts(options: Any) -> bool:
   return is_list and bool(options) and all(isinstance(text, str) for text in options)
 
 
+def _check_readable(options: Sequence[str]) -> None:
+  for option in options:
+    try:
+      prompts.check(option)
+    except ValueError as error:
+      raise QuestionError(f"option {notes.quoted(option)}: {error}") from None
+
+
 class Mellow:
   """A loaded model and its preprocessing.
 
@@ -207,8 +216,8 @@ class Mellow:
       raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
     self.preset, self.cfg = presets.PRESETS[name], loaded.config
     self.tokenizer, self._compiled = loaded.tokenizer, set()
-    # Of long clips, and of the first question that is cut; commands count them instead.
-    self.warns = True
+    # Of long clips, and of the first question and option that are cut; commands count them instead.
+    self.warns, self._warned = True, set[NoteKind]()
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
     self.graphdef, self.temperature = graphdef, loaded.temperature
     mesh = parallel.make_mesh((-1, 1), devices or jax.local_devices()[:1])
@@ -444,40 +453,87 @@ class Mellow:
     decided without parsing generated text. room is the least number of options and of tokens an
     option that is computed: calls of one size are compiled once.
 
-    Raises as `answers` does, and QuestionError where not every row has options.
+    Raises as `answers` does, and QuestionError where not every row has options, for options that no
+    model reads, and for different ones that become the same where they are cut.
     """
     if len(rows) != len(options) or not all(map(_are_texts, options)):
       raise QuestionError(
         f"options of {len(options)} rows for {len(rows)} rows: give each row a list of texts"
       )
-    if not rows:
-      return []
+    found = self._scores(rows, options, window, batch_size, room) if rows else ()
+    return [scores for _, scores in found]
+
+  def _scores(
+    self,
+    rows: Sequence[Row],
+    options: Sequence[Sequence[str]],
+    window: audio.Window,
+    batch_size: int,
+    room: tuple[int, int] = (0, 0),
+  ) -> Iterator[tuple[Prompt, list[tuple[float, int]]]]:
+    """Each row's prompt, and what `score` returns of it."""
     ids, lengths = self.encode_options(options, room=room)
 
     def compute(inputs: _Inputs, numbers: np.ndarray) -> tuple[Array]:
       return (self._score(self.params, inputs, ids[numbers], lengths[numbers]),)
 
     found = self._run(rows, window, batch_size, compute, ("scores", ids.shape[1:]))
-    return [
-      list(zip(scores.tolist()[: len(row)], lengths[r].tolist(), strict=False))
-      for r, (row, (_, (scores,))) in enumerate(zip(options, found, strict=True))
-    ]
+    for r, (row, (prompt, (scores,))) in enumerate(zip(options, found, strict=True)):
+      yield prompt, list(zip(scores.tolist()[: len(row)], lengths[r].tolist(), strict=False))
 
   def encode_options(
     self, options: Sequence[Sequence[str]], *, room: tuple[int, int] = (0, 0)
   ) -> tuple[Int[np.ndarray, "B O R"], Int[np.ndarray, "B O"]]:
     """Tokens and lengths of each question's options, padded to one size; see `score`."""
-    cfg, end = self.cfg, self.preset.answer_end
-    limits = (cfg.answer_tokens, cfg.pad_id, cfg.end_id)
-    encoded = [[prompts.encode(self.tokenizer, o, end, *limits) for o in row] for row in options]
+    for r, row in enumerate(options):
+      try:
+        self.check_options(row)
+      except QuestionError as error:
+        raise QuestionError(f"row {r}: {error}" if len(options) > 1 else str(error)) from None
+    encoded = [[self._encode_option(option) for option in row] for row in options]
     longest = max(room[1], *(length for row in encoded for _, length in row))
     most = max(room[0], *map(len, encoded))
     shape = (len(options), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
-    ids, lengths = np.full(shape, cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
+    ids, lengths = np.full(shape, self.cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
     for r, row in enumerate(encoded):
       for o, (tokens, length) in enumerate(row):
         ids[r, o, :length], lengths[r, o] = tokens[:length], length
     return ids, lengths
+
+  def _encode_option(self, option: str) -> tuple[Int[np.ndarray, "R"], int]:
+    cfg, end = self.cfg, self.preset.answer_end
+    return prompts.encode(self.tokenizer, option, end, cfg.answer_tokens, cfg.pad_id, cfg.end_id)
+
+  def check_options(self, options: Sequence[str]) -> list[Unread]:
+    """What the model does not read of each of a question's options.
+
+    Raises QuestionError for a text that no model reads, and for different options that become the
+    same where they are cut: their probabilities would tell nothing.
+    """
+    _check_readable(options)
+    slots, end = self.cfg.answer_tokens, self.preset.answer_end
+    unread = [prompts.unread(self.tokenizer, option, end, slots) for option in options]
+    if not any(found.over for found in unread):
+      return unread
+    first: dict[bytes, int] = {}
+    for place, (option, found) in enumerate(zip(options, unread, strict=True)):
+      self._warn_of_cut("option_cut", "options", option, found)
+      ids, length = self._encode_option(option)
+      other = first.setdefault(ids[:length].tobytes(), place)
+      if options[other] != option and (found.over or unread[other].over):
+        both = f"{notes.quoted(options[other])} and {notes.quoted(option)}"
+        raise QuestionError(
+          f"options {other + 1} and {place + 1}, {both}, are the same in the {length} tokens that "
+          "the model reads of an option: shorten them"
+        )
+    return unread
+
+  def _warn_of_cut(self, kind: NoteKind, name: str, text: str, unread: Unread) -> None:
+    """Logs the first text of a kind that is cut."""
+    if unread.over and self.warns and kind not in self._warned:
+      self._warned.add(kind)
+      room = unread.tokens - unread.over
+      logger.warning("%s are cut after %d tokens, the first is: %.40s...", name, room, text)
 
   def decide(
     self,
@@ -491,31 +547,54 @@ class Mellow:
     """Typed questions about one clip or two, each answered by its options' probabilities.
 
     Each is asked alone, with the text of state before it. See `mellow_jax.inference.decide`.
-    Raises as `answer` does.
+    Raises as `answer` does, and QuestionError as `score` does.
     """
+    if not isinstance(questions, Mapping):
+      raise QuestionError(f"questions {questions!r:.60}: give a dict of questions by their names")
     first = self.clip(clip, window)
     second = first if audio2 is None else self.clip(audio2, window)
     found = {}
     for name, question in questions.items():
-      text, answers = self.phrase(question, state)
-      scores = self.score([(first, second, text)], [answers], batch_size=1)[0]
+      try:
+        asked = self.phrase(question, state)
+        ((prompt, scores),) = self._scores(
+          [(first, second, asked.text)], [asked.answers], window, batch_size=1
+        )
+      except QuestionError as error:
+        raise QuestionError(f"{name}: {error}" if name else str(error)) from None
       log_likelihoods = [log_likelihood for log_likelihood, _ in scores]
-      found[name] = decide.decision(question, log_likelihoods, self.temperature)
+      lost = (*prompt.notes, *asked.notes)
+      found[name] = decide.decision(question, log_likelihoods, self.temperature, lost)
     return found
 
-  def phrase(self, question: Question, state: str = "") -> tuple[str, list[str]]:
-    """A typed question as this model is asked it, and the answers that it chooses from."""
+  def phrase(self, question: Question, state: str = "") -> Asked:
+    """A typed question as this model is asked it. Raises QuestionError, as `check_options` does."""
+    if not isinstance(question, Question):
+      raise QuestionError(f"{question!r:.60} is no question: give a YesNo, a Choice or a Rating")
+    if not isinstance(state, str):
+      raise QuestionError(f"state {state!r:.60} is {type(state).__name__}: give a str")
+    _check_readable(question.options)
 
     def fits(text: str) -> bool:
       asked = prompts.question(f"{state} {text}".strip(), self.preset)
       if len(asked) > prompts.MAX_CHARACTERS:
         return False
+      try:
+        prompts.check(asked)
+      except ValueError as error:
+        raise QuestionError(f"question: {error}") from None
       end, room = self.preset.question_end, self.cfg.text_tokens
       return not prompts.unread(self.tokenizer, asked, end, room).over
 
-    text, answers = decide.phrase(question, fits)
+    text, answers, lost = decide.phrase(question, fits)
+    # Where options are listed, the notes on the question tell of their unknown words.
+    is_listed = answers != list(question.options)
     answers = [prompts.question(answer, self.preset) for answer in answers]
-    return f"{state} {text}".strip(), answers
+    unread = self.check_options(answers)
+    if is_listed:
+      unread = [found._replace(unknown=()) for found in unread]
+    lost = (*lost, *notes.of_options(question.options, unread))
+    return Asked(f"{state} {text}".strip(), answers, lost)
 
   def encode(self, wav: Float[np.ndarray, "B S"]) -> Float[Array, "B A D"]:
     """Audio tokens of clips that are preprocessed, as `Clip.wav` is."""
@@ -578,10 +657,7 @@ class Mellow:
     except ValueError as error:
       raise QuestionError(f"question: {error}") from None
     unread = prompts.unread(self.tokenizer, asked, self.preset.question_end, cfg.text_tokens)
-    if unread.over and self.warns:
-      self.warns = False
-      room = unread.tokens - unread.over
-      logger.warning("questions are cut after %d tokens, the first is: %.40s...", room, text)
+    self._warn_of_cut("question_cut", "questions", text, unread)
     clips = (clip1, clip2)
     return Prompt(clips, ids, length, (*notes.of_clips(clips), *notes.of_question(unread)))
 

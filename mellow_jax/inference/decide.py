@@ -12,12 +12,13 @@ units of that of equally probable levels. Source of both: SPEC 4.5 of jevcompat 
 import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mellow_jax.data import choices
 from mellow_jax.errors import QuestionError
+from mellow_jax.inference.notes import Note
 
 MOST_OPTIONS, MOST_LEVELS = 255, 10
 
@@ -112,6 +113,7 @@ class Decision:
   options: tuple[str, ...]  # of yes and no, in this order; of a rating, its levels
   probabilities: tuple[float, ...]
   confidence: float  # 0 to 1
+  notes: tuple[Note, ...] = ()  # on the clips, the question and its options
 
   @property
   def best(self) -> str:
@@ -127,7 +129,15 @@ class Decision:
     return self.best
 
 
-def phrase(question: Question, fits: Callable[[str], bool]) -> tuple[str, list[str]]:
+class Asked(NamedTuple):
+  """A typed question in the words that a model is asked."""
+
+  text: str
+  answers: list[str]  # whose log-likelihoods decide it
+  notes: tuple[Note, ...] = ()  # on what is lost of the options and their descriptions
+
+
+def phrase(question: Question, fits: Callable[[str], bool]) -> Asked:
   """A question in words, and the answers whose log-likelihoods decide it.
 
   Options are listed in the question, as in the multiple choice that models are trained on, where
@@ -136,19 +146,25 @@ def phrase(question: Question, fits: Callable[[str], bool]) -> tuple[str, list[s
   if isinstance(question, YesNo):
     meanings = [f"{o}: {text}" for o, text in (("yes", question.yes), ("no", question.no)) if text]
     text = ". ".join([question.question, *meanings]).strip(". ") or "is it so?"
-    return text, list(question.options)
+    return Asked(text, list(question.options))
   described = getattr(question, "descriptions", {})
-  full = [f"{o} ({described[o]})" if described.get(o) else o for o in question.options]
+  options = list(question.options)
+  full = [f"{o} ({described[o]})" if described.get(o) else o for o in options]
+  dropped = sum(shown != option for shown, option in zip(full, options, strict=True))
+  lost = (Note("descriptions_dropped", f"of {dropped} options"),) if dropped else ()
   if len(full) <= len(choices.LETTERS):
-    for shown in (full, list(question.options)):
+    for shown, notes in ((full, ()), (options, lost)):
       text = " ".join([question.question, *choices.lettered(shown)]).strip()
       if fits(text):
-        return text, choices.lettered(question.options)
-  return question.question or "what is heard?", list(question.options)
+        return Asked(text, choices.lettered(options), notes)
+  return Asked(question.question or "what is heard?", options, lost)
 
 
 def decision(
-  question: Question, log_likelihoods: Sequence[float] | np.ndarray, temperature: float = 1.0
+  question: Question,
+  log_likelihoods: Sequence[float] | np.ndarray,
+  temperature: float = 1.0,
+  notes: tuple[Note, ...] = (),
 ) -> Decision:
   """The decision of options' natural log-likelihoods."""
   found = probabilities(log_likelihoods, temperature)
@@ -157,6 +173,7 @@ def decision(
     options=question.options,
     probabilities=tuple(found.tolist()),
     confidence=_rating_confidence(found) if is_rating else _confidence(found),
+    notes=notes,
   )
 
 

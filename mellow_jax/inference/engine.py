@@ -311,10 +311,11 @@ class Engine:
 
   def decide(self, clips: tuple[Clip, Clip], question: Question, state: str = "") -> Decision:
     """The decision on a typed question about clips; state is text before it. See `decide`."""
-    text, answers = self.model.phrase(question, state)
-    ids, lengths = self.model.encode_options([answers])
-    found = self.score(self.model.prompt((*clips, text)), ids[0], lengths[0])
-    return decide.decision(question, found, self.model.temperature)
+    asked = self.model.phrase(question, state)
+    ids, lengths = self.model.encode_options([asked.answers])
+    prompt = self.model.prompt((*clips, asked.text))
+    found, lost = self.score(prompt, ids[0], lengths[0]), (*prompt.notes, *asked.notes)
+    return decide.decision(question, found, self.model.temperature, lost)
 
   def prepare_decisions(self) -> None:
     """Compiles what decisions between a few short options need; else the first makes all wait."""

@@ -5,7 +5,8 @@ An answer carries its notes; a command counts them and says each kind once a run
 
 import collections
 import logging
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from mellow_jax.data import audio
@@ -19,6 +20,9 @@ _SHOWN = 60  # characters of the first case
 NoteKind = Literal[
   "question_cut",
   "unknown_words",
+  "option_cut",
+  "unknown_option_words",
+  "descriptions_dropped",
   "clip_cut",
   "silent_clip",
   "short_clip",
@@ -28,6 +32,9 @@ NoteKind = Literal[
 SAYS: dict[NoteKind, str] = {
   "question_cut": "questions cut to fit the model",
   "unknown_words": "questions with words that the tokenizer does not know",
+  "option_cut": "questions with options cut to fit the model",
+  "unknown_option_words": "questions with options of which the tokenizer does not know some words",
+  "descriptions_dropped": "questions too long for the descriptions of their options",
   "clip_cut": "clips of which a part is heard",
   "silent_clip": "silent clips",
   "short_clip": f"clips shorter than {SHORT_SECONDS} s",
@@ -44,6 +51,13 @@ class Note(NamedTuple):
 
   kind: NoteKind
   detail: str  # such as "93 tokens, 24 are read"; "" where the kind says it all
+
+
+def quoted(text: str) -> str:
+  """A text for a message, both of its ends where it is long: options often begin alike."""
+  shown = reprlib.Repr()
+  shown.maxstring = 50
+  return shown.repr(text)
 
 
 def describe(clip: Clip) -> str:
@@ -69,6 +83,18 @@ def of_question(unread: Unread) -> Iterator[Note]:
     yield Note("question_cut", f"{unread.tokens} tokens, {unread.tokens - unread.over} are read")
   if unread.unknown:
     yield Note("unknown_words", ", ".join(dict.fromkeys(unread.unknown)))
+
+
+def of_options(options: Sequence[str], unread: Sequence[Unread]) -> Iterator[Note]:
+  """Notes on what the model does not read of the options of a question."""
+  cut = [(text, found) for text, found in zip(options, unread, strict=True) if found.over]
+  if cut:
+    text, found = cut[0]
+    more = f", and {len(cut) - 1} more" if cut[1:] else ""
+    read = f"{found.tokens} tokens, {found.tokens - found.over} are read"
+    yield Note("option_cut", f"{quoted(text)}: {read}{more}")
+  if unknown := dict.fromkeys(word for found in unread for word in found.unknown):
+    yield Note("unknown_option_words", ", ".join(unknown))
 
 
 def of_answer(text: str, is_cut: bool) -> Iterator[Note]:

@@ -30,7 +30,7 @@ from mellow_jax.data.audio import Clip
 from mellow_jax.errors import AudioError, BusyError, QuestionError, RequestError, UserError
 from mellow_jax.inference.api import Prompt
 from mellow_jax.inference.engine import Engine, Request, Token
-from mellow_jax.inference.notes import describe
+from mellow_jax.inference.notes import Note, describe
 from mellow_jax.inference.text_stream import StopTexts, TextStream
 from mellow_jax.serving import chat, examples, limits, systemone, timeline
 from mellow_jax.serving.chat import ChatRequest
@@ -380,7 +380,7 @@ def _read_chat(
   clips = service.clips(wanted.audio, wanted.window)
   prompt = engine.model.prompt((*clips, wanted.text))
   described = [describe(clip) for clip in clips[: len(wanted.audio)]]
-  return wanted, prompt, (described, _warnings(prompt))
+  return wanted, prompt, (described, _warnings(prompt.notes))
 
 
 def _read_clip(service: Service, body: bytes) -> Clip:
@@ -405,14 +405,19 @@ def _read_decisions(
   service.check_name(wanted.model, systemone.ALIASES)
   clips = service.clips(wanted.audio)
   warnings = [] if wanted.audio else ["no clip: silence is judged"]
-  for question in wanted.questions.values():
-    warnings += _warnings(model.prompt((*clips, model.phrase(question, wanted.state)[0])))
+  for name, question in wanted.questions.items():
+    try:
+      asked = model.phrase(question, wanted.state)
+      prompt = model.prompt((*clips, asked.text))
+    except QuestionError as error:
+      raise systemone.ValidationError(("questions", name), str(error), "value_error") from None
+    warnings += _warnings((*prompt.notes, *asked.notes))
   return wanted, clips, list(dict.fromkeys(warnings))
 
 
-def _warnings(prompt: Prompt) -> list[str]:
+def _warnings(notes: Sequence[Note]) -> list[str]:
   """What a reader of the answer should know about its question."""
-  return [f"{kind}: {detail}" if detail else kind for kind, detail in prompt.notes]
+  return [f"{kind}: {detail}" if detail else kind for kind, detail in notes]
 
 
 async def _while_connected(request: HttpRequest, answering: Awaitable[T], limit: Limits) -> T:

@@ -73,6 +73,20 @@ refused(lambda: YesNo("rain ?", yes=1), "yes 1 is int: give a str")
 for options in ((1, 2), "ab", None, 3, ("a", None)):
   refused(lambda: Choice("rain ?", options), "options", "give a tuple of texts")
   refused(lambda: Rating("rain ?", options), "levels", "give a tuple of texts")
+for question in ("rain ?", None, 3, ("a", "b")):
+  refused(lambda: model.decide(clip, {"q": question}), "q: ", "give a YesNo, a Choice or a Rating")
+refused(lambda: model.decide(clip, Choice("rain ?", ("a", "b"))), "questions", "give a dict")
+refused(lambda: model.decide(clip, {"q": YesNo("rain ?")}, state=5), "q: state 5 is int")
+for text, fault in (("a" * 10_001, "allowed: shorten it"), ("a\\ud800", "half a surrogate pair")):
+  refused(lambda: model.score([row], [["b", text]]), "option 'a", fault)
+  refused(lambda: model.score([row, row], [["a"], [text]]), "row 1: option 'a", fault)
+  for make in (lambda t: Choice("rain ?", ("b", t)), lambda t: Rating("rain ?", ("b", t))):
+    refused(lambda: model.decide(clip, {"q": make(text)}), "q: option 'a", fault)
+  for asked in (YesNo(text), YesNo("rain ?", no=text), Choice(text, ("a", "b"))):
+    refused(lambda: model.decide(clip, {"q": asked}), "q: question: text", fault)
+refused(
+  lambda: model.decide(clip, {"q": Choice("?", ("a", "b"), {"a": "\\udfff"})}), "q: question: text"
+)
 refused(lambda: Choice("rain ?", ("a",), ["a"]), "descriptions", "give a dict")
 refused(lambda: Choice("rain ?", ("a",), {"a": 5}), "description of 'a' 5 is int: give a str")
 """

@@ -7,8 +7,11 @@ import pytest
 
 from mellow_jax import decide as command
 from mellow_jax.errors import QuestionError
-from mellow_jax.inference import decide
+from mellow_jax.inference import api, decide, notes
 from mellow_jax.inference.decide import Choice, Rating, YesNo
+from mellow_jax.inference.notes import Note
+
+NOISE = (np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000)
 
 
 def test_probabilities_and_confidence_by_hand():
@@ -38,14 +41,17 @@ def test_options_are_listed_where_they_fit():
   assert decide.phrase(question, lambda text: True) == (
     "what is it? a) dog b) rain (drops on a roof)",
     ["a) dog", "b) rain"],
+    (),
   )
+  dropped = (Note("descriptions_dropped", "of 1 options"),)
   assert decide.phrase(question, lambda text: "(" not in text) == (
     "what is it? a) dog b) rain",
     ["a) dog", "b) rain"],
+    dropped,
   )
-  assert decide.phrase(question, lambda text: False) == ("what is it?", ["dog", "rain"])
+  assert decide.phrase(question, lambda text: False) == ("what is it?", ["dog", "rain"], dropped)
   many = Choice("which?", tuple(f"sound {i}" for i in range(255)))
-  assert decide.phrase(many, lambda text: True) == ("which?", list(many.options))
+  assert decide.phrase(many, lambda text: True) == ("which?", list(many.options), ())
   assert decide.phrase(YesNo("", yes="a dog barks"), lambda text: True)[0] == "yes: a dog barks"
 
 
@@ -65,6 +71,71 @@ def test_options_are_listed_where_they_fit():
 def test_wrong_questions_are_refused(make, says):
   with pytest.raises(QuestionError, match=says):
     make()
+
+
+LONG = " ".join(["rain", "falls"] * 4)  # 8 tokens, as many as the tiny model reads of an option
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder) -> api.Mellow:
+  return api.Mellow.load(tiny_model_folder)
+
+
+def test_options_that_are_cut_are_said(model, caplog):
+  question = Choice("what ?", (f"{LONG} one", f"two {LONG}", "rain"))
+  found = model.decide(NOISE, {"q": question})["q"]
+  cut = Note("option_cut", f"{notes.quoted(f'{LONG} one')}: 9 tokens, 8 are read, and 1 more")
+  assert cut in found.notes
+  assert caplog.text.count("options are cut after 8 tokens, the first is: rain falls") == 1
+  short = model.decide(NOISE, {"q": Choice("what ?", ("a dog", "rain"))})["q"]
+  assert not [note for note in short.notes if "option" in note.kind]
+
+
+def test_options_that_a_cut_makes_the_same_are_refused(model):
+  alike = (f"{LONG} one", "rain", f"{LONG} two")
+  says = "options 1 and 3, 'rain falls .* one' and 'rain falls .* two', are the same in the 8 "
+  for question in (Choice("what ?", alike), Rating("what ?", alike)):
+    with pytest.raises(QuestionError, match=says):
+      model.decide(NOISE, {"q": question})
+  row = (NOISE, None, "what ?")
+  with pytest.raises(QuestionError, match=f"row 1: {says}"):
+    model.score([row, row], [["rain"], alike])
+  # A benchmark's choices may repeat.
+  first, _, again = model.score([row], [(f"{LONG} one", "rain", f"{LONG} one")])[0]
+  assert first == pytest.approx(again)
+
+
+def test_words_of_unlisted_options_that_the_tokenizer_does_not_know_are_said(model):
+  options = ("a dog", "a xylophone", *(f"one {' one' * i}" for i in range(6)))
+  found = model.decide(NOISE, {"q": Choice("what is heard ?", options)})["q"]
+  assert Note("unknown_option_words", "xylophone") in found.notes
+
+
+def test_descriptions_without_room_are_said(model):
+  question = Choice("what is heard ?", ("dog", "rain"), {"rain": "falls in the audio"})
+  found = model.decide(NOISE, {"q": question})["q"]
+  assert Note("descriptions_dropped", "of 1 options") in found.notes
+
+
+def test_the_command_says_what_is_lost(tiny_model_folder, tmp_path, capsys):
+  import soundfile
+
+  clip = tmp_path / "clip.wav"
+  soundfile.write(clip, NOISE[0], NOISE[1])
+  argv = ["mellow decide", str(clip), "what ?", f"--checkpoint={tiny_model_folder}"]
+  for format_flag in ([], ["--json"]):
+    assert command.main([*argv, f"--options={LONG} one,two {LONG}", *format_flag]) == 0
+    out, err = capsys.readouterr()
+    assert "questions with options cut to fit the model: 1 of 1, first" in err
+  assert json.loads(out)["notes"]["option_cut"].endswith("9 tokens, 8 are read, and 1 more")
+  for options, says in (
+    (f"{LONG} one,{LONG} two", "options 1 and 2, 'rain falls"),
+    (f"dog,{'a' * 10_001}", "option 'aaaa"),
+    ("dog,a\udce9", "option 'a\\udce9': text holds half a surrogate pair"),
+  ):
+    assert command.main([*argv, f"--options={options}"]) == 1
+    err = capsys.readouterr().err
+    assert f"error: {says}" in err and "Traceback" not in err
 
 
 def test_the_command_prints_bars_or_json(tiny_model_folder, tmp_path, capsys):

@@ -429,6 +429,29 @@ def test_wrong_decisions_are_refused_in_their_own_form(server, body, status):
     assert set(detail) == {"error_type", "message"}
 
 
+@pytest.mark.parametrize("kind", ["choice", "score"])
+def test_options_that_no_model_reads_are_refused(server, kind):
+  long, alike = "a" * 10_001, [f"{'rain ' * 8}one", f"{'rain ' * 8}two"]
+  for texts, says in (([long, "b"], "10001 characters"), (alike, "are the same in the 8 tokens")):
+    criteria = dict.fromkeys(texts) if kind == "choice" else texts
+    questions = {"q": {"type": kind, "instructions": "what", "criteria": criteria}}
+    body = {"model": "mellow", "state": "x", "questions": questions}
+    status, error = server.post("/v1/systemone", body)
+    assert status == 422, error
+    assert error["detail"][0]["loc"] == ["body", "questions", "q"]
+    assert says in error["detail"][0]["msg"]
+
+
+def test_what_is_lost_of_options_is_told(server):
+  criteria = {f"{'rain ' * 8}one": "a storm", "dog": None}
+  questions = {"q": {"type": "choice", "instructions": "what", "criteria": criteria}}
+  body = {"model": "mellow", "state": "x", "questions": questions}
+  status, found = server.post("/v1/systemone", body)
+  assert status == 200
+  told = {warning.split(":")[0] for warning in found["x_warnings"]}
+  assert {"option_cut", "descriptions_dropped"} <= told
+
+
 # --- The rest ------------------------------------------------------------------------------------
 
 
