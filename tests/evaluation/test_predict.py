@@ -336,6 +336,24 @@ def test_strict_answers_before_a_damaged_clip_are_kept(run, data, tmp_path):
   assert status == 0 and [line["row"] for line in lines(output)] == list(range(19))
 
 
+def test_choices_that_are_cut_are_said_and_those_that_it_makes_the_same_refused(
+  run, data, tmp_path
+):
+  long = " ".join(["rain"] * 8)  # the letter is a token, too: seven of these are read
+  row = {"file": "a.wav", "question": "what ?", "answer": "dog"}
+  rows = [{**row, "id": "one", "choices": ["dog", f"{long} one"]}]
+  table, output = tmp_path / "table.jsonl", tmp_path / "out.jsonl"
+  table.write_text("\n".join(map(json.dumps, rows)))
+  how = {"data": table, "audio_root": data}
+  status, _, err = run("--options_loglik", output=output, **how)
+  assert status == 0 and "1 of 2 choices exceed 8 tokens and are cut" in err
+  assert "choices exceed" not in run(output=tmp_path / "free.jsonl", **how)[2]  # none is scored
+  rows.append({**row, "id": "two", "choices": ["dog", f"{long} one", f"{long} two"]})
+  table.write_text("\n".join(map(json.dumps, rows)))
+  status, _, err = run("--options_loglik", output=tmp_path / "two.jsonl", **how)
+  assert status == 1 and last_line(err).startswith("error: item two: options 2 and 3, 'b) rain")
+
+
 def test_a_damaged_clip_is_recorded_and_tried_again(run, data, tmp_path):
   table, output = with_damaged_clip(data, tmp_path / "data"), tmp_path / "out.jsonl"
   status, _, err = run("--options_loglik", data=table, output=output)

@@ -13,7 +13,7 @@ from absl import flags
 
 from mellow_jax import checkpoint, cli, parallel
 from mellow_jax.data import presets, prompts, scenes, selection
-from mellow_jax.errors import FlagsError
+from mellow_jax.errors import DataError, FlagsError, QuestionError
 from mellow_jax.evaluation.benchmarks import (
   catalogue,
   prediction_files,
@@ -81,6 +81,22 @@ def _count_cut(model: Mellow, questions: Sequence[Question]) -> int:
   room = slots - (end != "none")
   texts = (question.prompt for question in questions)
   return sum(prompts.unread(model.tokenizer, text, end, slots).tokens > room for text in texts)
+
+
+def _say_cut_options(model: Mellow, questions: Sequence[Question]) -> None:
+  """Says how many choices have more tokens than the model reads of an option.
+
+  Raises DataError naming the item where a cut makes different choices the same.
+  """
+  count = 0
+  for question in questions:
+    try:
+      count += sum(found.over > 0 for found in model.check_options(question.options))
+    except QuestionError as error:
+      raise DataError(f"item {question.item.id}: {error}") from None
+  if count:
+    total = sum(len(question.options) for question in questions)
+    _say(f"{count} of {total} choices exceed {model.cfg.answer_tokens} tokens and are cut")
 
 
 # --- What is heard -------------------------------------------------------------------------------
@@ -184,6 +200,9 @@ def _predict(f: flags.FlagValues) -> int:
   questions = _questions(f, items, style, model.preset.name)
   if cut := _count_cut(model, questions):
     _say(f"{cut} of {len(questions)} prompts exceed {model.cfg.text_tokens} tokens and are cut")
+  model.warns = False
+  if f.options_loglik:
+    _say_cut_options(model, questions)
   about = {
     "items": len(items),
     "limit": f.limit,
@@ -202,7 +221,6 @@ def _predict(f: flags.FlagValues) -> int:
     options_loglik=f.options_loglik,
     strict=f.strict,
   )
-  model.warns = False
   keys = runner.keys(asking, questions)
   with Predictions(f.output, keys, jax.process_index()) as output:
     states = runner.begin(output, _settings(f, model, style, sampling, items), about)
