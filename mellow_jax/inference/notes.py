@@ -90,9 +90,9 @@ def of_options(options: Sequence[str], unread: Sequence[Unread]) -> Iterator[Not
   cut = [(text, found) for text, found in zip(options, unread, strict=True) if found.over]
   if cut:
     text, found = cut[0]
-    more = f", and {len(cut) - 1} more" if cut[1:] else ""
     read = f"{found.tokens} tokens, {found.tokens - found.over} are read"
-    yield Note("option_cut", f"{quoted(text)}: {read}{more}")
+    more = f", and {len(cut) - 1} more options" if cut[1:] else ""
+    yield Note("option_cut", f"{read} of {quoted(text)}{more}")
   if unknown := dict.fromkeys(word for found in unread for word in found.unknown):
     yield Note("unknown_option_words", ", ".join(unknown))
 

@@ -84,7 +84,9 @@ def model(tiny_model_folder) -> api.Mellow:
 def test_options_that_are_cut_are_said(model, caplog):
   question = Choice("what ?", (f"{LONG} one", f"two {LONG}", "rain"))
   found = model.decide(NOISE, {"q": question})["q"]
-  cut = Note("option_cut", f"{notes.quoted(f'{LONG} one')}: 9 tokens, 8 are read, and 1 more")
+  cut = Note(
+    "option_cut", f"9 tokens, 8 are read of {notes.quoted(f'{LONG} one')}, and 1 more options"
+  )
   assert cut in found.notes
   assert caplog.text.count("options are cut after 8 tokens, the first is: rain falls") == 1
   short = model.decide(NOISE, {"q": Choice("what ?", ("a dog", "rain"))})["q"]
@@ -127,7 +129,7 @@ def test_the_command_says_what_is_lost(tiny_model_folder, tmp_path, capsys):
     assert command.main([*argv, f"--options={LONG} one,two {LONG}", *format_flag]) == 0
     out, err = capsys.readouterr()
     assert "questions with options cut to fit the model: 1 of 1, first" in err
-  assert json.loads(out)["notes"]["option_cut"].endswith("9 tokens, 8 are read, and 1 more")
+  assert json.loads(out)["notes"]["option_cut"].startswith("9 tokens, 8 are read of 'rain falls")
   for options, says in (
     (f"{LONG} one,{LONG} two", "options 1 and 2, 'rain falls"),
     (f"dog,{'a' * 10_001}", "option 'aaaa"),
