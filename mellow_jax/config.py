@@ -339,7 +339,8 @@ class DataConfig:
   shuffled_audio: bool = False
   # Lengths of answers that the step is compiled for, chosen from the training rows: a batch takes
   # the least that holds its longest answer, or its parts (accumulate) each theirs. 1: every answer
-  # takes model.answer_tokens. The same update to rounding, but where attention has dropout.
+  # takes model.answer_tokens. The same update to rounding, but where attention has dropout, and
+  # where parts have batch statistics.
   answer_lengths: int = 1
   # Questions on the same clips that share them: batch_size questions then have fewer clips. Rows
   # are grouped once, and a group has one second clip and one window of each. 1: none.
@@ -409,7 +410,7 @@ class Config:
   adopt: bool = False
   batch_size: int = 4  # examples a step, over all devices
   # Gradient accumulation: parts of a batch computed one after the other, in less memory:
-  # the same update to rounding. bn0's batch statistics, where they are used, are those of a part.
+  # the same update to rounding, but where the encoder uses batch statistics: those of a part.
   accumulate: int = 1
   # Attention of the decoder in training: "scores" keeps all scores for the gradient; "pieces" those
   # of no position, they are computed again; "cudnn" and "splash" are kernels of GPUs and TPUs.

@@ -34,7 +34,8 @@ IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 
 DIGEST = "the digest of its rows"  # among the settings
 Counters = dict[str, int | float]
-# Config fields that may differ when a run is resumed: none changes what a step computes.
+# Config fields that may differ when a run is resumed: none changes what a step computes, but for
+# those that `_decided_by` adds to a run.
 CHANGEABLE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
@@ -53,8 +54,20 @@ def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
   plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-  same = {"rows": rows, DIGEST: digest}
-  return {**same, **{name: x for name, x in named.items() if name not in CHANGEABLE}}
+  same, free = {"rows": rows, DIGEST: digest}, set(CHANGEABLE) - _decided_by(cfg)
+  return {**same, **{name: x for name, x in named.items() if name not in free}}
+
+
+def _decided_by(cfg: Config) -> set[str]:
+  """The fields among CHANGEABLE that do change what a step of this run computes."""
+  found: set[str] = set()
+  if cfg.data.group_answers:
+    found.add("data.answer_lengths")  # which rows share a batch follows from them
+  if cfg.encoder_train_mode and cfg.model.encoder.batch_statistics:
+    found.add("accumulate")  # a batch norm has the statistics of a part
+    if cfg.accumulate > 1:
+      found.add("data.answer_lengths")  # parts are by length where there are several
+  return found
 
 
 def _may_go_on(run: dict[str, Any]) -> bool:
@@ -209,6 +222,9 @@ class TrainCheckpoints:
         meta = self._together(self._read_meta, step)
         saved = {name: x for name, x in _DEFAULTS.items() if name in run} | meta["run"]
         different = {key for key in saved | run if saved.get(key) != run.get(key)}
+        # Where one of the two lacks such a field, either the field that adds it differs too, or an
+        # older version has saved the step and did not write it down.
+        different -= {key for key in CHANGEABLE if key not in saved or key not in run}
         if _may_go_on(run):
           different -= {"steps"}
         if not different:

@@ -1,5 +1,6 @@
 """Training checkpoints: a run goes on from what is sound, or says why it cannot."""
 
+import functools
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
+import tiny
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
 from mellow_jax.config import Config
@@ -213,6 +215,61 @@ def test_a_field_that_an_older_version_lacked_had_its_default(tmp_path):
   other = now | {"model.decoder.kind": "gpt2"}
   with pytest.raises(CheckpointError, match=r"model\.decoder\.kind = 'smollm2'"):
     opened(tmp_path).restore(like(), other)
+
+
+def changed(fields):
+  """The tiny run with other fields, by their flags' names."""
+  cfg = tiny.run()
+  for name, value in fields.items():
+    *parts, last = name.split(".")
+    setattr(functools.reduce(getattr, parts, cfg), last, value)
+  return cfg
+
+
+GROUPED = {"data.group_answers": True, "data.answer_lengths": 4}
+BATCH_STATISTICS = {"encoder_train_mode": True, "model.encoder.batch_statistics": True}
+
+
+@pytest.mark.parametrize(
+  ("fields", "change", "message"),
+  [
+    (GROUPED, {"data.answer_lengths": 2}, r"data\.answer_lengths = 4, this run has 2"),
+    (GROUPED, {"accumulate": 2}, ""),
+    ({}, {"data.answer_lengths": 4}, ""),
+    (GROUPED, {"data.group_answers": False}, r"data\.group_answers = True, this run has False"),
+    (BATCH_STATISTICS, {"accumulate": 2}, "accumulate = 1, this run has 2"),
+    (BATCH_STATISTICS, {"data.answer_lengths": 4}, ""),
+    (
+      BATCH_STATISTICS | {"accumulate": 2},
+      {"data.answer_lengths": 4},
+      r"data\.answer_lengths = 1, this run has 4",
+    ),
+    (BATCH_STATISTICS, {"encoder_train_mode": False}, "encoder_train_mode = True, this run has"),
+    ({"model.encoder.batch_statistics": True}, {"accumulate": 2, "data.answer_lengths": 4}, ""),
+  ],
+)
+def test_a_saving_that_changes_what_a_step_computes_is_not_changed_on_resume(
+  tmp_path, fields, change, message
+):
+  saved = opened(tmp_path)
+  saved.save(2, state_at(2), run_settings(changed(fields), 8, ""), {})
+  saved.close()
+  now = run_settings(changed(fields | change), 8, "")
+  if not message:
+    assert opened(tmp_path).restore(like(), now) is not None
+    return
+  with pytest.raises(CheckpointError, match=f"was saved with {message}.*another --workdir"):
+    opened(tmp_path).restore(like(), now)
+
+
+def test_lengths_that_an_older_version_did_not_write_down_do_not_stand_in_the_way(tmp_path):
+  now = run_settings(changed(GROUPED), 8, "")
+  older = {name: value for name, value in now.items() if name != "data.answer_lengths"}
+  assert len(older) == len(now) - 1
+  saved = opened(tmp_path)
+  saved.save(2, state_at(2), older, {})
+  saved.close()
+  assert opened(tmp_path).restore(like(), now) is not None
 
 
 # --- Damage --------------------------------------------------------------------------------------
