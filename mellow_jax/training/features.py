@@ -91,11 +91,11 @@ def write(
   train, val, clips = pipeline.sources(cfg, log)
   tokenizer, cfg = init.tokenizer(cfg, train)
   flat = init.parameters(cfg, tokenizer)
-  paths = dict.fromkeys([*train.audio_paths(), *val.audio_paths()])
+  paths = features.named(train, val)
   encode = jax.jit(lambda flat, wav: mellow.pack(step.merge(cfg.model, flat).encoder(wav)))
   samples = cfg.model.audio.clip_samples
   found: dict[str, dict[str, Any]] = {}
-  bad: dict[str, tuple[str, str]] = {}
+  bad: dict[str, dict[str, Any]] = {}
   count = windows if PRESETS[cfg.data.preset].long == "random" else 0
   dtype = jax.numpy.dtype(mellow.resolve_dtype(cfg.model))
   rows = width = 0
@@ -120,7 +120,7 @@ def _windows(
   count: int,
   samples: int,
   found: dict[str, dict[str, Any]],
-  bad: dict[str, tuple[str, str]],
+  bad: dict[str, dict[str, Any]],
 ) -> Iterator[np.ndarray]:
   """The windows of silence and of each clip, one after the other; fills found and bad."""
 
@@ -142,10 +142,10 @@ def _windows(
   with ThreadPoolExecutor(8) as pool:
     for group in _grouped(paths, 64):
       for path, made in zip(group, pool.map(load, group), strict=True):
-        if isinstance(made, AudioError):
-          bad[path] = (str(made), made.reason)
-          continue
         stamps = {"file": clips.stamp(path), "crc32": clips.crc32(path)}
+        if isinstance(made, AudioError):
+          bad[path] = {"message": str(made), "reason": made.reason, **stamps}
+          continue
         found[path] = {"first": first, "windows": len(made), **stamps}
         first += len(made)
         yield from made

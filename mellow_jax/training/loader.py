@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from mellow_jax import parallel
 from mellow_jax.config import Config
 from mellow_jax.data import answer_lengths, bad_records, pipeline
-from mellow_jax.data.features import open_folder
+from mellow_jax.data.features import named, open_folder
 from mellow_jax.data.records import Rows
 from mellow_jax.training import features, init, survey
 from mellow_jax.training.metrics import MetricsWriter
@@ -34,7 +34,8 @@ class Loader:
     cfg = self.cfg
     if cfg.data.features:
       features.check(cfg)
-      clips = open_folder(cfg.data.features, features.made_by(cfg), clips)
+      paths = named(self.rows, val_rows)
+      clips = open_folder(cfg.data.features, features.made_by(cfg), clips, paths)
     self._encoder = pipeline.Preprocessor(self.rows, clips, self.tokenizer, cfg.model, cfg.data)
     self.val_encoder = dataclasses.replace(self._encoder, rows=val_rows)
     self.mesh = mesh

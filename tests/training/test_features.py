@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import os
+import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import soundfile
 import tiny
+from damage import one_line
 
 from mellow_jax import parallel
 from mellow_jax.config import DataConfig
 from mellow_jax.data import features as kept
 from mellow_jax.data import pipeline
-from mellow_jax.errors import ConfigError, DataError
+from mellow_jax.errors import AudioError, ConfigError, DataError
 from mellow_jax.models import mellow
 from mellow_jax.training import features, loader, step
 
@@ -69,7 +72,7 @@ def test_features_give_the_loss_of_the_clips(cfg, tmp_path):
   windows = {path: clip["windows"] for path, clip in index["clips"].items()}
   assert windows == {"": 1, "short.wav": 1, "long.wav": 4}
   assert [*index["bad"]] == ["bad.wav"]
-  clips = kept.open_folder(tmp_path / "features", {}, pipeline.sources(cfg)[2])
+  clips = kept.open_folder(tmp_path / "features", {}, pipeline.sources(cfg)[2], ())
   drawn = {clips.load("long.wav", np.random.default_rng(i)).tobytes() for i in range(30)}
   assert len(drawn) == 3 and clips.load("long.wav").tobytes() not in drawn
 
@@ -101,6 +104,95 @@ def test_stale_features_are_refused(cfg, tmp_path):
     loaded(cached, tmp_path)
   with pytest.raises(ConfigError, match="is there already"):
     features.write(cfg, tmp_path / "features", windows=3, batch=2, log=print)
+
+
+@pytest.mark.parametrize("was", ["undecodable", "missing", "without permission"])
+def test_a_bad_clip_that_was_mended_makes_features_stale(cfg, tmp_path, was, monkeypatch):
+  bad, sound = tmp_path / "bad.wav", (tmp_path / "short.wav").read_bytes()
+  if was == "missing":
+    bad.unlink()
+  with monkeypatch.context() as closed:
+    if was == "without permission":
+      bad.write_bytes(sound)
+      for name in ("open", "read_bytes"):  # root may read everything
+        closed.setattr(pathlib.Path, name, _refusing(getattr(pathlib.Path, name), bad))
+    cached = kept_in(cfg, tmp_path / "features")
+    loaded(cached, tmp_path)
+  if was != "without permission":
+    bad.write_bytes(sound)
+  with pytest.raises(DataError, match=r"is stale: bad\.wav has changed: write it anew") as caught:
+    loaded(cached, tmp_path)
+  one_line(caught)
+
+
+def _refusing(read, refused):
+  def guarded(path, *args, **kwargs):
+    if path == refused:
+      raise PermissionError(13, "Permission denied", str(path))
+    return read(path, *args, **kwargs)
+
+  return guarded
+
+
+def test_features_of_an_older_version_whose_bad_clips_have_no_stamp_are_read(cfg, tmp_path):
+  cached = kept_in(cfg, tmp_path / "features")
+  path = tmp_path / "features/index.json"
+  index = json.loads(path.read_text())
+  index["bad"] = {name: [bad["message"], bad["reason"]] for name, bad in index["bad"].items()}
+  path.write_text(json.dumps(index))
+  with pytest.raises(AudioError) as caught:
+    loaded(cached, tmp_path).val_encoder.clips.load("bad.wav")
+  assert caught.value.reason == "undecodable"
+
+
+def test_a_clip_that_the_folder_lacks_is_told_at_the_start(cfg, tmp_path):
+  cached = kept_in(cfg, tmp_path / "features")
+  for name in ("new.wav", "newer.wav"):
+    shutil.copy(tmp_path / "short.wav", tmp_path / name)
+  with pathlib.Path(cfg.data.train).open("a") as file:
+    file.write("new.wav,what ?,rain\nnewer.wav,what ?,rain\n")
+  with pytest.raises(
+    DataError, match=r"2 of the 5 clips .* first new\.wav: write it anew"
+  ) as caught:
+    loaded(cached, tmp_path)
+  one_line(caught)
+
+
+def test_a_clip_that_no_row_names_any_more_may_be_gone(cfg, tmp_path):
+  cached = kept_in(cfg, tmp_path / "features")
+  lines = pathlib.Path(cfg.data.train).read_text().splitlines(keepends=True)
+  pathlib.Path(cfg.data.train).write_text("".join(x for x in lines if "long.wav" not in x))
+  (tmp_path / "long.wav").unlink()
+  assert len(loaded(cached, tmp_path).rows) == 2
+
+
+DAMAGES = [
+  (lambda index: [], "holds \\[\\], expected an object"),
+  (lambda index: {k: x for k, x in index.items() if k != "width"}, "'width' is missing"),
+  (lambda index: {k: x for k, x in index.items() if k != "made_by"}, "'made_by' is missing"),
+  (lambda index: index | {"rows": "9"}, "rows is '9'"),
+  (lambda index: index | {"dtype": "int8"}, "dtype is 'int8', expected float32 or bfloat16"),
+  (lambda index: index | {"clips": []}, "clips is \\[\\]"),
+  (lambda index: index | {"clips": {}}, "the features of silence are missing"),
+  (lambda index: index | {"bad": {"bad.wav": {}}}, "bad.wav: its fault is {}"),
+  (lambda index: index | {"bad": {"bad.wav": None}}, "has no len"),
+  (lambda index: index["clips"]["long.wav"].pop("first") and index, "'first' is missing"),
+  (lambda index: index["clips"]["long.wav"].pop("crc32") and index, "its stamp is missing"),
+  (
+    lambda index: index["clips"]["long.wav"].update(windows=99) or index,
+    "long.wav: rows . to 100 of",
+  ),
+]
+
+
+def test_a_damaged_index_is_told_in_one_line(cfg, tmp_path):
+  cached, path = kept_in(cfg, tmp_path / "features"), tmp_path / "features/index.json"
+  whole = path.read_text()
+  for damage, message in DAMAGES:
+    path.write_text(json.dumps(damage(json.loads(whole))))
+    with pytest.raises(DataError, match=f"features/index.json: .*{message}.*: it is dam") as caught:
+      loaded(cached, tmp_path)
+    one_line(caught)
 
 
 @pytest.mark.parametrize(
