@@ -53,6 +53,7 @@ class Run:
   # The step for each of step.answer_slots that came.
   compiled: dict[tuple[int, ...], Callable] = dataclasses.field(default_factory=dict)
   pending: tuple[int, step.Metrics, dict[str, str]] | None = None  # the last step, not yet logged
+  timed: int = 0  # steps of this process up to the pending one whose time is not a compilation's
 
 
 def train(
@@ -207,7 +208,8 @@ def run_step(run: Run, number: int, batch: Batch | Parts) -> None:
   """Dispatches a step, then logs the one before, so that the device never waits for the host."""
   audit = {"batch": batch_digest(batch)} if run.cfg.audit else {}
   slots = step.answer_slots(batch)
-  if slots not in run.compiled:
+  is_new = slots not in run.compiled
+  if is_new:
     several = run.cfg.data.answer_lengths > 1
     lengths = f"for answers of up to {', '.join(map(str, slots))} tokens" if several else "once"
     parallel.log(f"compiling the training step, {lengths}")
@@ -223,6 +225,7 @@ def run_step(run: Run, number: int, batch: Batch | Parts) -> None:
     run.state, metrics = run.compiled[slots](run.state, batch)
   log_pending(run)
   run.pending = (number, metrics, audit)
+  run.timed += not is_new
 
 
 def log_pending(run: Run) -> None:
@@ -260,16 +263,14 @@ def log_pending(run: Run) -> None:
 
 
 def log_progress(run: Run, number: int, loss: float) -> float:
-  """Prints loss, speed and time left; the speed in examples/s."""
+  """Prints loss, speed and time left, once a step was timed; the speed in examples/s."""
   cfg, seconds = run.cfg, run.timer.seconds()
-  # The time of a step that is compiled is that of its compilation.
-  examples = (number - run.start - len(run.compiled)) * cfg.batch_size
-  speed = examples / (seconds["train"] + seconds.get("data", 0))
-  left = int((cfg.steps - number) * cfg.batch_size / speed) if speed else 0
-  parallel.log(
-    f"step {number}/{cfg.steps}  loss {loss:.4f}  {speed:.1f} examples/s  "
-    f"{left // 60}m{left % 60:02d}s left"
-  )
+  speed = run.timed * cfg.batch_size / (seconds["train"] + seconds.get("data", 0))
+  text = f"step {number}/{cfg.steps}  loss {loss:.4f}"
+  if run.timed:
+    left = int((cfg.steps - number) * cfg.batch_size / speed)
+    text += f"  {speed:.1f} examples/s  {left // 60}m{left % 60:02d}s left"
+  parallel.log(text)
   return speed
 
 

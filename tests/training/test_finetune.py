@@ -255,7 +255,7 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
   run = mock.Mock(spec=loop.Run, cfg=tiny.run(log_every=50, steps=100), start=0)
   one, zero = jnp.float32(1.5), jnp.int32(0)
   run.pending = (number, step.Metrics(one, one, zero, zero), {})
-  run.compiled = {(22,): None}
+  run.timed = number - 1  # all but the one that was compiled
   run.programs, run.writer, run.timer = mock.Mock(), mock.Mock(), mock.Mock()
   run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0}
@@ -263,6 +263,30 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
   loop.log_pending(run)
   line = f"step {number}/100  loss 1.5000  {(number - 1) * 2:.1f} examples/s"
   assert (line in capsys.readouterr().out) == said
+
+
+def test_the_speed_is_that_of_steps_that_nothing_was_compiled_for(monkeypatch, capsys):
+  cfg = tiny.run(log_every=1, steps=9)
+  run = mock.Mock(spec=loop.Run, cfg=cfg, start=0, compiled={}, pending=None, timed=0)
+  run.state, run.loader, run.checkpoints, run.writer = (mock.Mock() for _ in range(4))
+  run.programs, run.timer = mock.Mock(), mock.MagicMock()
+  run.programs.learning_rate.return_value = 0.1
+  run.timer.seconds.return_value = {"train": 4.0, "compile": 9.0}
+  one, zero = jnp.float32(1.5), jnp.int32(0)
+  compiled = run.programs.train_step.lower.return_value.compile.return_value
+  compiled.memory_analysis.return_value.temp_size_in_bytes = 2**20
+  compiled.return_value = run.state, step.Metrics(one, one, zero, zero)
+  slots = iter((8, 16, 8, 24, 16))
+  monkeypatch.setattr(step, "answer_slots", lambda batch: (next(slots),))
+  for number in range(1, 6):  # each is logged once the next has begun, which may be compiled
+    loop.run_step(run, number, ())
+  loop.log_pending(run)
+  timed = (0, 0, 1, 1, 2)
+  written = [call.args[:2] for call in run.writer.write_times.call_args_list]
+  assert written == [(number, count * 8 / 4.0) for number, count in enumerate(timed, 1)]
+  said = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
+  assert [("left" in line) for line in said] == [count > 0 for count in timed]
+  assert "step 3/9  loss 1.5000  2.0 examples/s  0m24s left" in said[2]
 
 
 # --- A small run ---------------------------------------------------------------------------------
