@@ -144,6 +144,16 @@ def _read_config(folder: pathlib.Path) -> dict:
   return content
 
 
+def identity(folder: str | pathlib.Path) -> str:
+  """SHA-256 of a folder's config.json, which has the digests of all parameters.
+
+  Raises CheckpointError where the folder has none.
+  """
+  folder = pathlib.Path(folder)
+  _read_config(folder)
+  return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+
+
 class Contents(NamedTuple):
   """What a model folder says that it holds, known before its parameters are read."""
 

@@ -4,7 +4,6 @@ import codecs
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from mellow_jax import cli, parallel, progress
+from mellow_jax import checkpoint, cli, parallel, progress
 from mellow_jax.data import audio, records, tables
 from mellow_jax.data.audio import Clip
 from mellow_jax.data.records import Record
@@ -284,7 +283,7 @@ def _answering(
 def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) -> int:
   """Appends the answers to --output, those that it does not have yet."""
   settings = {
-    "checkpoint_sha256": _sha256(Path(f.checkpoint) / "config.json"),  # it has all digests
+    "checkpoint_sha256": checkpoint.identity(f.checkpoint),
     "preset": model.preset.name,
     "audio_root": predictions.root_of((e.filepath1 for e in job.entries), job.root),
     "window": f.window,
@@ -317,10 +316,6 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
     failures = output.finish([dataclasses.asdict(entry) for entry in entries])
   counts.say()
   return _say_failures(f.output, len(entries), failures)
-
-
-def _sha256(path: Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def answer(f: flags.FlagValues, words: Sequence[str]) -> int:

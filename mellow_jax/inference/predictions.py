@@ -183,6 +183,8 @@ class Predictions:
   def _check_settings(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     try:
       saved = files.read_json(self._settings, "settings of predictions")
+      if not isinstance(saved, dict):
+        raise DataError(f"{self._settings.name}: holds no object")
     except DataError as error:
       raise PredictionsError(
         f"{self.path}: exists, but {self._settings.name} does not say how it was made ({error}): "

@@ -1,6 +1,7 @@
 """Calibration: known errors, a temperature that is found again, and the command."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,26 @@ def test_the_command_keeps_the_temperature_in_the_model_folder(tmp_path, capsys)
   assert calibrate.main(argv) == 0
   assert checkpoint.load_calibration(tmp_path) == pytest.approx(4.0, rel=0.1)
   assert "expected calibration error on 1000 choices" in capsys.readouterr().out
+
+
+def test_predictions_of_another_model_are_refused(tiny_model_folder, tmp_path, capsys):
+  folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+  path = predictions(tmp_path / "p.jsonl", 400)
+  argv = ["mellow calibrate", f"--checkpoint={folder}", f"--predictions={path}"]
+  settings = tmp_path / "p.jsonl.settings.json"
+  settings.write_text(json.dumps({"checkpoint_sha256": "a1"}))
+  assert calibrate.main(argv) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"p.jsonl: was made by another model than {folder}: predict with this one" in line
+  assert not (folder / "calibration.json").exists()
+  settings.write_text(json.dumps({"checkpoint_sha256": checkpoint.identity(folder)}))
+  assert calibrate.main(argv) == 0
+  assert calibrate.main(argv) == 0  # what the folder keeps makes it no other model
+  for text in ("[]", '{"items": "4"}'):
+    settings.write_text(text)
+    assert calibrate.main(argv) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "p.jsonl.settings.json: is not a predictions file's settings: restore it" in line
 
 
 def test_no_clip_is_both_fitted_and_reported(tmp_path, capsys):

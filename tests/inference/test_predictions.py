@@ -133,6 +133,9 @@ def test_other_settings_are_refused(tmp_path):
   with pytest.raises(PredictionsError) as error:
     shared(tmp_path).begin(many)
   assert len(str(error.value)) < 500
+  (tmp_path / "out [1].jsonl.settings.json").write_text("[]")
+  with pytest.raises(PredictionsError, match=r"does not say how it was made .*holds no object"):
+    shared(tmp_path).begin(SETTINGS)
   (tmp_path / "out [1].jsonl.settings.json").unlink()
   with pytest.raises(PredictionsError, match="does not say how it was made"):
     shared(tmp_path).begin(SETTINGS)

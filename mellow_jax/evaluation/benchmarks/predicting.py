@@ -153,8 +153,7 @@ def _settings(
   """What answers depend on, beside the items."""
   settings: dict[str, Any] = {
     "benchmark": f.benchmark,
-    # It holds the digests of all parameters.
-    "checkpoint_sha256": _sha256((Path(f.checkpoint) / "config.json").read_bytes()),
+    "checkpoint_sha256": checkpoint.identity(f.checkpoint),
     "preset": model.preset.name,
     "prompt_style": str(style),
   }

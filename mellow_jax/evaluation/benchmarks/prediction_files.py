@@ -205,6 +205,11 @@ def _own(row: dict[str, Any]) -> Prediction:
 def _settings(path: Path) -> dict[str, Any]:
   beside = path.with_name(path.name + ".settings.json")
   try:
-    return files.read_json(beside, "a predictions file's settings") if beside.exists() else {}
+    found = files.read_json(beside, "a predictions file's settings") if beside.exists() else {}
   except DataError as error:
     raise PredictionsError(str(error)) from None
+  if not isinstance(found, dict) or not isinstance(found.get("items", 0), int):
+    raise PredictionsError(
+      f"{beside}: is not a predictions file's settings: restore it from a copy, or remove it"
+    )
+  return found

@@ -38,11 +38,14 @@ def _calibrate(f: flags.FlagValues) -> None:
   from mellow_jax.evaluation.metrics import calibration
 
   checkpoint.load_calibration(f.checkpoint)  # a damaged folder is told before anything is read
-  found = [
-    p
-    for p in prediction_files.read(f.predictions).predictions
-    if p.option_log_probs and p.item.answer in p.item.choices
-  ]
+  read = prediction_files.read(f.predictions)
+  made_by = read.settings.get("checkpoint_sha256")
+  if made_by is not None and made_by != checkpoint.identity(f.checkpoint):
+    raise PredictionsError(
+      f"{f.predictions}: was made by another model than {f.checkpoint}: predict with this one, or "
+      "name the model folder that made it with --checkpoint"
+    )
+  found = [p for p in read.predictions if p.option_log_probs and p.item.answer in p.item.choices]
   if len(found) < LEAST:
     raise PredictionsError(
       f"{f.predictions}: {len(found)} choices with log-likelihoods, {LEAST} are needed: answer "
