@@ -10,11 +10,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
 
-from mellow_jax import config_help, progress
+from mellow_jax import config_help, files, progress
 from mellow_jax.errors import FlagsError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
@@ -233,7 +234,10 @@ def _field_fault(error: KeyError, argv: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def ending_in_a_line() -> Iterator[None]:
-  """Turns Ctrl-C and a stdout whose reader is gone, as of `| head`, into a line and SystemExit."""
+  """Turns Ctrl-C and a stdout whose reader is gone, as of `| head`, into a line and SystemExit.
+
+  So it does with a full disk under stdout, or under another file that the error does not name.
+  """
   if sys.stdout is None:  # closed by the shell, as `>&-` does
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
   try:
@@ -243,9 +247,17 @@ def ending_in_a_line() -> Iterator[None]:
     print("error: stopped by Ctrl-C", file=sys.stderr, flush=True)
     raise SystemExit(130) from None  # as shells count it
   except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at exit either
-    print("error: the output was closed before its end", file=sys.stderr, flush=True)
-    raise SystemExit(1) from None
+    _give_up_stdout("the output was closed before its end")
+  except OSError as error:
+    if error.errno not in files.FULL or error.filename is not None:
+      raise
+    _give_up_stdout(_REMEDIES[error.errno])
+
+
+def _give_up_stdout(fault: str) -> NoReturn:
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at exit either
+  print(f"error: {fault}", file=sys.stderr, flush=True)
+  raise SystemExit(1) from None
 
 
 def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
@@ -271,6 +283,8 @@ _REMEDIES = {
   errno.EPERM: "it may not be used: check its permissions, or name another place",
   errno.EROFS: "nothing can be written there: name another place",
   errno.ENOSPC: "the disk is full: make room, or name another place",
+  errno.EDQUOT: "the quota of the disk is used up: make room, or name another place",
+  errno.EFBIG: "no file may be so large there: raise the limit, or name another place",
   errno.ENAMETOOLONG: "the name is too long: give a shorter one",
 }
 
@@ -298,7 +312,7 @@ def run(
   an OSError, a lack of memory or wrong flags. Arguments that are no flags are an error that
   suggests `example`; where that is None, `do` gets them after f. While a command is silent for
   long, lines say that it `waits_for` something; None: it has a progress bar or lines of its own.
-  Raises SystemExit, after a line on stderr, on Ctrl-C and where stdout's reader is gone.
+  Raises SystemExit, after a line on stderr, as ending_in_a_line does.
   """
   try:
     with ending_in_a_line():

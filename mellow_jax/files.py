@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and JSON lines that a killed process leaves usable."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -11,6 +12,8 @@ from typing import IO, Any
 
 from mellow_jax.errors import DataError
 
+# The system's numbers for a file that grows no more; a write that fails so names no file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HEAD_BYTES = 512  # of a file, that `foreign` needs
 # The first bytes of what is often found in the place of a file -> what it is.
 _FOREIGN = {
@@ -28,6 +31,17 @@ _FOREIGN = {
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Names path in the error of a block that writes there, where the disk is full."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in FULL and error.filename is None:
+      error.filename = os.fspath(path)
+    raise
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
   """A file to write into; it takes the place of path once the block ends and its bytes are on disk.
 
@@ -39,7 +53,7 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
   text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
   with made_folder(path.parent):
     try:
-      with part.open(mode, **text) as file:
+      with naming(path), part.open(mode, **text) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -60,7 +74,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
   try:
     part.mkdir(parents=True)
-    yield part
+    with naming(path):
+      yield part
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
       path.rename(old)
@@ -164,7 +179,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
 def append_lines(path: str | os.PathLike, lines: Iterable[dict[str, Any]], *, sync: bool) -> None:
   """Adds objects to a file of JSON lines; with sync, returns once they are on disk."""
   text = "".join(json.dumps(line) + "\n" for line in lines)
-  with Path(path).open("ab") as file:
+  with naming(path), Path(path).open("ab") as file:
     file.write(text.encode())
     if sync:
       file.flush()

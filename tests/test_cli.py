@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -160,6 +161,16 @@ def test_a_stdout_that_nobody_reads_ends_in_a_line():
   os.close(writer)
   assert done.returncode == 1
   assert done.stderr == "error: the output was closed before its end\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"]])
+def test_a_stdout_on_a_full_disk_ends_in_a_line(words):
+  command = [sys.executable, "-m", "mellow_jax", *words]
+  with Path("/dev/full").open("w") as full:
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+  assert done.returncode == 1
+  assert done.stderr == "error: the disk is full: make room, or name another place\n"
 
 
 @pytest.mark.parametrize(

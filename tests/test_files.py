@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from damage import files_of_at_most
 
 from mellow_jax import files
 from mellow_jax.errors import DataError
@@ -105,3 +106,26 @@ def test_no_empty_folder_is_left_after_a_failed_start(tmp_path):
 )
 def test_what_is_often_found_in_the_place_of_a_file_is_named(head, what):
   assert what in files.foreign(head) and bool(what) == bool(files.foreign(head))
+
+
+def write(path):
+  with files.replacing(path, "wb") as file:
+    file.write(bytes(100_000))
+
+
+def write_in_folder(path):
+  with files.replacing_folder(path) as folder:
+    (folder / "rows").write_bytes(bytes(100_000))
+
+
+def append(path):
+  files.append_lines(path, [{"text": "x" * 100_000}], sync=True)
+
+
+@pytest.mark.parametrize("put", [write, write_in_folder, append])
+def test_what_a_full_disk_does_not_take_is_named(tmp_path, put):
+  path = tmp_path / "made"
+  with files_of_at_most(50_000), pytest.raises(OSError, match="File too large: ") as caught:
+    put(path)
+  assert caught.value.filename == str(path)
+  assert put is append or not list(tmp_path.iterdir())

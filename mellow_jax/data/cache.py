@@ -13,6 +13,7 @@ Files of much more than ten seconds are better left as files, of which only the 
   clips-00000.array_record   a clip is the bytes of its file
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -38,7 +39,7 @@ from mellow_jax.data import audio, bad_records, records
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import Record, StoredRows
-from mellow_jax.errors import AudioError, DataError, PipelineError
+from mellow_jax.errors import AudioError, DataError, PipelineError, first_line
 
 VERSION = 1
 INDEX = "index.json"
@@ -150,8 +151,8 @@ def write(
 ) -> list[BadRecord]:
   """Writes a cache, and returns the audio files that cannot be used, by the first row naming each.
 
-  The folder appears when all is written. Raises PipelineError where it is there already, and where
-  more than the allowed share of the rows name a file that cannot be used.
+  The folder appears when all is written. Raises PipelineError where it is there already or cannot
+  be written, and where more than the allowed share of the rows name a file that cannot be used.
   """
   output = Path(output)
   if output.exists():
@@ -237,7 +238,8 @@ def _write_shards(
   writer, name, held, count = None, "", 0, 0
 
   def close() -> None:
-    writer.close()
+    with _writing(folder / name):
+      writer.close()
     found[name] = {"bytes": (folder / name).stat().st_size, "records": count}
 
   for item in items:
@@ -247,12 +249,26 @@ def _write_shards(
     if not writer:
       name, held, count = f"{kind}-{len(found):05d}.array_record", 0, 0
       # Records are read one at a time, in random order; audio is compressed as far as it goes.
-      writer = ArrayRecordWriter(str(folder / name), "group_size:1,uncompressed")
-    writer.write(item)
+      with _writing(folder / name):
+        writer = ArrayRecordWriter(str(folder / name), "group_size:1,uncompressed")
+    with _writing(folder / name):
+      writer.write(item)
     held, count = held + len(item), count + 1
   if writer:
     close()
   return found
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+  """Raises PipelineError where the block cannot write path; array_record says so in many words."""
+  try:
+    yield
+  except RuntimeError as error:
+    reason = first_line(error).split(";")[0]
+    raise PipelineError(
+      f"{path}: cannot be written ({reason}): make room, or name another --output"
+    ) from None
 
 
 def _flags() -> flags.FlagValues:

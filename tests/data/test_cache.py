@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import tiny
 from audio_rows import write_cache as write
+from damage import files_of_at_most, one_line
 
 from mellow_jax.config import DataConfig
 from mellow_jax.data import cache, pipeline, records
@@ -114,6 +115,16 @@ def test_another_clip_under_the_same_path_is_refused(dataset):
   write(dataset, "val")
   with pytest.raises(DataError, match=r"0\.wav: differs in .*train and .*val"):
     pipeline.sources(config(dataset))
+
+
+@pytest.mark.parametrize(("size", "name"), [(100, "rows"), (200_000, "clips")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(dataset, size, name):
+  with files_of_at_most(size), pytest.raises(PipelineError) as caught:
+    write(dataset, shard_bytes=10**6)
+  text = one_line(caught)
+  assert f"train.part/{name}-00000.array_record: cannot be written (write() failed: File" in text
+  assert text.endswith("make room, or name another --output")
+  assert not list(dataset.glob("train*/*"))
 
 
 def test_the_command_writes_a_cache_or_says_why_not(dataset, capsys):

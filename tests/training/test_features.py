@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
-from damage import one_line
+from damage import files_of_at_most, one_line
 
 from mellow_jax import parallel
 from mellow_jax.config import DataConfig
@@ -193,6 +193,13 @@ def test_a_damaged_index_is_told_in_one_line(cfg, tmp_path):
     with pytest.raises(DataError, match=f"features/index.json: .*{message}.*: it is dam") as caught:
       loaded(cached, tmp_path)
     one_line(caught)
+
+
+def test_a_full_disk_is_named_and_no_features_are_left(cfg, tmp_path):
+  with files_of_at_most(100), pytest.raises(OSError, match="too large") as caught:
+    kept_in(cfg, tmp_path / "features")
+  assert caught.value.filename == str(tmp_path / "features")
+  assert not list(tmp_path.glob("features*"))
 
 
 @pytest.mark.parametrize(
