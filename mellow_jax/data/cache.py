@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import operator
 import os
 import sys
 import zlib
@@ -56,9 +57,7 @@ class Cache(StoredRows):
   def __init__(self, folder: str | os.PathLike):
     """Raises DataError where the folder is no whole cache."""
     self.path = os.fspath(folder)
-    index = files.read_json(Path(folder) / INDEX, "the index of a mellow_jax.data.cache")
-    if index.get("version") != VERSION:
-      raise DataError(f"{self.path}: is not a cache of version {VERSION}: write it anew")
+    index = _read_index(Path(folder))
     for name, file in index["files"].items():
       path = Path(folder) / name
       size = path.stat().st_size if path.is_file() else 0
@@ -110,6 +109,38 @@ class Cache(StoredRows):
       raise AudioError(
         f"{path}: is damaged in {self.path} ({error}): write the cache again", "damaged"
       ) from None
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+  """The index of a cache's folder. Raises DataError where it is none, or damaged."""
+  path = folder / INDEX
+  index = files.read_json(path, "the index of a mellow_jax.data.cache")
+  if not isinstance(index, dict) or index.get("version") != VERSION:
+    raise DataError(f"{folder}: is not a cache of version {VERSION}: write it anew")
+  try:
+    _check_index(index)
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+    raise DataError(
+      f"{path}: {what}: it is damaged or was changed: copy it again, or write the cache anew"
+    ) from None
+  return index
+
+
+def _check_index(index: dict[str, Any]) -> None:
+  """Raises one of several built-in errors for what is no index."""
+  for name, kind in {"files": dict, "clips": list, "bad": dict}.items():
+    if not isinstance(index[name], kind):
+      raise TypeError(f"{name} is {index[name]!r:.40}")
+  for file in index["files"].values():
+    operator.index(file["bytes"])
+  for path, crc32 in index["clips"]:
+    if not isinstance(path, str):
+      raise TypeError(f"the path of a clip is {path!r:.40}")
+    operator.index(crc32)
+  for path, fault in index["bad"].items():
+    if not isinstance(fault, list) or len(fault) != 2:
+      raise ValueError(f"{path}: its fault is {fault!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,31 @@ def test_a_cache_that_is_not_whole_is_refused(dataset, damage):
     pipeline.sources(config(dataset))
 
 
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda index: [], r"train: is not a cache of version 1"),
+    (lambda index: index | {"files": []}, r"index\.json: files is \[\]: it is damaged"),
+    (lambda index: index | {"files": {"rows": {}}}, r"index\.json: 'bytes' is missing: it is"),
+    (lambda index: index | {"files": {"rows": 3}}, r"index\.json: .*int.*: it is damaged"),
+    (lambda index: index | {"clips": ["0.wav"]}, r"index\.json: .*: it is damaged"),
+    (lambda index: index | {"clips": [[["0.wav"], 3]]}, r"index\.json: the path of a clip is \["),
+    (lambda index: index | {"bad": {"0.wav": "x"}}, r"index\.json: 0\.wav: its fault is 'x'"),
+    (
+      lambda index: {name: x for name, x in index.items() if name != "clips"},
+      r"index\.json: 'clips' is missing: it is damaged or was changed: copy it again, or write",
+    ),
+  ],
+)
+def test_a_damaged_index_is_told_in_one_line(dataset, damage, message):
+  write(dataset)
+  path = dataset / "train/index.json"
+  path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+  with pytest.raises(DataError, match=message) as caught:
+    cache.Cache(dataset / "train")
+  one_line(caught)
+
+
 def test_a_flipped_bit_is_never_heard(dataset):
   write(dataset)
   path = dataset / "train/clips-00000.array_record"
