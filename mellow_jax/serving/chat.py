@@ -64,6 +64,9 @@ def parse(body: Any, limit: Limits, max_new_tokens: int) -> ChatRequest:
       raise RequestError(400, f"{name}: not supported by this model: leave it out", name)
   audio, text = _messages(body.get("messages"), limit)
   extra = body.get("mellow") or {}
+  # Fields of other servers are left alone, those of this one's own are not mistyped in silence.
+  if isinstance(extra, dict) and (unknown := sorted(extra.keys() - {"window"})):
+    raise RequestError(400, f"mellow.{unknown[0]:.60}: there is only mellow.window", "mellow")
   window = extra.get("window", "first") if isinstance(extra, dict) else None
   if window not in WINDOWS:
     raise RequestError(400, f"mellow.window: one of {', '.join(WINDOWS)}", "mellow")
@@ -76,6 +79,8 @@ def parse(body: Any, limit: Limits, max_new_tokens: int) -> ChatRequest:
   top = -1
   if _flag(body, "logprobs"):
     top = _number(body, "top_logprobs", 0, 0, TOP, whole=True)
+  elif body.get("top_logprobs"):
+    raise RequestError(400, "top_logprobs: set logprobs to true as well", "top_logprobs")
   seed = _number(body, "seed", secrets.randbelow(2**31), -(2**63), 2**63, whole=True)
   return ChatRequest(
     audio=audio,
@@ -103,7 +108,7 @@ def _model(body: dict) -> str:
 
 def _flag(body: dict, name: str) -> bool:
   value = body.get(name)
-  if value not in (None, True, False):
+  if value is not None and not isinstance(value, bool):  # 1 == True
     raise RequestError(400, f"{name}: true or false", name)
   return bool(value)
 
@@ -127,7 +132,8 @@ def _number(
     raise RequestError(400, f"{name}: give a {'whole ' if whole else ''}number", name)
   if not least <= value <= most or (above and value == least):
     bound = f"above {least:g}" if above else f"from {least:g}"
-    raise RequestError(400, f"{name} {value:g}: give a number {bound} to {most:g}", name)
+    upto = f" to {most:g}" if math.isfinite(most) else " on"
+    raise RequestError(400, f"{name} {value:g}: give a number {bound}{upto}", name)
   return int(value) if whole else float(value)
 
 

@@ -270,7 +270,11 @@ def test_an_address_that_is_not_to_be_had_is_one_line_before_the_model_is_loaded
     ({"stop": 3}, 400, "string"),
     ({"stop": list("abcde")}, 400, "at most 4"),
     ({"stream": "yes"}, 400, "true or false"),
+    ({"stream": 1}, 400, "true or false"),
     ({"mellow": {"window": "last"}}, 400, "first, center"),
+    ({"mellow": {"windw": "center"}}, 400, "mellow.windw: there is only mellow.window"),
+    ({"top_logprobs": 3}, 400, "set logprobs to true"),
+    ({"max_tokens": 0}, 400, "max_tokens 0: give a number from 1 on"),
   ],
 )
 def test_a_wrong_field_is_named(server, change, status, text):
