@@ -204,7 +204,7 @@ async function decide(question, options, sounds) {
   const state = Object.fromEntries(sounds.map((sound, i) => [i ? "audio2" : "audio", dataUri(sound)]));
   const criteria = Object.fromEntries(options.map((option) => [option, null]));
   const questions = { choice: { type: "choice", instructions: question, criteria } };
-  const { answers, x_warnings: warnings } = await post("v1/systemone", { model: "mellow", state, questions }, running.signal);
+  const { answers, x_warnings: warnings = [] } = await post("v1/systemone", { model: "mellow", state, questions }, running.signal);
   last.options = answers.choice;
   last.warnings = [...new Set([...last.warnings ?? [], ...warnings])];
   $("bars").replaceChildren(...Object.entries(answers.choice.probabilities).map(([option, p]) => {
