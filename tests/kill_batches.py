@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import tiny
 
-from mellow_jax import generate
+from mellow_jax import checkpoint, generate
 from mellow_jax.data import presets
 from mellow_jax.inference import answering, api
 from mellow_jax.inference.decode import Generation
@@ -52,7 +52,7 @@ def make(folder: Path, count: int) -> list[tuple[Path, dict[int, bool]]]:
     else:
       text = json.dumps(rows) if path.suffix == ".json" else "\n".join(map(json.dumps, rows))
       path.write_text(text)
-    (root / "config.json").write_text("{}")
+    (root / "config.json").write_text(json.dumps({"format": checkpoint.FORMAT}))
     tables.append((path, good))
   return tables
 

@@ -384,7 +384,7 @@ def test_a_damaged_clip_is_recorded_and_tried_again(run, data, tmp_path):
     ({"data": None}, "--data is missing"),
     ({"benchmark": "nosuch"}, "--benchmark=nosuch"),
     ({"audio": "loud"}, "--audio=loud"),
-    ({"data": "absent"}, "absent: is no file"),
+    ({"data": "absent"}, "absent: there is no such file or folder"),
     ({"checkpoint": "absent"}, "absent: there is no such folder"),
     ({"preset": "nosuch"}, "preset 'nosuch' is unknown"),
     ({"quarantine": "absent"}, "absent: is not a quarantine file"),
