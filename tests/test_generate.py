@@ -300,6 +300,10 @@ def test_answers_about_other_clips_of_the_same_names_are_not_taken_for_these(run
   for root in (clips, other):
     ask = [f"--output={tmp_path / 'whole.jsonl'}", f"--audio_root={root}", "what is heard ?"]
     assert run(clips / "a.wav", clips / "b.wav", *ask)[0] == 0
+  for root, expected in ((clips, 0), (other, 1)):  # the second clip alone is relative
+    ask = [f"--audio={clips / 'a.wav'}", "--audio=b.wav", "--prompt=what is heard ?"]
+    ask += [f"--output={tmp_path / 'second.jsonl'}", f"--audio_root={root}"]
+    assert run(*ask)[0] == expected
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,9 @@ def _write(f: flags.FlagValues, model: Mellow, job: _Job, sampling: Sampling) ->
   settings = {
     "checkpoint_sha256": checkpoint.identity(f.checkpoint),
     "preset": model.preset.name,
-    "audio_root": predictions.root_of((e.filepath1 for e in job.entries), job.root),
+    "audio_root": predictions.root_of(
+      (path for entry in job.entries for path in (entry.filepath1, entry.filepath2)), job.root
+    ),
     "window": f.window,
     "seed": f.seed,
     **dataclasses.asdict(sampling),

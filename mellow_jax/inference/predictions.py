@@ -34,8 +34,11 @@ def key_of(content: object) -> str:
 
 
 def root_of(paths: Iterable[str], root: Path) -> str:
-  """The folder where clips lie, a setting of theirs; "" where no path is relative to it."""
-  return str(root.resolve()) if any(not Path(path).is_absolute() for path in paths) else ""
+  """The folder where clips lie, a setting of theirs; "" where no path is relative to it.
+
+  An empty path is that of no clip.
+  """
+  return str(root.resolve()) if any(p and not Path(p).is_absolute() for p in paths) else ""
 
 
 def number_of(key: str) -> int:

@@ -160,7 +160,8 @@ def _settings(
   asked = ("audio", "audio2", "permute_options", "options_loglik", "window", "seed")
   settings |= {name: f[name].value for name in (*asked, "max_new_tokens")}
   if _reads_clips(f):
-    settings["audio_root"] = predictions.root_of((item.audio1 for item in items), _root(f))
+    paths = (path for item in items for path in (item.audio1, item.audio2))
+    settings["audio_root"] = predictions.root_of(paths, _root(f))
   # Of a greedy answer nothing more is said: files of before there were samples are continued.
   usual = dataclasses.asdict(Sampling(max_new_tokens=f.max_new_tokens))
   drawn = {**dataclasses.asdict(sampling), "vote": f.vote}
