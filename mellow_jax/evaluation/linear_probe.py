@@ -106,8 +106,9 @@ def embed(model: LoadedModel, items: Sequence[Item], root: Path, batch_size: int
         f"row {item.id}: answer {item.answer!r} about {item.audio1} {item.audio2}: one clip and a "
         "hypothesis that is true, false or plausible are needed"
       )
-  encode = jax.jit(functools.partial(embed_clips, cfg=cfg))
-  read = jax.jit(functools.partial(embed_texts, cfg=cfg))
+  exactly = mellow.exactly(cfg)
+  encode = jax.jit(exactly(functools.partial(embed_clips, cfg=cfg)))
+  read = jax.jit(exactly(functools.partial(embed_texts, cfg=cfg)))
 
   def of_clips(paths: list[str]) -> Array:
     clips = [audio.load(root / path, cfg.audio, preset, window="first").wav for path in paths]

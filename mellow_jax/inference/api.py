@@ -225,7 +225,10 @@ class Mellow:
     self._place = functools.partial(jax.device_put, device=parallel.batch_sharding(mesh))
 
     # Merged inside: parameters stay a plain pytree outside, which costs nothing to pass.
+    exactly = mellow.exactly(self.cfg)
+
     @jax.jit
+    @exactly
     def encode(params: PyTree, wav: Float[Array, "B S"]) -> Float[Array, "B A D"]:
       return nnx.merge(graphdef, params).encode(wav)
 
@@ -247,9 +250,10 @@ class Mellow:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         return function(*read(params, inputs), keys, sampling)
 
-      return jax.jit(run, static_argnums=4)
+      return jax.jit(exactly(run), static_argnums=4)
 
     @functools.partial(jax.jit, static_argnums=3, donate_argnums=(1, 2))
+    @exactly
     def advance(
       params: PyTree, sampled: SampleState, state: DecodeState, sampling: Sampling
     ) -> tuple[SampleState, DecodeState]:
@@ -257,6 +261,7 @@ class Mellow:
       return decode.append(sampled, logits, sampling, self.cfg.end_id), state
 
     @jax.jit
+    @exactly
     def score(
       params: PyTree, inputs: _Inputs, options: Int[Array, "B O R"], lengths: Int[Array, "B O"]
     ) -> Float[Array, "B O"]:

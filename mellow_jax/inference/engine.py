@@ -45,6 +45,7 @@ from mellow_jax.inference.api import (
 )
 from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
+from mellow_jax.models import mellow
 from mellow_jax.models.decoder import Cache
 
 BURST = 4  # most steps between two looks at the queue: a host's wait for each would cost more
@@ -361,7 +362,7 @@ class Engine:
 
   def _compile(self) -> None:
     cfg, graphdef = self.model.cfg, self.model.graphdef
-    most = min(TOP, cfg.decoder.vocab)
+    most, exactly = min(TOP, cfg.decoder.vocab), mellow.exactly(cfg)
 
     def chosen(
       before: SampleState, after: SampleState, logits: Array, wants_top: Bool[Array, "rows"]
@@ -381,10 +382,12 @@ class Engine:
       )
 
     @jax.jit
+    @exactly
     def read_audio(params: PyTree, first: Array, second: Array) -> Cache:
       return nnx.merge(graphdef, params).read_audio(first, second)
 
     @functools.partial(jax.jit, donate_argnums=1)
+    @exactly
     def join(
       params: PyTree,
       table: _Rows,
@@ -405,6 +408,7 @@ class Engine:
       return decode.insert(table, row, new), chosen(before, sampled, logits, wants_top)
 
     @functools.partial(jax.jit, donate_argnums=1)
+    @exactly
     def advance(params: PyTree, table: _Rows, left: Int[Array, "rows"]) -> tuple[_Rows, _Steps]:
       """BURST steps, or fewer where each row has ended or has no tokens left before."""
       model = nnx.merge(graphdef, params)
@@ -431,6 +435,7 @@ class Engine:
       return jax.lax.while_loop(goes_on, go_on, (jnp.int32(0), table, none))[1:]
 
     @jax.jit
+    @exactly
     def score(
       params: PyTree,
       audio: Cache,

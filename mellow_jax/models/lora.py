@@ -8,6 +8,7 @@ unchanged. Their paths are those of the kernel: .../q/kernel, .../q/lora_a, .../
 Source: Hu et al. 2021, arXiv 2106.09685.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -127,9 +128,10 @@ def scaled(flat: Flat, scale: float) -> Flat:
 
 
 def merge(flat: Flat, scale: float) -> Flat:
-  """Parameters without LoRA: each low-rank product is added to its kernel."""
+  """Parameters without LoRA: each low-rank product, of float32, is added to its kernel."""
+  product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
   merged = dict(flat)
   for kernel in _adapted(flat):
     a, b = (merged.pop(name) for name in _beside(kernel))
-    merged[kernel] = merged[kernel] + scale * (a @ b)
+    merged[kernel] = merged[kernel] + scale * product(a, b)
   return merged

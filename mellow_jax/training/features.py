@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 import mellow_jax
 from mellow_jax import checkpoint, files
@@ -92,7 +92,12 @@ def write(
   tokenizer, cfg = init.tokenizer(cfg, train)
   flat = init.parameters(cfg, tokenizer)
   paths = features.named(train, val)
-  encode = jax.jit(lambda flat, wav: mellow.pack(step.merge(cfg.model, flat).encoder(wav)))
+
+  @jax.jit
+  @mellow.exactly(cfg.model)
+  def encode(flat: step.Flat, wav: Float[Array, "B S"]) -> Float[Array, "B F"]:
+    return mellow.pack(step.merge(cfg.model, flat).encoder(wav))
+
   samples = cfg.model.audio.clip_samples
   found: dict[str, dict[str, Any]] = {}
   bad: dict[str, dict[str, Any]] = {}

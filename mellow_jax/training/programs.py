@@ -40,11 +40,12 @@ def make(
   init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
   shapes = jax.eval_shape(init_state, mellow.flatten(mellow.abstract(cfg.model)[1]))
   sharding, batch_sharding = parallel.shardings(shapes, mesh), parallel.batch_sharding(mesh)
-  replicated = parallel.replicated(mesh)
+  replicated, exactly = parallel.replicated(mesh), mellow.exactly(cfg.model)
 
   def evaluation(function: Callable) -> Callable:
     """eval_step or answer on the inference parameters of a state."""
 
+    @exactly
     def run(state: TrainState, batch: Batch) -> tuple:
       return function(step.inference_params(state, cfg), batch, cfg=cfg.model)
 
@@ -57,7 +58,9 @@ def make(
     learning_rate=jax.jit(rate),
     init_state=jax.jit(init_state, out_shardings=sharding),
     train_step=jax.jit(
-      functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh, usual_tokens=usual_tokens),
+      exactly(
+        functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh, usual_tokens=usual_tokens)
+      ),
       compiler_options=parallel.one_all_reduce(mesh),
       in_shardings=(sharding, batch_sharding),
       out_shardings=(sharding, replicated),

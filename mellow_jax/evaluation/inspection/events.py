@@ -71,6 +71,7 @@ def make_detector(cfg: ModelConfig) -> Detector:
   graphdef, _ = nnx.split(nnx.eval_shape(lambda: mellow.make_encoder(cfg, rngs=nnx.Rngs(0))))
 
   @jax.jit
+  @mellow.exactly(cfg)
   def detect(
     params: PyTree, wav: Float[Array, "B S"]
   ) -> tuple[Float[Array, "B T F"], Float[Array, "B Z E"]]:
