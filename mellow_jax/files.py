@@ -72,6 +72,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   path = Path(path)
   part, old = (path.with_name(path.name + ending) for ending in (".part", ".old"))
   shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+  if old.exists() and not path.exists():
+    old.rename(path)  # as well, between the two renames below
   try:
     part.mkdir(parents=True)
     with naming(path):
@@ -83,6 +85,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
   except BaseException:
     shutil.rmtree(part, ignore_errors=True)
+    if old.exists() and not path.exists():
+      old.rename(path)
     raise
 
 

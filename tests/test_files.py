@@ -1,6 +1,7 @@
 """Files appear whole or not at all; lines cut off by a kill are cut off the file."""
 
 import json
+from pathlib import Path
 
 import pytest
 from damage import files_of_at_most
@@ -31,6 +32,22 @@ def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
     raise RuntimeError
   assert [p.name for p in tmp_path.iterdir()] == ["folder"]
   assert [p.name for p in path.iterdir()] == ["b"]
+
+
+def test_what_gave_way_to_a_folder_that_never_came_is_put_back(tmp_path, monkeypatch):
+  path = tmp_path / "folder"
+  with files.replacing_folder(path) as part:
+    (part / "a").write_text("1")
+  rename = Path.rename
+  monkeypatch.setattr(Path, "rename", lambda self, to: rename(self, None if to == path else to))
+  with pytest.raises(TypeError), files.replacing_folder(path) as part:
+    (part / "b").write_text("2")
+  assert (tmp_path / "folder.old/a").read_text() == "1"  # as after a kill
+  monkeypatch.undo()
+  with pytest.raises(RuntimeError), files.replacing_folder(path):
+    raise RuntimeError
+  assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+  assert [p.name for p in path.iterdir()] == ["a"]
 
 
 def test_what_is_set_aside_takes_the_place_of_what_was(tmp_path):

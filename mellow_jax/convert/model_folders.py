@@ -60,11 +60,14 @@ def _no_tokenizer(source: str, error: Exception) -> CheckpointError:
 
 
 def _choose_tokenizer(weights: pathlib.Path, cfg: ModelConfig) -> tokenizers.Tokenizer:
-  """The one within or beside the weights, else the decoder's on the hub."""
+  """The one within or beside the weights, else the decoder's on the hub; says which."""
   if file_kinds.told(weights) == file_kinds.GGUF:
+    print(f"tokenizer: within {weights}")
     return gguf_files.read_tokenizer(weights)
   beside = weights.parent if checkpoint.has_tokenizer(weights.parent) else None
-  return find_tokenizer(str(beside or f"hf://{peft.BASES[cfg.decoder.kind]}"))
+  source = str(beside or f"hf://{peft.BASES[cfg.decoder.kind]}")
+  print(f"tokenizer: of {source}")
+  return find_tokenizer(source)
 
 
 def _print_plan(kind: str, lines: list[convert.Line]) -> None:

@@ -26,7 +26,11 @@ REFUSED = (
   "alpha_pattern",
   "modules_to_save",
   "layer_replication",
+  "alora_invocation_tokens",
+  "trainable_token_indices",
 )
+# Of init_lora_weights: those that change the base model, too, when peft loads the adapter.
+CHANGES_BASE = re.compile("pissa|olora|corda|loftq")
 
 
 def is_factor(path: str) -> bool:
@@ -61,6 +65,8 @@ def read_alpha(weights: Path, rank: int) -> float | None:
   changed = [name for name in REFUSED if content.get(name)]
   if content.get("bias") not in (None, "none"):
     changed.append("bias")
+  if CHANGES_BASE.match(str(content.get("init_lora_weights")).lower()):
+    changed.append(f"init_lora_weights = {content['init_lora_weights']}")
   if changed:
     raise CheckpointError(f"{path}: {', '.join(changed)} is set, and only plain LoRA is read")
   alpha = content.get("lora_alpha")

@@ -32,8 +32,12 @@ _OLDER = re.compile(
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 # What training leaves beside a model's weights.
 _COMPANION = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args).*")
-# The types that are converted, as safetensors calls them; any other is refused later on.
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64}
+# Types as safetensors calls them; those of them that are not converted are refused by name.
+_DTYPES = {
+  **{"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64},
+  **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8},
+  **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "BOOL": np.bool_},
+}
 _HUB = "hf://"
 _HUB_SYNTAX = "hf://owner/repo[/file][@revision]"
 
@@ -147,13 +151,18 @@ def _fetch(source: str, repo: str, file: str, revision: str | None) -> Path:
       return folder_or_names
     file = _choose(folder_or_names, source)
   path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+
+  def fetch(name: str) -> None:
+    beside = (PurePosixPath(file).parent / name).as_posix()
+    huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+
   if path.name.endswith(".index.json"):
     for shard in sorted(set(_read_index(path).values())):
-      beside = (PurePosixPath(file).parent / shard).as_posix()
-      huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+      fetch(shard)
   if path.name in _ADAPTERS:
-    beside = (PurePosixPath(file).parent / ADAPTER_CONFIG).as_posix()
-    huggingface_hub.hf_hub_download(repo, beside, revision=revision)
+    fetch(ADAPTER_CONFIG)
+  with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):  # most have none
+    fetch("tokenizer.json")
   return path
 
 
@@ -199,7 +208,7 @@ def _read_safetensors(path: Path, *, names_only: bool) -> dict[str, np.ndarray]:
 
 def _zeros(stored: Any) -> np.ndarray:
   """Of the shape and type of a tensor of safetensors, without memory."""
-  zero = np.zeros((), _DTYPES.get(stored.get_dtype(), np.float64))
+  zero = np.zeros((), _DTYPES[stored.get_dtype()])
   return np.broadcast_to(zero, stored.get_shape())
 
 

@@ -117,8 +117,14 @@ def _open(
     file = Encoded(sound_files.printable(given), given, status.st_size, status.st_mtime_ns)
   if not file.size:
     raise AudioError(f"{file.name}: is empty: get it again or drop its record", "empty")
-  with sound_files.open_signal(file) as signal:
-    yield signal
+  try:
+    with sound_files.open_signal(file) as signal:
+      yield signal
+  except OSError as error:  # of a network's file system, or the file is gone by now
+    raise AudioError(
+      f"{file.name}: cannot be read ({error.strerror or error}): check its disk, or try again",
+      "unreadable",
+    ) from None
 
 
 # --- Clips ---------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ _SCALES = {
   "int16": (2.0**15, 0),
   "int32": (2.0**31, 0),
 }
-# Below it samples of 32 bits are those of 16 in a wider type.
+# Below it samples of 32 bits are those of 16 in a wider type, unless they are of 24, shifted by 8.
 _LEAST_INT32 = 2**16
 
 
@@ -127,7 +127,8 @@ def _samples(given: Any, rate: Any) -> Samples:
       "scale, shaped [samples], [samples, channels] or [channels, samples]",
       "undecodable",
     )
-  if wav.dtype == np.int32 and wav.size and 0 < np.abs(wav.astype(np.int64)).max() < _LEAST_INT32:
+  is_low = wav.dtype == np.int32 and 0 < np.abs(wav.astype(np.int64)).max(initial=0) < _LEAST_INT32
+  if is_low and np.any(wav % 2**8):
     raise AudioError(
       f"{name}: holds samples of 16 bits in a type of 32: give them as int16", "scale"
     )

@@ -152,7 +152,7 @@ def _chunked(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
   unknown = _STREAMED if form.size[1] == "I" and chunk.form[1] == "I" else 2**62
   if there + SLACK < chunk.size < unknown:
     return Layout(cut=f"{there} of its {chunk.size} bytes of samples are there")
-  goes_on = not _ends(file, form, chunk.start + chunk.size, stop)
+  goes_on = not _ends(file, form, chunk.start + chunk.size, stop, claimed=chunk.size > 0)
   end = stop if chunk.size > there or goes_on else chunk.start + chunk.size
   if codec == _MPEG_IN_WAV:
     return _mpeg(file, chunk.start, end, is_inside=True)
@@ -161,10 +161,18 @@ def _chunked(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
   return _patched(file, start, chunk, end - chunk.start, form)
 
 
-def _ends(file: io.BufferedIOBase, form: _Form, at: int, stop: int) -> bool:
-  """Whether the samples end here: a chunk or a tag follows, or nothing does."""
+def _is_padding(file: io.BufferedIOBase, at: int, stop: int) -> bool:
+  """Whether nothing but zeros stands there."""
+  return not any(any(_at(file, i, min(_BLOCK, stop - i))) for i in range(at, stop, _BLOCK))
+
+
+def _ends(file: io.BufferedIOBase, form: _Form, at: int, stop: int, *, claimed: bool) -> bool:
+  """Whether the samples end here: a chunk or a tag follows, or nothing does, or but zeros.
+
+  claimed: some samples are. Where none are, many zeros are silence.
+  """
   for begin in {at, at + (at % form.align == 1)}:
-    if begin >= stop or (stop - begin <= SLACK and not any(_at(file, begin, stop - begin))):
+    if begin >= stop or ((claimed or stop - begin <= SLACK) and _is_padding(file, begin, stop)):
       return True
     head = _at(file, begin, form.name + struct.calcsize(form.size))
     if head[:3] in (b"ID3", b"TAG") or head[:8] == b"APETAGEX" or head[:4] in _USUAL_CHUNKS:
@@ -201,7 +209,7 @@ def _au(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
   there = stop - chunk.start
   if there + SLACK < size < _STREAMED:
     return Layout(cut=f"{there} of its {size} bytes of samples are there")
-  if there < 0 or size <= there <= size + SLACK:
+  if there < 0 or offset < 12 or size <= there <= size + SLACK:
     return Layout()
   return _patched(file, start, chunk, there, _Form(order, 0, b"", whole=0))
 
@@ -245,25 +253,56 @@ def _flac(file: io.BufferedIOBase, start: int, stop: int) -> Layout:
 
 _MOST_SAMPLES = 2**33  # larger claims are no length at all
 _FLAC_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << i for i in range(8)))
+# By their codes in a frame's header; with other codes it does not say, or says it further on.
+_FLAC_RATES = dict(enumerate((88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000), 1))
+_FLAC_RATES |= {9: 44_100, 10: 48_000, 11: 96_000}
+_FLAC_BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
 
 
 def _flac_end(file: io.BufferedIOBase, head: bytearray, start: int, stop: int) -> int:
   """Samples up to the end of the last frame, as its header says; 0 where none is found."""
   block, longest = int.from_bytes(head[10:12], "big"), int.from_bytes(head[15:18], "big")
+  form = _FlacForm(
+    rate=int.from_bytes(head[18:21], "big") >> 4,
+    channels=(head[20] >> 1 & 7) + 1,
+    bits=(head[20] << 4 & 16 | head[21] >> 4) + 1,
+  )
   at = max(stop - max(2 * longest, 2**16), start + 42)
   tail = _at(file, at, stop - at)
   for sync in (b"\xff\xf8", b"\xff\xf9"):
     found = tail.rfind(sync)
     while found >= 0:
-      if end := _flac_frame_end(tail[found : found + 16], block):
+      if end := _flac_frame_end(tail[found : found + 16], block, form):
         return end
       found = tail.rfind(sync, 0, found)
   return 0
 
 
-def _flac_frame_end(frame: bytes, block: int) -> int:
+class _FlacForm(NamedTuple):
+  """What the header of a file says of all its frames."""
+
+  rate: int  # Hz
+  channels: int
+  bits: int  # a sample
+
+
+def _is_of_form(frame: bytes, form: _FlacForm) -> bool:
+  """Whether a frame's header agrees with the file's, where it says the same itself."""
+  rate, channels, bits = frame[2] & 15, frame[3] >> 4, frame[3] >> 1 & 7
+  return (
+    _FLAC_RATES.get(rate, form.rate) == form.rate
+    and rate < 15
+    and (channels + 1 if channels < 8 else 2) == form.channels
+    and channels < 11
+    and _FLAC_BITS.get(bits, form.bits) == form.bits
+    and bits != 3
+    and not frame[3] & 1
+  )
+
+
+def _flac_frame_end(frame: bytes, block: int, form: _FlacForm) -> int:
   """Samples up to the end of the frame with this header; 0 where it is none."""
-  if len(frame) < 16 or frame[2] & 15 == 15 or frame[3] & 1 or frame[3] >> 4 > 10:
+  if len(frame) < 16 or not _is_of_form(frame, form):
     return 0
   # The number is coded as UTF-8 codes a character, in up to 7 bytes.
   more = max(8 - (frame[4] ^ 255).bit_length() - 1, 0)
@@ -365,7 +404,7 @@ def _mpeg(file: io.BufferedIOBase, start: int, stop: int, *, is_inside: bool = F
     is_mpeg=True,
     is_counted=True,
     # Where what follows some frame is no frame.
-    least=(claimed - 1) * _frame_samples(head) if claimed and end < stop else 0,
+    least=(claimed - 1) * _frame_samples(head) if claimed and begin > start and end < stop else 0,
     loss="its last frame is not there in full" if end > stop else "",
   )
 

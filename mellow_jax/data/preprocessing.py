@@ -255,10 +255,11 @@ class Preprocessor:
 
   @functools.cached_property
   def clips_by_caption(self) -> dict[str, list[str]]:
-    """The paths of the rows' first clips by their caption, each once."""
+    """The paths of the rows' first clips by their caption, each once; not of rows without one."""
     found: dict[str, dict[str, None]] = {}
     for row in self.rows:
-      found.setdefault(row.caption1, {})[row.filepath1] = None
+      if row.caption1:
+        found.setdefault(row.caption1, {})[row.filepath1] = None
     return {caption: list(paths) for caption, paths in found.items()}
 
 

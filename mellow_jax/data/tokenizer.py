@@ -87,6 +87,9 @@ def load_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:
       f"{path}: no readable tokenizer ({first_line(error)}): restore it from a copy, or write the "
       "model folder again"
     ) from error
+  # The file keeps both as they were last used: they would cut and fill texts unseen.
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
   if tokenizer.token_to_id("!") is not None:
     tokenizer.add_tokens([tokenizers.AddedToken("!", normalized=False)])
   return tokenizer

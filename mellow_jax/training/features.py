@@ -22,8 +22,11 @@ from mellow_jax.errors import AudioError, ConfigError
 from mellow_jax.models import mellow
 from mellow_jax.training import init, step
 
-CODE = ("data/audio.py", "data/resampling.py", "models/logmel.py", "models/htsat.py")
-CODE += ("models/cnn14.py",)
+# What makes features of a file, below this package.
+CODE = (
+  *("data/audio.py", "data/sound_files.py", "data/containers.py", "data/resampling.py"),
+  *("data/presets.py", "models/logmel.py", "models/mel.py", "models/htsat.py", "models/cnn14.py"),
+)
 ENCODER = "encoder/"
 
 

@@ -300,7 +300,13 @@ def test_an_adapter_alone_comes_back_with_its_configuration(name, run, tmp_path)
   settings = json.loads((written / "adapter_config.json").read_text())
   assert (settings["r"], settings["lora_alpha"]) == (4, 32) and layer in settings["target_modules"]
   assert settings["fan_in_fan_out"] == gpt2
-  for change, word in (({"use_dora": True}, "use_dora"), ({"r": 8}, "rank 4"), ({}, "LoRA")):
+  other_base = ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights = pissa_niter_16")
+  for change, word in (
+    ({"use_dora": True}, "use_dora"),
+    ({"r": 8}, "rank 4"),
+    ({}, "LoRA"),
+    other_base,
+  ):
     wrong = settings | change if change else {"peft_type": "IA3"}
     (source / "adapter_config.json").write_text(json.dumps(wrong))
     arguments = (f"--input={source}", f"--output={tmp_path / 'other'}", tokenizer)

@@ -244,7 +244,8 @@ def test_a_repository_is_asked_for_the_one_checkpoint_at_its_top(tmp_path, monke
   monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_repo_files)
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
   assert_state("hf://owner/repo@v1", tmp_path / "v0.ckpt")
-  assert asked == [("owner/repo", "v1"), ("owner/repo", "v0.ckpt", "v1")]
+  fetched = [("owner/repo", name, "v1") for name in ("v0.ckpt", "tokenizer.json")]
+  assert asked == [("owner/repo", "v1"), *fetched]
   listed.append("v0_s.ckpt")
   assert refusal("hf://owner/repo").endswith("name one of them: v0.ckpt, v0_s.ckpt")
 

@@ -96,6 +96,14 @@ def test_integers_of_a_type_with_a_full_scale_are_heard_as_the_file(width, is_ra
   np.testing.assert_allclose(found.wav, expected.wav, rtol=0, atol=1.5 / scale + 1e-6)
 
 
+def test_24_bits_in_a_type_of_32_may_be_quiet():
+  quiet = np.round(WAV.astype(np.float64) * 200).astype(np.int32) << 8  # as scipy reads such a file
+  found = audio.load((RATE, quiet), CFG, CLEAN)
+  expected = audio.load((RATE, quiet / 2.0**31), CFG, CLEAN)
+  assert 0 < np.abs(quiet).max() < 2**16
+  np.testing.assert_allclose(found.wav, expected.wav, rtol=0, atol=1e-9)
+
+
 REFUSED = {
   "array alone": (WAV, "ndarray without a sample rate"),
   "list alone": (WAV.tolist(), "list without a sample rate"),

@@ -204,6 +204,16 @@ def test_augmented_clips_are_mixed_with_those_of_their_caption_alone():
   assert np.array_equal(made_by(rows[2])["wav1"], Tones().load("2.wav", None))
 
 
+def test_rows_without_a_caption_are_mixed_with_nothing_else_nor_is_none_an_option():
+  rows = [record(i) for i in range(4)]
+  made_by = dataclasses.replace(encoder(rows, augment=True, another_clip_share=0.0), clips=Tones())
+  rng = np.random.default_rng(0)
+  for _ in range(40):
+    spectrum = np.abs(np.fft.rfft(made_by(rows[2], rng)["wav1"]))
+    assert np.flatnonzero(spectrum > 1e-3 * spectrum.max()).tolist() == [300]
+  assert made_by.clips_by_caption == {}
+
+
 def test_options_drawn_anew_never_hold_another_caption_of_the_rows_own_clip():
   question = "what is heard? a) 0 b) 1"
   rows = [record(0, question=question, answer="a) 0", caption1="0")]

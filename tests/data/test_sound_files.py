@@ -1,5 +1,6 @@
 """The length of a file is what decodes, whatever its header claims."""
 
+import errno
 import io
 import logging
 import os
@@ -113,6 +114,16 @@ def test_riff_size_8_too_large(whole):
 
 
 @pytest.mark.parametrize("more", [b"LIST\4\0\0\0abcd", b"TAG" + bytes(125), b"", bytes(3)])
+@pytest.mark.parametrize("zeros", [129, 4096, 2**18 + 1])
+@pytest.mark.parametrize("form", ["wav", "rf64", "aiff", "caf"])
+def test_a_file_filled_up_with_zeros_is_no_longer(form, zeros):
+  assert seconds(encoded(form) + bytes(zeros)) == 3.0
+
+
+def test_zeros_below_a_size_of_0_are_silence():
+  assert seconds(with_size("wav", encoded("wav", 0 * sound()), 0)) == 3.0
+
+
 @pytest.mark.parametrize("samples", [48_000, 47_999])
 def test_chunks_after_the_samples_are_no_samples(more, samples):
   wav = (sound()[:samples, 0] * 128 + 128).astype(np.uint8)  # an odd number of bytes
@@ -162,6 +173,24 @@ def test_mp3_inside_a_wav_is_decoded_to_its_end():
   assert seconds(head + b"data" + struct.pack("<I", len(raw)) + raw) == seconds(raw)
 
 
+@pytest.mark.parametrize("zeros", [1, 8])
+def test_mp3_inside_a_wav_that_begins_with_zeros(zeros):
+  raw = bytes(zeros) + encoded("variable mp3", sound(channels=2))
+  form = struct.pack("<HHIIHH", 0x55, 2, RATE, 8000, 1, 0)
+  head = b"RIFF" + struct.pack("<I", len(raw) + 36) + b"WAVEfmt \x10\0\0\0" + form
+  whole = head + b"data" + struct.pack("<I", len(raw)) + raw
+  assert containers.layout(io.BytesIO(whole), len(whole)).is_mpeg
+
+
+@pytest.mark.parametrize("offset", [0, 8, 11])
+@pytest.mark.parametrize("size", [0, 1000, 2**32 - 1])
+def test_an_au_file_whose_samples_begin_within_its_header(offset, size):
+  raw = encoded("au")
+  for magic, order in ((b".snd", ">"), (b"dns.", "<")):
+    head = magic + struct.pack(f"{order}II", offset, size)
+    assert containers.layout(io.BytesIO(head + raw[12:]), len(raw)) == containers.Layout()
+
+
 def flac_total(raw, total):
   (word,) = struct.unpack_from(">Q", raw, 18)
   return raw[:18] + struct.pack(">Q", word >> 36 << 36 | total) + raw[26:]
@@ -173,6 +202,17 @@ def test_flac_whose_length_is_unknown_or_too_small(total):
   found = audio.load(flac_total(raw, total), CFG, CLEAN, window="center")
   assert found.total_seconds == 3.0
   np.testing.assert_array_equal(found.wav, audio.load(raw, CFG, CLEAN, window="center").wav)
+
+
+def test_what_looks_like_a_frame_of_another_flac_is_none():
+  raw, whole = encoded("flac"), encoded("flac", sound(channels=2))
+  rate = encoded("flac", rate=RATE // 2)
+  end = raw.rfind(b"\xff\xf8")
+  for other in (whole, rate):
+    # A frame's header of another form, of a number far too low, within the last frame.
+    frame = other[other.index(b"\xff\xf8", 42) :][:16]
+    made = raw[: end + 20] + frame + raw[end + 20 :]
+    assert not containers.layout(io.BytesIO(made), len(made)).cut
 
 
 @pytest.mark.parametrize("form", ["ogg", "opus"])
@@ -249,6 +289,27 @@ def test_wavs_of_telephones_are_heard(form, tmp_path):
   stereo = tmp_path / "b.wav"
   stereo.write_bytes(encoded(form, sound(channels=1 if form == "gsm" else 2)))
   assert audio.load(stereo, CFG, release, window="center").wav.any()
+
+
+@pytest.mark.parametrize("fails", ["open", "read"])
+def test_a_disk_that_fails_is_an_error_of_the_file(fails, tmp_path, monkeypatch):
+  path = tmp_path / "a.wav"
+  path.write_bytes(encoded("wav"))
+  audio.check(path)
+
+  class Failing(io.BytesIO):
+    def read(self, *_):
+      raise OSError(errno.EIO, "Input/output error")
+
+  def open_(_):
+    if fails == "open":
+      raise OSError(errno.ESTALE, "Stale file handle")
+    return Failing()
+
+  monkeypatch.setattr(sound_files.Encoded, "open", open_)
+  with pytest.raises(AudioError, match=r"a\.wav: cannot be read \((Stale|Input)") as caught:
+    audio.load(path, CFG, CLEAN)
+  assert caught.value.reason == "unreadable" and "unreadable" not in audio.LASTING
 
 
 def test_a_file_name_that_is_no_utf8(tmp_path):

@@ -31,6 +31,16 @@ def test_each_exclamation_mark_is_a_token(folder):
     assert load_tokenizer(path).encode("a!!").tokens == ["a", "!", "!"]
 
 
+def test_it_neither_cuts_nor_fills_though_it_did_when_it_was_saved(folder):
+  path = str(folder / "tokenizer.json")
+  saved = tokenizers.Tokenizer.from_file(path)
+  saved.enable_truncation(2)
+  saved.enable_padding(length=9)
+  saved.save(path)
+  assert load_tokenizer(folder).encode("a!!").tokens == ["a", "!", "!"]
+  assert load_tokenizer(folder).encode("a").tokens == ["a"]
+
+
 def test_a_missing_tokenizer_is_named(tmp_path):
   with pytest.raises(CheckpointError, match=r"model/tokenizer\.json: no readable tokenizer"):
     load_tokenizer(tmp_path / "model/tokenizer.json")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import jax
@@ -13,6 +14,7 @@ import soundfile
 import tiny
 from damage import files_of_at_most, one_line
 
+import mellow_jax
 from mellow_jax import parallel
 from mellow_jax.config import DataConfig
 from mellow_jax.data import features as kept
@@ -193,6 +195,20 @@ def test_a_damaged_index_is_told_in_one_line(cfg, tmp_path):
     with pytest.raises(DataError, match=f"features/index.json: .*{message}.*: it is dam") as caught:
       loaded(cached, tmp_path)
     one_line(caught)
+
+
+def test_the_code_that_makes_features_is_all_that_it_imports():
+  root = pathlib.Path(mellow_jax.__file__).parent
+  without = {"data/audio_forms.py", "models/example_rng.py"}  # of samples; of training
+  for name in features.CODE:
+    for line in (root / name).read_text().splitlines():
+      if found := re.match(r"from mellow_jax\.(data|models) import (.*)", line):
+        used = {f"{found[1]}/{module.strip()}.py" for module in found[2].split(",")}
+      elif found := re.match(r"from mellow_jax\.(data|models)\.(\w+) import", line):
+        used = {f"{found[1]}/{found[2]}.py"}
+      else:
+        continue
+      assert used <= {*features.CODE, *without}, name
 
 
 def test_a_full_disk_is_named_and_no_features_are_left(cfg, tmp_path):
