@@ -149,6 +149,77 @@ def test_the_keyboard_alone_asks(page):
   assert {"file", "record", "clear", "question", "options", "send"} <= set(names)
 
 
+def test_one_question_is_asked_at_a_time(page):
+  page.evaluate("document.querySelector('#examples button').click()")
+  drop(page, 1, "b.wav", wav(2, 2))
+  asked = []
+  page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+  answered(page)
+  page.focus("#question")
+  for _ in range(3):
+    page.keyboard.press("Enter")
+  page.evaluate(
+    "for (const button of document.querySelectorAll('#examples button')) button.click()"
+  )
+  answered(page)
+  assert asked.count("completions") == 1
+
+
+def test_an_example_is_asked_alone(page):
+  drop(page, 1, "b.wav", wav(2, 2))
+  page.click("#examples button >> nth=0")
+  answered(page)
+  assert page.inner_text(".name >> nth=1") == "" and page.is_disabled(".clear >> nth=1")
+
+
+def test_options_that_are_numbers_keep_their_order_and_one_is_too_few(page):
+  drop(page, 0, "a.wav", wav(1, 2))
+  page.fill("#options", "10\n2\n5")
+  with page.expect_request("**/v1/systemone") as sent:
+    page.click("#send")
+  assert '"criteria":{"10":null,"2":null,"5":null}' in sent.value.post_data
+  page.wait_for_selector(".bar >> nth=2")
+  answered(page)
+  assert [page.inner_text(f".bar span >> nth={i}") for i in range(3)] == ["10", "2", "5"]
+  page.fill("#options", "10")
+  page.click("#send")
+  answered(page)
+  assert "give two options or more" in page.inner_text("#notes")
+
+
+def test_a_file_dropped_beside_a_slot_leaves_the_page(page):
+  stays = """() => ["dragover", "drop"].map((name) => {
+    const event = new DragEvent(name, { bubbles: true, cancelable: true });
+    document.querySelector("header").dispatchEvent(event);
+    return event.defaultPrevented;
+  })"""
+  assert page.evaluate(stays) == [True, True]
+
+
+def test_what_cannot_be_copied_is_said(page):
+  page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+  page.click("#examples button >> nth=0")
+  answered(page)
+  page.click("#copy")
+  page.wait_for_function("document.getElementById('notes').textContent.includes('copy nothing')")
+
+
+def test_a_recording_begins_once_though_it_is_asked_for_twice(page):
+  page.evaluate(
+    """() => {
+      window.begun = 0;
+      const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = (how) => { window.begun++; return ask(how); };
+      const record = document.querySelector(".record");
+      record.click(); record.click();
+    }"""
+  )
+  page.wait_for_selector(".record[aria-pressed=true]")
+  assert page.evaluate("window.begun") == 1
+  page.click(".record >> nth=0")
+  page.wait_for_function("document.querySelector('.name').textContent.startsWith('recording.wav')")
+
+
 def test_stop_ends_an_answer(page):
   drop(page, 0, "a.wav", wav(1, 2))
   page.evaluate("document.getElementById('send').click(); document.getElementById('stop').click()")

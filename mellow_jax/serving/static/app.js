@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const key = new URLSearchParams(location.hash.slice(1)).get("key"); // http://...#key=KEY
 const headers = { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
 const slots = ["A", "B"].map(makeSlot);
-let running = null; // the AbortController of the answer that streams
+let running = null; // the AbortController of what is under way: one thing at a time
 let last = null; // what Export writes
 
 // --- Sounds -------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ function makeSlot(letter) {
   find(".file").setAttribute("aria-label", `Choose a file for sound ${letter}`);
   record.setAttribute("aria-label", `Record sound ${letter}`);
   clear.setAttribute("aria-label", `Remove sound ${letter}`);
-  let end = null;
+  let end = null, waits = false; // what ends a recording; whether one is about to begin or end
 
   function set(sound) {
     slot.sound = sound;
@@ -64,6 +64,8 @@ function makeSlot(letter) {
   });
   clear.addEventListener("click", () => set(null));
   record.addEventListener("click", async () => {
+    if (waits) return;
+    waits = true;
     try {
       if (end) {
         const finish = end;
@@ -75,6 +77,7 @@ function makeSlot(letter) {
     } catch {
       find(".name").textContent = "no microphone: allow it, or choose a file";
     }
+    waits = false;
     record.textContent = end ? "Stop recording" : "Record";
     record.setAttribute("aria-pressed", String(Boolean(end)));
     record.setAttribute("aria-label", `${record.textContent}, sound ${letter}`);
@@ -128,10 +131,17 @@ function mark(answer) {
 // --- Questions ----------------------------------------------------------------------------------
 
 async function post(path, body, signal) {
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  const response = await fetch(path, { method: "POST", headers, body: text, signal });
   const value = await response.json();
   if (!response.ok) throw new Error(value.error?.message ?? value.detail?.message ?? value.detail?.[0]?.msg ?? response.statusText);
   return value;
+}
+
+async function get(path, signal) {
+  const response = await fetch(path, { signal });
+  if (!response.ok) throw new Error(`${path}: ${response.statusText || response.status}`);
+  return response;
 }
 
 // Yields the events of a stream of server-sent ones.
@@ -159,9 +169,25 @@ function busy(is) {
   $("send").disabled = is;
   $("stop").disabled = !is;
   $("copy").disabled = $("export").disabled = is || !last;
+  for (const button of $("examples").children) button.disabled = is;
 }
 
-async function ask() {
+// Does something that Stop ends, unless something else is under way.
+async function run(work) {
+  if (running) return;
+  running = new AbortController();
+  busy(true);
+  $("notes").textContent = "";
+  try {
+    await work(running.signal);
+  } catch (error) {
+    $("notes").textContent = error.name === "AbortError" ? "stopped" : error.message;
+  }
+  running = null;
+  busy(false);
+}
+
+async function ask(signal) {
   const sounds = slots.map((slot) => slot.sound).filter(Boolean);
   if (!sounds.length) {
     $("notes").textContent = "choose, drop or record a sound first";
@@ -169,46 +195,42 @@ async function ask() {
   }
   const question = $("question").value.trim();
   const options = [...new Set($("options").value.split("\n").map((line) => line.trim()).filter(Boolean))];
-  running = new AbortController();
   last = { question, clips: slots.filter((s) => s.sound).map((s) => ({ slot: s.letter, name: s.sound.name })), answer: "" };
-  $("answer").textContent = $("notes").textContent = "";
+  $("answer").textContent = "";
   $("bars").replaceChildren();
-  busy(true);
-  try {
-    const content = [{ type: "text", text: question }, ...sounds.map((sound) => ({ type: "audio_url", audio_url: { url: dataUri(sound) } }))];
-    const body = { model: "mellow", stream: true, messages: [{ role: "user", content }] };
-    for await (const event of stream("v1/chat/completions", body, running.signal)) {
-      const choice = event.choices[0];
-      if (event.mellow) {
-        last.warnings = event.mellow.warnings;
-        event.mellow.clips.forEach((used, i) => { last.clips[i].used = used; });
-      }
-      if (choice?.delta.content) $("answer").textContent = last.answer += choice.delta.content;
-      if (choice?.finish_reason) last.finish_reason = choice.finish_reason;
+  const content = [{ type: "text", text: question }, ...sounds.map((sound) => ({ type: "audio_url", audio_url: { url: dataUri(sound) } }))];
+  const body = { model: "mellow", stream: true, messages: [{ role: "user", content }] };
+  for await (const event of stream("v1/chat/completions", body, signal)) {
+    const choice = event.choices[0];
+    if (event.mellow) {
+      last.warnings = event.mellow.warnings;
+      event.mellow.clips.forEach((used, i) => { last.clips[i].used = used; });
     }
-    mark(last.answer);
-    if (!last.answer) $("notes").textContent = "the answer is empty";
-    if (options.length > 1) await decide(question, options, sounds);
-    last.events = Object.fromEntries(slots.filter((s) => s.events).map((s) => [s.letter, s.events]));
-    const notes = [...last.warnings ?? []];
-    if (last.finish_reason === "length") notes.push("the answer was cut at its longest");
-    if (notes.length) $("notes").textContent = notes.join("; ");
-  } catch (error) {
-    $("notes").textContent = error.name === "AbortError" ? "stopped" : error.message;
+    if (choice?.delta.content) $("answer").textContent = last.answer += choice.delta.content;
+    if (choice?.finish_reason) last.finish_reason = choice.finish_reason;
   }
-  busy(false);
+  mark(last.answer);
+  if (options.length > 1) await decide(question, options, sounds, signal);
+  last.events = Object.fromEntries(slots.filter((s) => s.events).map((s) => [s.letter, s.events]));
+  const notes = [...last.warnings ?? []];
+  if (!last.answer) notes.push("the answer is empty");
+  if (last.finish_reason === "length") notes.push("the answer was cut at its longest");
+  if (options.length === 1) notes.push("give two options or more to see how probable each is");
+  $("notes").textContent = notes.join("; ");
 }
 
 // The probability of each option, as bars.
-async function decide(question, options, sounds) {
+async function decide(question, options, sounds, signal) {
   const state = Object.fromEntries(sounds.map((sound, i) => [i ? "audio2" : "audio", dataUri(sound)]));
-  const criteria = Object.fromEntries(options.map((option) => [option, null]));
-  const questions = { choice: { type: "choice", instructions: question, criteria } };
-  const { answers, x_warnings: warnings = [] } = await post("v1/systemone", { model: "mellow", state, questions }, running.signal);
+  // Written by hand: an object would put names that are numbers before the others, by size.
+  const criteria = options.map((option) => `${JSON.stringify(option)}:null`).join();
+  const choice = `{"type":"choice","instructions":${JSON.stringify(question)},"criteria":{${criteria}}}`;
+  const body = `{"model":"mellow","state":${JSON.stringify(state)},"questions":{"choice":${choice}}}`;
+  const { answers, x_warnings: warnings = [] } = await post("v1/systemone", body, signal);
   last.options = answers.choice;
   last.warnings = [...new Set([...last.warnings ?? [], ...warnings])];
-  $("bars").replaceChildren(...Object.entries(answers.choice.probabilities).map(([option, p]) => {
-    const bar = document.createElement("div");
+  $("bars").replaceChildren(...options.map((option) => {
+    const bar = document.createElement("div"), p = answers.choice.probabilities[option];
     bar.className = "bar";
     const [name, place, fill, number] = ["span", "div", "i", "b"].map((tag) => document.createElement(tag));
     name.textContent = option;
@@ -220,14 +242,18 @@ async function decide(question, options, sounds) {
   }));
 }
 
-$("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+$("ask").addEventListener("submit", (event) => { event.preventDefault(); run(ask); });
 $("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); $("ask").requestSubmit(); }
 });
 $("stop").addEventListener("click", () => running?.abort());
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(last.answer);
-  $("notes").textContent = "copied";
+  try {
+    await navigator.clipboard.writeText(last.answer); // absent where the page came without https
+    $("notes").textContent = "copied";
+  } catch {
+    $("notes").textContent = "this browser lets the page copy nothing: mark the answer and copy it";
+  }
 });
 $("export").addEventListener("click", () => {
   const link = document.createElement("a");
@@ -237,32 +263,38 @@ $("export").addEventListener("click", () => {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
 
+// A file that is dropped beside a slot would take the page's place.
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
+
 // --- Start --------------------------------------------------------------------------------------
 
 async function wait() {
   for (;;) {
     const response = await fetch("health").catch(() => null);
     if (response?.ok) break;
-    $("state").textContent = response ? "the model is being loaded and compiled" : "the server does not answer";
+    const { status, reason, error } = await response?.json().catch(() => ({})) ?? {};
+    const why = status === "failed" ? `the model could not be loaded: ${reason}` : error?.message;
+    $("state").textContent = response ? why ?? "the model is being loaded and compiled" : "the server does not answer";
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   $("state").textContent = "ready";
 }
 
 async function showExamples() {
-  const found = await (await fetch("examples")).json();
+  const found = await (await get("examples")).json();
   $("examples").replaceChildren(...found.map((example) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = `${example.name}: ${example.question}`;
-    button.addEventListener("click", async () => {
-      const data = await (await fetch(example.url)).blob();
+    button.addEventListener("click", () => run(async (signal) => {
+      const data = await (await get(example.url, signal)).blob();
       slots[0].set(await clip.read(new File([data], `${example.name}.wav`, { type: "audio/wav" })));
+      slots[1].set(null);
       $("question").value = example.question;
-      ask();
-    });
+      await ask(signal);
+    }));
     return button;
   }));
 }
 
-wait().then(showExamples);
+wait().then(showExamples).catch((error) => { $("notes").textContent = `no examples: ${error.message}`; });

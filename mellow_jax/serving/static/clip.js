@@ -49,14 +49,19 @@ export async function record() {
   const stream = await navigator.mediaDevices.getUserMedia({
     audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
   });
-  const context = new AudioContext();
-  await context.audioWorklet.addModule("recorder.js");
+  const context = new AudioContext(), silence = () => stream.getTracks().forEach((track) => track.stop());
+  try {
+    await context.audioWorklet.addModule("recorder.js");
+  } catch (error) {
+    silence();  // else the microphone would stay on
+    throw error;
+  }
   const node = new AudioWorkletNode(context, "recorder");
   const parts = [];
   node.port.onmessage = (event) => parts.push(event.data);
   context.createMediaStreamSource(stream).connect(node);
   return async () => {
-    stream.getTracks().forEach((track) => track.stop());
+    silence();
     const length = parts.reduce((n, part) => n + part.length, 0);
     const audio = new AudioBuffer({ length: Math.max(length, 1), sampleRate: context.sampleRate });
     let at = 0;
