@@ -22,7 +22,7 @@ CLIP = np.zeros(16_000, np.float32), 16_000
 @pytest.fixture
 def compiled(tmp_path):
   """The text of each program that was compiled in a test, by name."""
-  before = jax.config.jax_dump_ir_to
+  before = jax.config.values["jax_dump_ir_to"]
   jax.config.update("jax_dump_ir_to", str(tmp_path))
   yield lambda: {path.stem: path.read_text() for path in tmp_path.glob("*.mlir")}
   jax.config.update("jax_dump_ir_to", before)
