@@ -16,6 +16,7 @@ import pytest
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError, EndpointError
+from mellow_jax.reasonaqa.commands import filter as filter_
 from mellow_jax.reasonaqa.commands import synthesize
 from mellow_jax.reasonaqa.llm import endpoint, filters, json_reply
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
@@ -327,6 +328,52 @@ def test_types_one_to_three_make_type_four(tmp_path, capsys, limit):
   assert report["rejects"]["also of an earlier type"]["count"] == 2 * report["kept"]
   notes = json.loads((tmp_path / "all/rows.json").read_text())[0]
   assert notes["_type"] == 1 and notes["_prompt"] == "detail-1.2" and notes["_model"] == "tiny"
+
+  # What is left of a part after another filter is a part, and says what it is of.
+  filtered, path = f"--output={tmp_path / 'filtered'}", tmp_path / "1/rows.json"
+  rows = json.loads(path.read_text())
+  rows[0] |= {"input": "How old is the dog?", "answer": "The age of the dog is unknown."}
+  path.write_text(json.dumps(rows))
+  assert filter_.main(["filter", f"--data={path}", filtered]) == 0
+  assert f"rows from {report['kept']} questions" in capsys.readouterr().out
+  kept = len(json.loads((tmp_path / "filtered/rows.json").read_text()))
+  assert kept == len(rows) - 1
+  arguments[-1] = f"--output={tmp_path / 'again'}"
+  assert run(*arguments, f"--part={tmp_path / 'filtered'}", *parts[1:]) == 0
+  again = json.loads((tmp_path / "again/report.json").read_text())
+  assert again["parts"] == report["parts"] | {"1": report["parts"]["1"] | {"kept": kept}}
+  assert again["kept"] == report["kept"] and again["captions_sha256"] == report["captions_sha256"]
+
+
+@pytest.mark.parametrize(
+  "change", ["a row more", "no report", "not of a run", "no object", "a row"]
+)
+def test_a_part_that_no_run_made_is_told_in_a_line(tmp_path, capsys, change):
+  captions, part = chat_server.write_captions(tmp_path / "sounds.csv", 2), tmp_path / "1"
+  with chat_server.serving("detail", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, part)) == 0
+  rows = json.loads((part / "rows.json").read_text())
+  if change == "a row more":  # the report beside is of other rows
+    (part / "rows.json").write_text(json.dumps([*rows, rows[0]]))
+  elif change == "no report":
+    (part / "report.json").unlink()
+  elif change == "a row":
+    (part / "rows.json").write_text(json.dumps([rows[0], {**rows[0], "input": 3}]))
+  else:
+    (part / "report.json").write_text('{"kept": 2}' if change == "not of a run" else "[]")
+  place, message = part, "1/report.json: is not of a run of type 1, 2 or 3: name the --output of"
+  if change == "a row more":
+    place = tmp_path / "filtered"
+    assert filter_.main(["filter", f"--data={part / 'rows.json'}", f"--output={place}"]) == 0
+    message = message.replace("1/", "filtered/", 1)
+  if change == "no report":
+    message = "1/report.json: is not the report of finished results"
+  if change == "a row":
+    message = "1/rows.json, row 1 (from 0): has not ReasonAQA's fields as texts: mend or drop it"
+  capsys.readouterr()
+  assert run("--type=4", "--kind=detail", f"--output={tmp_path / 'all'}", f"--part={place}") == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: ") and message in line
 
 
 @pytest.mark.parametrize(
