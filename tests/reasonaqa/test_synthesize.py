@@ -285,6 +285,26 @@ def test_a_folder_of_other_settings_is_refused(undisturbed, capsys):
     assert results(folder) == before
 
 
+def test_settings_may_be_corrected_until_the_first_reply(tmp_path, capsys):
+  captions, out = chat_server.write_captions(tmp_path / "sounds.csv", 3), tmp_path / "out"
+  with chat_server.serving("mcq", script=lambda n, attempt: "404 no such model") as server:
+    assert run(*flags(server, captions, out, model="tyni")) == 1
+  assert "check --endpoint, --model and the key" in capsys.readouterr().err
+  with chat_server.serving("mcq", script=lambda n, attempt: "404" if n else "") as server:
+    assert run(*flags(server, captions, out, concurrency=1)) == 1  # one reply is there
+    assert run(*flags(server, captions, out, model="tyni")) == 1
+  assert f"{out}: was made with model = 'tiny', this run has 'tyni'" in capsys.readouterr().err
+  with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, out)) == 0
+  assert server.answered() == {1: 1, 2: 1}
+  assert {row["_model"] for row in json.loads((out / "rows.json").read_text())} == {"tiny"}
+  assert json.loads((out / "report.json").read_text())["model"] == "tiny"
+  # Rows that are finished stay, also where someone has removed the replies.
+  (out / "completions.jsonl").unlink()
+  before = results(out)
+  assert run(*flags(server, captions, out, model="tyni")) == 1 and results(out) == before
+
+
 def test_a_log_is_held_by_one_run_and_damage_is_named(tmp_path):
   path = tmp_path / "completions.jsonl"
   with ReplyLog(path) as first:
@@ -434,9 +454,9 @@ def test_a_server_that_takes_no_schema_is_asked_for_text(tmp_path, capsys):
     assert run(*flags(server, captions, tmp_path / "out")) == 1
     assert "--replies=text asks for no schema" in capsys.readouterr().err
   with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
-    assert run(*flags(server, captions, tmp_path / "text", replies="text")) == 0
+    assert run(*flags(server, captions, tmp_path / "out", replies="text")) == 0
   assert not any(entry["schema"] for entry in server.log)
-  assert json.loads((tmp_path / "text/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
+  assert json.loads((tmp_path / "out/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
 
 
 def test_synthesis_needs_no_jax():

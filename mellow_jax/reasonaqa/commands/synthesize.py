@@ -71,10 +71,13 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-  """Begins a folder of results, or raises FlagsError if it was made with other settings."""
+def _claim(folder: Path, settings: dict[str, Any], log: ReplyLog) -> None:
+  """Begins a folder of results, or raises FlagsError if it was made with other settings.
+
+  Those of a run without a reply count for nothing: a wrong --model is corrected so.
+  """
   path = folder / "settings.json"
-  if not path.exists():
+  if not path.exists() or not (len(log) or (folder / "rows.json").exists()):
     files.write_json(path, settings)
   saved = files.read_json(path, "the settings of a run")
   for name, value in settings.items():
@@ -138,8 +141,8 @@ def _generate(f: flags.FlagValues) -> int:
   version = prompt.version(f.type, f.kind, f.replies)
   settings = RequestSettings(type=f.type, kind=f.kind, prompt=version, **sampling)
   folder = Path(f.output)
-  _claim(folder, dataclasses.asdict(settings))
-  with ReplyLog(folder / "completions.jsonl") as log:
+  with files.made_folder(folder), ReplyLog(folder / "completions.jsonl") as log:
+    _claim(folder, dataclasses.asdict(settings), log)
     if log.lost:
       _print_above_bar(f"{log.path}: {log.lost} requests were in flight when a process was killed")
     failures = _request(f, endpoint, settings, captions, log)
