@@ -459,6 +459,18 @@ def test_a_server_that_takes_no_schema_is_asked_for_text(tmp_path, capsys):
   assert json.loads((tmp_path / "out/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
 
 
+def test_clips_that_are_excluded_are_counted(tmp_path, capsys):
+  found = [{"id": f"Y{i}.wav", "caption": f"A dog barks at sound number {i}"} for i in range(3)]
+  captions, lists = tmp_path / "as_final.json", tmp_path / "blacklist.json"
+  captions.write_text(json.dumps({"data": found}))
+  lists.write_text('{"AudioSet": ["Y0.wav", "Y2.wav", "Y9.wav"]}')
+  with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, tmp_path / "out", exclude=lists)) == 0
+  assert server.answered() == {1: 1}
+  assert f"{lists}: 2 clips of {captions} are left out\n" in capsys.readouterr().err
+  assert json.loads((tmp_path / "out/report.json").read_text())["clips_excluded"] == 2
+
+
 def test_synthesis_needs_no_jax():
   code = "import sys, mellow_jax.reasonaqa.commands.synthesize; sys.exit('jax' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS.parent)

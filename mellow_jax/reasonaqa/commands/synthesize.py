@@ -127,7 +127,9 @@ def _generate(f: flags.FlagValues) -> int:
   cli.require(f, "data", "endpoint", "model", "output")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
-  captions, count = caption_files.read(f.data, f.exclude or "")
+  captions, count, excluded = caption_files.read(f.data, f.exclude or "")
+  if f.exclude:
+    _print_above_bar(f"{f.exclude}: {excluded} clips of {f.data} are left out")
   captions = captions[: f.limit]
   endpoint = Endpoint(
     f.endpoint,
@@ -171,6 +173,7 @@ def _generate(f: flags.FlagValues) -> int:
       report={
         "captions": len(captions),
         "captions_repeated": count - len(captions) if f.limit is None else 0,
+        "clips_excluded": excluded,
         "captions_sha256": results.digest(captions),
         "unanswered": [
           {"file": c.file, "caption": c.text, "reason": failures[c.key]} for c in unanswered
@@ -189,7 +192,7 @@ def _print_above_bar(line: str) -> None:
 
 def _show_prompt(f: flags.FlagValues) -> None:
   """Prints the version of the prompt, and the prompt for the first caption."""
-  caption = caption_files.read(f.data, f.exclude or "")[0][0].text if f.data else _SHOWN
+  caption = caption_files.read(f.data, f.exclude or "").captions[0].text if f.data else _SHOWN
   of = f.type, f.kind, f.replies
   print(f"# {prompt.version(*of)}", prompt.build(caption, *of), sep="\n")
 
