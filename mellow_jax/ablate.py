@@ -5,18 +5,23 @@
 
 Systems are trained one after the other, each in a folder of the workdir and once, however many rows
 it stands in; then they answer the benchmark with clips and with noise. The same command again goes
-on where it was stopped, within a system as well. The workdir gets ablations.md, the table with the
-paper's figures and sizes, and curves.png. --sizes prints the parameters of the paper's systems.
+on where it was stopped, within a system as well; with other settings or another benchmark it is
+refused, as one table would mix the two. The workdir gets ablations.md, the table with the paper's
+figures and sizes, and curves.png. --sizes prints the parameters of the paper's systems.
+
+Where clips cannot be read, the exit status is 2: their questions count as wrong until a rerun.
 
 By default systems are as small as the demo and learn from generated scenes. With
 --config=ablations:paper they are the paper's; configs/ablations.py says what those need.
 """
 
+import dataclasses
 import functools
+import json
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,41 +96,80 @@ def load(base: str, system: str) -> Config:
   return runpy.run_path(path)["get_config"](arg)
 
 
-def size(base: str, system: str) -> int:
+def configured(base: str, system: str, overrides: Sequence[str]) -> Config:
+  """A system's configuration with the fields that the command line sets, as training reads it.
+
+  Raises FlagsError and flags.Error for what training would refuse.
+  """
+  try:
+    path = cli.config_path(config_of(base, system))
+  except FlagsError as error:
+    raise FlagsError(f"--config={base}: {error}") from None
+  f, argv = cli.flag_values(), ["mellow ablate", f"--config={path}", *overrides]
+  cli.define_config(f, argv)
+  cli.read(argv, f, None)
+  return f.config
+
+
+def size(cfg: Config) -> int:
   """Parameters of a system as the paper counts them."""
   from mellow_jax.models import mellow  # not before it is asked: JAX
 
-  cfg = load(base, system)
   return mellow.count_parameters(cfg.model, cfg.optim.lora)
 
 
 # --- Work ----------------------------------------------------------------------------------------
 
 
-def _do(command: Callable[[Sequence[str]], int], *argv: str) -> None:
-  """Runs a command in this process, so that both end together; leaves with its status if not 0."""
-  if status := command(["mellow ablate", *argv]):
+def _do(command: Callable[[Sequence[str]], int], *argv: str, goes_on: int = 0) -> int:
+  """Runs a command in this process, so that both end together; its status, 0 or goes_on.
+
+  With any other the process leaves.
+  """
+  if (status := command(["mellow ablate", *argv])) not in (0, goes_on):
     raise SystemExit(status)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training has handled it
+  return status
 
 
-def run_system(f: flags.FlagValues, system: str, overrides: Sequence[str]) -> None:
-  """Trains a system and lets it answer, as far as that is not done yet."""
+def is_trained(folder: Path, cfg: Config) -> bool:
+  """Whether a run's folder holds the model of this configuration after its last step.
+
+  Where anything is absent or different, training goes on or refuses, by its checkpoints.
+  """
+  if not ((folder / "model").exists() and (folder / "run.json").exists()):
+    return False
+  plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
+  steps = files.read_lines(folder / "metrics.jsonl")
+  # The settings of a run that was prolonged are there before its model is.
+  is_done = bool(steps) and steps[-1].get("step") == cfg.steps
+  return is_done and files.read_json(folder / "run.json", "the settings of a run") == plain
+
+
+def run_system(f: flags.FlagValues, system: str, cfg: Config, overrides: Sequence[str]) -> int:
+  """Trains a system and lets it answer, as far as that is not done yet.
+
+  Returns 0, or INCOMPLETE where questions could not be asked.
+  """
   from mellow_jax import train
   from mellow_jax.evaluation.commands import predict
+  from mellow_jax.inference.predictions import INCOMPLETE
 
   folder = Path(f.workdir) / system
-  if not (folder / "model").exists():
+  if not is_trained(folder, cfg):
     _do(train.main, f"--config={config_of(f.config, system)}", f"--workdir={folder}", *overrides)
+  status = 0
   for audio in AUDIO:
-    if (folder / f"{audio}.jsonl").exists():
-      continue
-    _do(
+    # Also where all is answered: it refuses answers of another model or to another benchmark.
+    found = _do(
       predict.main,
       *(f"--benchmark={f.benchmark}", f"--data={f.data or folder}", f"--audio={audio}"),
       *(f"--checkpoint={folder / 'model'}", f"--output={folder / audio}.jsonl"),
-      *(f"--max_new_tokens={load(f.config, system).model.answer_tokens}", "--batch_size=50"),
+      *(f"--max_new_tokens={cfg.model.answer_tokens}", "--batch_size=50"),
+      goes_on=INCOMPLETE,
     )
+    status = max(status, found)
+  return status
 
 
 # --- Page ----------------------------------------------------------------------------------------
@@ -143,15 +187,15 @@ def figures(folder: Path) -> dict[str, tuple[float, ...]]:
   return {name: tuple(one[name] for one in found) for name in found[0]}
 
 
-def table(base: str, workdir: Path, blocks: Sequence[str]) -> str:
-  """The page's table in Markdown; of systems that have not answered yet, blanks."""
-  chosen = systems(blocks)
-  found = {
-    system: figures(workdir / system)
-    for system in chosen
-    if all((workdir / system / f"{audio}.jsonl").exists() for audio in AUDIO)
-  }
-  sizes = {system: size(base, system) for system in chosen}
+def table(
+  workdir: Path, blocks: Sequence[str], configs: Mapping[str, Config], done: Iterable[str]
+) -> str:
+  """The page's table in Markdown; of systems that are not done, blanks.
+
+  What an earlier command left in their folders may be of other settings.
+  """
+  found = {system: figures(workdir / system) for system in done}
+  sizes = {system: size(cfg) for system, cfg in configs.items()}
   names = list(dict.fromkeys(name for one in found.values() for name in one))
   head = ["system", "parameters", *names, "paper: size", "paper: MMAU", "paper: AudioCaps SPICE"]
   lines = []
@@ -184,8 +228,13 @@ def draw_curves(workdir: Path, names: Sequence[str]) -> None:
     figure.savefig(file, format="png", dpi=150)
 
 
-def write_page(f: flags.FlagValues, blocks: Sequence[str]) -> None:
-  """Writes ablations.md and curves.png, of what is there so far."""
+def write_page(
+  f: flags.FlagValues,
+  blocks: Sequence[str],
+  configs: Mapping[str, Config],
+  done: Mapping[str, int],
+) -> None:
+  """Writes ablations.md and curves.png, of the systems that are done: name to exit status."""
   workdir = Path(f.workdir)
   text = (
     "# Ablations\n\n"
@@ -193,8 +242,13 @@ def write_page(f: flags.FlagValues, blocks: Sequence[str]) -> None:
     "the clips. The paper's figures are of its own data and sizes.\n\n"
     "![Validation loss of each system](curves.png)\n\n"
   )
-  files.write_text(workdir / "ablations.md", text + table(f.config, workdir, blocks))
-  draw_curves(workdir, systems(blocks))
+  if incomplete := [system for system, status in done.items() if status]:
+    text += (
+      "Some clips could not be read, and their questions count as wrong, in "
+      f"{', '.join(incomplete)}.\n\n"
+    )
+  files.write_text(workdir / "ablations.md", text + table(workdir, blocks, configs, done))
+  draw_curves(workdir, [*done])
 
 
 # --- Command -------------------------------------------------------------------------------------
@@ -214,11 +268,11 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> None:
+def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> int:
   if f.sizes:
     for system in (*systems(b for b in BLOCKS if b != "data"), "cnn14-gpt2"):
-      print(f"{system:<26}{size('ablations:paper', system):>13,}", flush=True)
-    return
+      print(f"{system:<26}{size(load('ablations:paper', system)):>13,}", flush=True)
+    return 0
   if not f.workdir:
     raise FlagsError("--workdir is missing: name a folder for the table")
   is_paper = ":" in f.config
@@ -230,17 +284,20 @@ def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> None:
     raise FlagsError(f"--rows={unknown[0]}: use {', '.join(BLOCKS)}")
   if "data" in blocks and not is_paper:
     raise FlagsError("--rows=data needs the paper's data: --config=ablations:paper")
+  configs = {name: configured(f.config, name, overrides) for name in systems(blocks)}
+  done: dict[str, int] = {}  # exit status by system
   chosen = systems(blocks)
   for number, system in enumerate(chosen, 1):
     print(f"{system}, {number} of {len(chosen)}", flush=True)
-    run_system(f, system, overrides)
-    write_page(f, blocks)
-  print(table(f.config, Path(f.workdir), blocks))
+    done[system] = run_system(f, system, configs[system], overrides)
+    write_page(f, blocks, configs, done)
+  print(table(Path(f.workdir), blocks, configs, done))
   print(f"written: {Path(f.workdir) / 'ablations.md'}")
+  return max(done.values())
 
 
 def main(argv: Sequence[str]) -> int:
-  """The command; its exit status, 75 where a training was asked to stop."""
+  """The command; its exit status, 75 where a training was asked to stop, 2 for unreadable clips."""
   overrides = [word for word in argv if word.startswith("--config.")]
   rest = [word for word in argv if word not in overrides]
   do = functools.partial(_ablate, overrides=overrides)

@@ -260,7 +260,7 @@ def _give_up_stdout(fault: str) -> NoReturn:
   raise SystemExit(1) from None
 
 
-def _read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
+def read(argv: Sequence[str], f: flags.FlagValues, example: str | None) -> list[str]:
   """Reads argv into f and returns its arguments; raises FlagsError and flags.Error."""
   try:
     extra = f(_with_underscores(argv))[1:]
@@ -316,7 +316,7 @@ def run(
   """
   try:
     with ending_in_a_line():
-      arguments = _read(argv, f, example)
+      arguments = read(argv, f, example)
       if f.help:
         print(help_text(doc, f))
         return 0

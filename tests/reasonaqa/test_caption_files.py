@@ -19,15 +19,15 @@ def write(path, text):
 
 @pytest.mark.parametrize(("part", "rows", "different"), [("test", 4875, 4757), ("val", 2475, 2390)])
 def test_audiocaps_is_read_as_it_was_published(reference_data, part, rows, different):
-  found, count = caption_files.read(reference_data / f"meta/audiocaps/{part}.csv")
-  assert (count, len(found)) == (rows, different)
+  found, count, excluded = caption_files.read(reference_data / f"meta/audiocaps/{part}.csv")
+  assert (count, len(found), excluded) == (rows, different, 0)
   assert all(c.file.startswith(f"AudioCapsLarger/{part}/Y") for c in found)
   assert {(c.source, c.taskname) for c in found} == {("AudioCaps", "audiocaps")}
   assert len({c.key for c in found}) == len(found)
 
 
 def test_a_clip_of_audiocaps_is_found_where_reasonaqa_has_it(reference_data):
-  found, _ = caption_files.read(reference_data / "meta/audiocaps/test.csv")
+  found = caption_files.read(reference_data / "meta/audiocaps/test.csv").captions
   sample = json.loads((reference_data / "meta/readme_sample.json").read_text())[0]
   assert (sample["filepath1"], sample["caption1"]) in {(c.file, c.text) for c in found}
 
@@ -37,7 +37,7 @@ def test_clotho_has_five_captions_a_clip(tmp_path):
     tmp_path / "clotho_captions_development.csv",
     f"{CLOTHO}\nrain.wav,It rains,Rain falls,Rain  falls,It pours,Wet\nsea.wav,a,b,c,d,e\n",
   )
-  found, count = caption_files.read(path)
+  found, count, _ = caption_files.read(path)
   assert count == 10 and len(found) == 9  # a caption that a clip has twice is asked about once
   assert found[0] == Caption("Clotho", "ClothoV21/development/rain.wav", "It rains")
   assert [c.text for c in found[:4]] == ["It rains", "Rain falls", "It pours", "Wet"]
@@ -57,10 +57,12 @@ def test_wavcaps_is_read_without_what_others_test_on(tmp_path):
     f"{folder}/Ydef.flac",
   ]
   lists = write(tmp_path / "blacklist.json", '{"FreeSound": ["1"], "AudioSet": ["Yabc.wav"]}')
-  (caption,), _ = caption_files.read(path, exclude=lists)
+  (caption,), count, excluded = caption_files.read(path, exclude=lists)
+  assert (count, excluded) == (1, 1)
   assert caption == Caption("WavCaps", f"{folder}/Ydef.flac", "Rain.")
   sounds = write(tmp_path / "sb_final.json", data.replace("Yabc.wav", "2219"))
-  assert caption_files.read(sounds, lists)[0][0].file == "WavCaps/SoundBible_flac/2219.flac"
+  (caption, _), _, excluded = caption_files.read(sounds, lists)  # of SoundBible it lists nothing
+  assert caption.file == "WavCaps/SoundBible_flac/2219.flac" and excluded == 0
 
 
 def test_the_captions_of_reasonaqa_itself_are_taken(tmp_path):
@@ -72,7 +74,7 @@ def test_the_captions_of_reasonaqa_itself_are_taken(tmp_path):
   ]
   path = write(tmp_path / "train.json", json.dumps(rows))
   found = [Caption("Clotho", "ClothoV21/development/a.wav", "It rains.")]
-  assert caption_files.read(path) == (found, 1)
+  assert caption_files.read(path) == (found, 1, 0)
 
 
 def test_a_table_of_ones_own_may_come_from_a_spreadsheet(tmp_path):
@@ -112,3 +114,26 @@ def test_only_wavcaps_has_lists_of_what_to_leave_out(tmp_path):
   path = write(tmp_path / "a.csv", "file,caption\nx.wav,ok\n")
   with pytest.raises(DataError, match="--exclude is for WavCaps' JSON"):
     caption_files.read(path, exclude=path)
+
+
+@pytest.mark.parametrize(
+  "lists",
+  [
+    {"num_captions_per_audio": 1, "data": [{"id": "1", "caption": "A dog barks."}]},  # captions
+    {"freesound": ["1"]},
+    {"FreeSound": {"1": "Clotho"}},
+    {"FreeSound": [{"id": "1"}]},
+    {},
+    ["1"],
+  ],
+)
+def test_what_lists_no_clips_by_source_is_refused_as_a_list_to_exclude(tmp_path, lists):
+  """It would leave out nothing, and the clips of other test sets would be trained on."""
+  clips = {"data": [{"id": "1", "caption": "A dog barks."}, {"id": "2", "caption": "Rain."}]}
+  path = write(tmp_path / "fsd_final.json", json.dumps(clips))
+  exclude = write(tmp_path / "list.json", json.dumps(lists))
+  message = r"list\.json: holds no lists of clips by source \(AudioSet, BBC_Sound_Effects, "
+  with pytest.raises(DataError, match=message):
+    caption_files.read(path, exclude)
+  write(exclude, '{"FreeSound": [1]}')  # an id may be a number
+  assert [caption.text for caption in caption_files.read(path, exclude).captions] == ["Rain."]

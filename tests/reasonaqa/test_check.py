@@ -199,6 +199,40 @@ def test_what_is_held_out_leaves_training(tree):
   assert {*quarantine} == {records.row_id(rows[i]) for i in (6, 7)}
 
 
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_a_row_that_is_held_out_stays_however_often_training_has_it(tree, copies):
+  """Quarantine goes by id, which is the same in both files: the held-out row would leave, too."""
+  held_out = tree.test[0]
+  tree.train += [held_out] * copies
+  _, report, quarantine = tree.check()
+  assert quarantine == {}
+  assert report["counts"]["row_in_later_file"] == {"rows": copies}
+  assert report["counts"].get("duplicate_row", {"rows": 0}) == {"rows": copies - 1}
+  found = [fault for fault in report["faults"] if fault["kind"] == "row_in_later_file"]
+  assert {fault["message"] for fault in found} == {"says what row 0 (from 0) of test.json says"}
+  items = catalogue.read("reasonaqa", tree.folder / "test.json", quarantined=quarantine)
+  assert len(items) == len(tree.test)
+
+
+def test_a_row_of_three_files_names_the_next(tree):
+  found = dataset_faults.DatasetFaults()
+  row = records.Record(**tree.test[0], row=0)
+  for name, copies in (("train", 2), ("val", 2), ("test", 1)):
+    found.begin_file(Path(f"{name}.json"))
+    for _ in range(copies):
+      found.add_row(row)
+  found.find_duplicates()
+  faults_ = [fault for fault in found.report()["faults"] if fault["kind"] == "row_in_later_file"]
+  said = "says what row 0 (from 0) of {}.json says"
+  assert [(fault["where"], fault["message"]) for fault in faults_] == [
+    ("train.json, row 0 (from 0)", said.format("val")),
+    ("train.json, row 1 (from 0)", said.format("val")),
+    ("val.json, row 0 (from 0)", said.format("test")),
+    ("val.json, row 1 (from 0)", said.format("test")),
+  ]
+  assert found.quarantine(()) == {}
+
+
 def test_kinds_may_be_allowed(tree, capsys):
   tree.train.append(tree.row(tree.clip("silent.wav", np.zeros(RATE))))
   status, report, quarantine = tree.check("--allow=missing,silent")

@@ -16,6 +16,7 @@ import pytest
 
 from mellow_jax.data import records
 from mellow_jax.errors import DataError, EndpointError
+from mellow_jax.reasonaqa.commands import filter as filter_
 from mellow_jax.reasonaqa.commands import synthesize
 from mellow_jax.reasonaqa.llm import endpoint, filters, json_reply
 from mellow_jax.reasonaqa.llm.endpoint import Endpoint, Unanswered
@@ -284,6 +285,26 @@ def test_a_folder_of_other_settings_is_refused(undisturbed, capsys):
     assert results(folder) == before
 
 
+def test_settings_may_be_corrected_until_the_first_reply(tmp_path, capsys):
+  captions, out = chat_server.write_captions(tmp_path / "sounds.csv", 3), tmp_path / "out"
+  with chat_server.serving("mcq", script=lambda n, attempt: "404 no such model") as server:
+    assert run(*flags(server, captions, out, model="tyni")) == 1
+  assert "check --endpoint, --model and the key" in capsys.readouterr().err
+  with chat_server.serving("mcq", script=lambda n, attempt: "404" if n else "") as server:
+    assert run(*flags(server, captions, out, concurrency=1)) == 1  # one reply is there
+    assert run(*flags(server, captions, out, model="tyni")) == 1
+  assert f"{out}: was made with model = 'tiny', this run has 'tyni'" in capsys.readouterr().err
+  with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, out)) == 0
+  assert server.answered() == {1: 1, 2: 1}
+  assert {row["_model"] for row in json.loads((out / "rows.json").read_text())} == {"tiny"}
+  assert json.loads((out / "report.json").read_text())["model"] == "tiny"
+  # Rows that are finished stay, also where someone has removed the replies.
+  (out / "completions.jsonl").unlink()
+  before = results(out)
+  assert run(*flags(server, captions, out, model="tyni")) == 1 and results(out) == before
+
+
 def test_a_log_is_held_by_one_run_and_damage_is_named(tmp_path):
   path = tmp_path / "completions.jsonl"
   with ReplyLog(path) as first:
@@ -327,6 +348,52 @@ def test_types_one_to_three_make_type_four(tmp_path, capsys, limit):
   assert report["rejects"]["also of an earlier type"]["count"] == 2 * report["kept"]
   notes = json.loads((tmp_path / "all/rows.json").read_text())[0]
   assert notes["_type"] == 1 and notes["_prompt"] == "detail-1.2" and notes["_model"] == "tiny"
+
+  # What is left of a part after another filter is a part, and says what it is of.
+  filtered, path = f"--output={tmp_path / 'filtered'}", tmp_path / "1/rows.json"
+  rows = json.loads(path.read_text())
+  rows[0] |= {"input": "How old is the dog?", "answer": "The age of the dog is unknown."}
+  path.write_text(json.dumps(rows))
+  assert filter_.main(["filter", f"--data={path}", filtered]) == 0
+  assert f"rows from {report['kept']} questions" in capsys.readouterr().out
+  kept = len(json.loads((tmp_path / "filtered/rows.json").read_text()))
+  assert kept == len(rows) - 1
+  arguments[-1] = f"--output={tmp_path / 'again'}"
+  assert run(*arguments, f"--part={tmp_path / 'filtered'}", *parts[1:]) == 0
+  again = json.loads((tmp_path / "again/report.json").read_text())
+  assert again["parts"] == report["parts"] | {"1": report["parts"]["1"] | {"kept": kept}}
+  assert again["kept"] == report["kept"] and again["captions_sha256"] == report["captions_sha256"]
+
+
+@pytest.mark.parametrize(
+  "change", ["a row more", "no report", "not of a run", "no object", "a row"]
+)
+def test_a_part_that_no_run_made_is_told_in_a_line(tmp_path, capsys, change):
+  captions, part = chat_server.write_captions(tmp_path / "sounds.csv", 2), tmp_path / "1"
+  with chat_server.serving("detail", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, part)) == 0
+  rows = json.loads((part / "rows.json").read_text())
+  if change == "a row more":  # the report beside is of other rows
+    (part / "rows.json").write_text(json.dumps([*rows, rows[0]]))
+  elif change == "no report":
+    (part / "report.json").unlink()
+  elif change == "a row":
+    (part / "rows.json").write_text(json.dumps([rows[0], {**rows[0], "input": 3}]))
+  else:
+    (part / "report.json").write_text('{"kept": 2}' if change == "not of a run" else "[]")
+  place, message = part, "1/report.json: is not of a run of type 1, 2 or 3: name the --output of"
+  if change == "a row more":
+    place = tmp_path / "filtered"
+    assert filter_.main(["filter", f"--data={part / 'rows.json'}", f"--output={place}"]) == 0
+    message = message.replace("1/", "filtered/", 1)
+  if change == "no report":
+    message = "1/report.json: is not the report of finished results"
+  if change == "a row":
+    message = "1/rows.json, row 1 (from 0): has not ReasonAQA's fields as texts: mend or drop it"
+  capsys.readouterr()
+  assert run("--type=4", "--kind=detail", f"--output={tmp_path / 'all'}", f"--part={place}") == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: ") and message in line
 
 
 @pytest.mark.parametrize(
@@ -387,9 +454,21 @@ def test_a_server_that_takes_no_schema_is_asked_for_text(tmp_path, capsys):
     assert run(*flags(server, captions, tmp_path / "out")) == 1
     assert "--replies=text asks for no schema" in capsys.readouterr().err
   with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
-    assert run(*flags(server, captions, tmp_path / "text", replies="text")) == 0
+    assert run(*flags(server, captions, tmp_path / "out", replies="text")) == 0
   assert not any(entry["schema"] for entry in server.log)
-  assert json.loads((tmp_path / "text/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
+  assert json.loads((tmp_path / "out/rows.json").read_text())[0]["_prompt"] == "mcq-1.1"
+
+
+def test_clips_that_are_excluded_are_counted(tmp_path, capsys):
+  found = [{"id": f"Y{i}.wav", "caption": f"A dog barks at sound number {i}"} for i in range(3)]
+  captions, lists = tmp_path / "as_final.json", tmp_path / "blacklist.json"
+  captions.write_text(json.dumps({"data": found}))
+  lists.write_text('{"AudioSet": ["Y0.wav", "Y2.wav", "Y9.wav"]}')
+  with chat_server.serving("mcq", script=lambda n, attempt: "") as server:
+    assert run(*flags(server, captions, tmp_path / "out", exclude=lists)) == 0
+  assert server.answered() == {1: 1}
+  assert f"{lists}: 2 clips of {captions} are left out\n" in capsys.readouterr().err
+  assert json.loads((tmp_path / "out/report.json").read_text())["clips_excluded"] == 2
 
 
 def test_synthesis_needs_no_jax():

@@ -92,13 +92,19 @@ class DatasetFaults:
     ids = np.asarray(self._ids, np.uint64)
     order = np.argsort(ids, kind="stable")
     equal = (ids[order][1:] == ids[order][:-1]) & (ids[order][1:] != 0)
-    for i in np.flatnonzero(equal).tolist():
+    later: dict[int, int] = {}  # of rows that are in a later file as well, the next row there
+    # From the last row of equal ones to the first, so that each knows of all after it.
+    for i in np.flatnonzero(equal)[::-1].tolist():
       first, second = int(order[i]), int(order[i + 1])
       if self._file(first) == self._file(second):
         fault = Fault("duplicate_row", f"says what {self._place(first)} says")
         self.add_row_fault(second, self._place(second), fault)
+        found = later.get(second)
       else:
-        where = f"{self._place(second)} of {self.files[self._file(second)]}"
+        found = second
+      if found is not None:
+        later[first] = found
+        where = f"{self._place(found)} of {self.files[self._file(found)]}"
         fault = Fault("row_in_later_file", f"says what {where} says")
         self.add_row_fault(first, self._place(first), fault)
     self._find_duplicate_clips()

@@ -7,7 +7,8 @@
 ...-Detail.json are judged, or in OpenAQA's (instruction, audio_id, output), of which the open-ended
 questions are. Rejected are questions that general knowledge answers, answers that refuse, what is
 repeated across clips, what is vague, and what holds rests of a model's layout or the caption. All
-other rows are kept as they stand. OUTPUT gets rows.json, rejects.jsonl and report.json.
+other rows are kept as they stand. OUTPUT gets rows.json, rejects.jsonl and report.json; of the
+rows.json of `synthesize` it can be a --part of type 4.
 """
 
 import functools
@@ -94,9 +95,13 @@ def _filter(f: flags.FlagValues) -> None:
   cli.require(f, "data", "output")
   if Path(f.output).exists():
     raise FlagsError(f"{f.output}: is there already: remove it, or give another --output")
-  clips = {found.file for found in _questions(f.data)}
+  clips, rows = set[str](), 0
+  for found in _questions(f.data):
+    clips.add(found.file)
+    rows += 1
   repetition = filters.RepetitionFilter(f.repeat_share, len(clips))
   report = {"data": f.data, "clips": len(clips), "questions": 0, "not_judged": 0}
+  report |= results.run_of(Path(f.data), rows)  # `synthesize --type=4` takes what is kept, too
   with files.replacing_folder(f.output) as folder, results.writing(folder, report) as kept:
     for found in progress.Bar(_questions(f.data), "rows", unit=" rows"):
       report["questions"] += found.is_generated

@@ -71,10 +71,13 @@ def _flags() -> flags.FlagValues:
   return f
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-  """Begins a folder of results, or raises FlagsError if it was made with other settings."""
+def _claim(folder: Path, settings: dict[str, Any], log: ReplyLog) -> None:
+  """Begins a folder of results, or raises FlagsError if it was made with other settings.
+
+  Those of a run without a reply count for nothing: a wrong --model is corrected so.
+  """
   path = folder / "settings.json"
-  if not path.exists():
+  if not path.exists() or not (len(log) or (folder / "rows.json").exists()):
     files.write_json(path, settings)
   saved = files.read_json(path, "the settings of a run")
   for name, value in settings.items():
@@ -124,7 +127,9 @@ def _generate(f: flags.FlagValues) -> int:
   cli.require(f, "data", "endpoint", "model", "output")
   if f.part:
     raise FlagsError("--part is for --type=4: drop it")
-  captions, count = caption_files.read(f.data, f.exclude or "")
+  captions, count, excluded = caption_files.read(f.data, f.exclude or "")
+  if f.exclude:
+    _print_above_bar(f"{f.exclude}: {excluded} clips of {f.data} are left out")
   captions = captions[: f.limit]
   endpoint = Endpoint(
     f.endpoint,
@@ -138,8 +143,8 @@ def _generate(f: flags.FlagValues) -> int:
   version = prompt.version(f.type, f.kind, f.replies)
   settings = RequestSettings(type=f.type, kind=f.kind, prompt=version, **sampling)
   folder = Path(f.output)
-  _claim(folder, dataclasses.asdict(settings))
-  with ReplyLog(folder / "completions.jsonl") as log:
+  with files.made_folder(folder), ReplyLog(folder / "completions.jsonl") as log:
+    _claim(folder, dataclasses.asdict(settings), log)
     if log.lost:
       _print_above_bar(f"{log.path}: {log.lost} requests were in flight when a process was killed")
     failures = _request(f, endpoint, settings, captions, log)
@@ -168,6 +173,7 @@ def _generate(f: flags.FlagValues) -> int:
       report={
         "captions": len(captions),
         "captions_repeated": count - len(captions) if f.limit is None else 0,
+        "clips_excluded": excluded,
         "captions_sha256": results.digest(captions),
         "unanswered": [
           {"file": c.file, "caption": c.text, "reason": failures[c.key]} for c in unanswered
@@ -186,7 +192,7 @@ def _print_above_bar(line: str) -> None:
 
 def _show_prompt(f: flags.FlagValues) -> None:
   """Prints the version of the prompt, and the prompt for the first caption."""
-  caption = caption_files.read(f.data, f.exclude or "")[0][0].text if f.data else _SHOWN
+  caption = caption_files.read(f.data, f.exclude or "").captions[0].text if f.data else _SHOWN
   of = f.type, f.kind, f.replies
   print(f"# {prompt.version(*of)}", prompt.build(caption, *of), sep="\n")
 

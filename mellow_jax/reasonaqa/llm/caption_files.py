@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mellow_jax import files
 from mellow_jax.data import prompts, records, tables
@@ -112,27 +112,48 @@ def _read_wavcaps(path: Path, data: Any, excluded: frozenset[str]) -> Iterator[t
 
 
 def _excluded(path: Path, captions: Path) -> frozenset[str]:
-  """The ids that one of WavCaps' lists names for the source of a file of captions."""
+  """The ids that one of WavCaps' lists names for the source of a file of captions.
+
+  Source: github.com/XinhaoMei/WavCaps, data/json_files/blacklist: {"AudioSet": ["Y....wav", ...],
+  "FreeSound": [...]}.
+  """
   lists = files.read_json(path, "JSON")
+  names = {_LISTED_AS.get(source, source) for source in WAVCAPS.values()}
+  named = {name: lists[name] for name in names & {*lists}} if isinstance(lists, dict) else {}
+  if not named or not all(map(_is_list_of_ids, named.values())):
+    known = ", ".join(sorted(names))
+    raise DataError(
+      f"{path}: holds no lists of clips by source ({known}): use one of WavCaps' blacklists"
+    )
   source = WAVCAPS.get(captions.stem.split("_")[0], "")
-  listed = lists.get(_LISTED_AS.get(source, source), []) if isinstance(lists, dict) else None
-  if not isinstance(listed, list):
-    raise DataError(f"{path}: is no list of excluded clips: use one of WavCaps' blacklists")
-  return frozenset(map(str, listed))
+  return frozenset(map(str, named.get(_LISTED_AS.get(source, source), [])))
 
 
-def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list[Caption], int]:
-  """The captions of a file in its order, each once, and how many were there before.
+def _is_list_of_ids(ids: Any) -> bool:
+  return isinstance(ids, list) and all(isinstance(name, str | int) for name in ids)
+
+
+class CaptionFile(NamedTuple):
+  """What a file of captions holds."""
+
+  captions: list[Caption]  # in its order, each once
+  count: int  # of all captions, those that are there several times included
+  excluded: int  # clips of WavCaps that were left out
+
+
+def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> CaptionFile:
+  """The captions of a file.
 
   exclude is one of the lists that WavCaps publishes of its clips that other benchmarks test on.
   Raises DataError if a file cannot be read, is of no known source, or has an empty caption, one
   longer than a record may be, or a clip that could leave its root folder; DataError for rows of
-  ReasonAQA that are not sound.
+  ReasonAQA that are not sound, and where exclude is no such list.
   """
   path = Path(path)
   is_json = path.suffix.lower() == ".json"
   data = files.read_json(path, "JSON") if is_json else None
-  if is_json and not isinstance(data, list):
+  is_wavcaps = is_json and not isinstance(data, list)
+  if is_wavcaps:
     found = _read_wavcaps(path, data, _excluded(Path(exclude), path) if exclude else frozenset())
   elif exclude:
     raise DataError(f"{path}: --exclude is for WavCaps' JSON: drop it")
@@ -155,4 +176,4 @@ def read(path: str | os.PathLike, exclude: str | os.PathLike = "") -> tuple[list
       captions.append(Caption(caption.source, file, text))
   if not captions:
     raise DataError(f"{path}: holds no captions")
-  return captions, count
+  return CaptionFile(captions, count, len(data["data"]) - count if is_wavcaps else 0)

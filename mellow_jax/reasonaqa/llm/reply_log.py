@@ -56,6 +56,10 @@ class ReplyLog:
     """Whether the request has its reply."""
     return key in self._offsets
 
+  def __len__(self) -> int:
+    """How many requests have their reply."""
+    return len(self._offsets)
+
   def _lock(self) -> None:
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,6 +25,8 @@ from mellow_jax.reasonaqa.llm.qa_pairs import Reject
 
 EXAMPLES = 5  # of each reason, in the report
 PARTS = (1, 2, 3)  # the types that type 4 is composed of
+# What a report of one of them says of the run, beside its counts.
+OF_RUN = ("type", "kind", "prompt", "model", "captions", "captions_sha256")
 _REASONS = (*filters.REASONS, leftovers.CAPTION)  # reported even where nothing is rejected for them
 _SUBTYPES = {"mcq": "MCQ", "detail": "Detail"}
 
@@ -82,7 +84,7 @@ def writing(folder: Path, report: dict[str, Any]) -> Iterator[Results]:
 
 def summary(folder: Path, report: dict[str, Any]) -> str:
   """The lines in which a command says what it wrote."""
-  source = next(f"{report[name]} {name}" for name in ("captions", "questions") if name in report)
+  source = next(f"{report[name]} {name}" for name in ("questions", "captions") if name in report)
   if report.get("not_judged"):
     source += f" and {report['not_judged']} of other kinds"
   lines = [f"{folder / 'rows.json'}: {report['kept']} rows from {source}"]
@@ -150,9 +152,33 @@ def _read(folder: Path, kind: Kind) -> tuple[dict[str, Any], list[dict[str, Any]
   """The report and the rows of a folder of results."""
   report = files.read_json(folder / "report.json", "the report of finished results")
   rows = files.read_json(folder / "rows.json", "rows of finished results")
+  if not isinstance(report, dict) or not {*OF_RUN, "kept"} <= {*report}:
+    raise DataError(
+      f"{folder / 'report.json'}: is not of a run of type 1, 2 or 3: name the --output of one, or "
+      "of `mellow reasonaqa filter` for the rows.json in it"
+    )
   if report["kind"] != kind:
     raise DataError(f"{folder}: is of kind {report['kind']}, not {kind}: change --kind")
+  for number, row in enumerate(rows if isinstance(rows, list) else [None]):
+    if not (isinstance(row, dict) and all(isinstance(row.get(name), str) for name in FIELDS)):
+      raise DataError(
+        f"{folder / 'rows.json'}, row {number} (from 0): has not ReasonAQA's fields as texts: mend "
+        "or drop it"
+      )
   return report, rows
+
+
+def run_of(path: Path, rows: int) -> dict[str, Any]:
+  """What the report beside a file of rows says of the run that made them, ready for theirs.
+
+  Nothing where there is none, or where it counts other rows than the file has now.
+  """
+  beside = path.with_name("report.json")
+  if path.name != "rows.json" or not beside.is_file():
+    return {}
+  report = files.read_json(beside, "the report of finished results")
+  is_of_run = isinstance(report, dict) and {*OF_RUN} <= {*report} and report.get("kept") == rows
+  return {name: report[name] for name in OF_RUN} if is_of_run else {}
 
 
 def compose(folder: Path, folders: list[Path], kind: Kind) -> dict[str, Any]:
