@@ -9,7 +9,8 @@ on where it was stopped, within a system as well. The workdir gets ablations.md,
 paper's figures and sizes, and curves.png. --sizes prints the parameters of the paper's systems.
 
 By default systems are as small as the demo and learn from generated scenes. With
---config=ablations:paper they are the paper's; configs/ablations.py says what those need.
+--config=ablations:paper they are the paper's; configs/ablations.py says what those need, and
+--benchmark and --data name what they answer.
 """
 
 import functools
@@ -86,8 +87,11 @@ def config_of(base: str, system: str) -> str:
 
 
 def load(base: str, system: str) -> Config:
-  """A system's configuration."""
-  path, _, arg = cli.config_path(config_of(base, system)).partition(":")
+  """A system's configuration; raises FlagsError where there is no such file."""
+  try:
+    path, _, arg = cli.config_path(config_of(base, system)).partition(":")
+  except FlagsError as error:
+    raise FlagsError(f"--config={base}: {error}") from None
   return runpy.run_path(path)["get_config"](arg)
 
 
@@ -125,6 +129,28 @@ def run_system(f: flags.FlagValues, system: str, overrides: Sequence[str]) -> No
       *(f"--benchmark={f.benchmark}", f"--data={f.data or folder}", f"--audio={audio}"),
       *(f"--checkpoint={folder / 'model'}", f"--output={folder / audio}.jsonl"),
       *(f"--max_new_tokens={load(f.config, system).model.answer_tokens}", "--batch_size=50"),
+    )
+
+
+def check_benchmark(f: flags.FlagValues, chosen: Sequence[str], overrides: Sequence[str]) -> None:
+  """Raises a UserError where systems would be trained that could not be asked or scored after."""
+  from mellow_jax.evaluation.benchmarks import catalogue, prediction_files
+
+  if f.benchmark not in catalogue.BENCHMARKS:
+    known = ", ".join(catalogue.BENCHMARKS)
+    raise FlagsError(f"--benchmark={f.benchmark} is unknown: one of {known}")
+  if f.data:
+    for item in catalogue.read(f.benchmark, f.data):
+      if not item.answer:
+        raise FlagsError(f"--data={f.data}: {prediction_files.no_answer(item, f.benchmark)}")
+    return
+  if f.benchmark != "scenes":
+    raise FlagsError(f"--data is missing: name the files of --benchmark={f.benchmark}")
+  given = [word.partition("=")[2] for word in overrides if word.startswith("--config.data.source=")]
+  if given[-1:] != ["scenes"] and (given or load(f.config, chosen[0]).data.source != "scenes"):
+    raise FlagsError(
+      "these systems learn from files and have no scenes of their own to answer: name what they "
+      "answer, such as --benchmark=mmau --data=MMAU"
     )
 
 
@@ -231,6 +257,7 @@ def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> None:
   if "data" in blocks and not is_paper:
     raise FlagsError("--rows=data needs the paper's data: --config=ablations:paper")
   chosen = systems(blocks)
+  check_benchmark(f, chosen, overrides)
   for number, system in enumerate(chosen, 1):
     print(f"{system}, {number} of {len(chosen)}", flush=True)
     run_system(f, system, overrides)
