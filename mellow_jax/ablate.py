@@ -12,7 +12,8 @@ figures and sizes, and curves.png. --sizes prints the parameters of the paper's 
 Where clips cannot be read, the exit status is 2: their questions count as wrong until a rerun.
 
 By default systems are as small as the demo and learn from generated scenes. With
---config=ablations:paper they are the paper's; configs/ablations.py says what those need.
+--config=ablations:paper they are the paper's; configs/ablations.py says what those need, and
+--benchmark and --data name what they answer.
 """
 
 import dataclasses
@@ -91,8 +92,11 @@ def config_of(base: str, system: str) -> str:
 
 
 def load(base: str, system: str) -> Config:
-  """A system's configuration."""
-  path, _, arg = cli.config_path(config_of(base, system)).partition(":")
+  """A system's configuration; raises FlagsError where there is no such file."""
+  try:
+    path, _, arg = cli.config_path(config_of(base, system)).partition(":")
+  except FlagsError as error:
+    raise FlagsError(f"--config={base}: {error}") from None
   return runpy.run_path(path)["get_config"](arg)
 
 
@@ -170,6 +174,28 @@ def run_system(f: flags.FlagValues, system: str, cfg: Config, overrides: Sequenc
     )
     status = max(status, found)
   return status
+
+
+def check_benchmark(f: flags.FlagValues, chosen: Sequence[str], overrides: Sequence[str]) -> None:
+  """Raises a UserError where systems would be trained that could not be asked or scored after."""
+  from mellow_jax.evaluation.benchmarks import catalogue, prediction_files
+
+  if f.benchmark not in catalogue.BENCHMARKS:
+    known = ", ".join(catalogue.BENCHMARKS)
+    raise FlagsError(f"--benchmark={f.benchmark} is unknown: one of {known}")
+  if f.data:
+    for item in catalogue.read(f.benchmark, f.data):
+      if not item.answer:
+        raise FlagsError(f"--data={f.data}: {prediction_files.no_answer(item, f.benchmark)}")
+    return
+  if f.benchmark != "scenes":
+    raise FlagsError(f"--data is missing: name the files of --benchmark={f.benchmark}")
+  given = [word.partition("=")[2] for word in overrides if word.startswith("--config.data.source=")]
+  if given[-1:] != ["scenes"] and (given or load(f.config, chosen[0]).data.source != "scenes"):
+    raise FlagsError(
+      "these systems learn from files and have no scenes of their own to answer: name what they "
+      "answer, such as --benchmark=mmau --data=MMAU"
+    )
 
 
 # --- Page ----------------------------------------------------------------------------------------
@@ -287,6 +313,7 @@ def _ablate(f: flags.FlagValues, overrides: Sequence[str]) -> int:
   configs = {name: configured(f.config, name, overrides) for name in systems(blocks)}
   done: dict[str, int] = {}  # exit status by system
   chosen = systems(blocks)
+  check_benchmark(f, chosen, overrides)
   for number, system in enumerate(chosen, 1):
     print(f"{system}, {number} of {len(chosen)}", flush=True)
     done[system] = run_system(f, system, configs[system], overrides)

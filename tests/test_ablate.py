@@ -230,8 +230,29 @@ def test_other_settings_and_another_benchmark_are_refused(tmp_path, compile_cach
     (["--workdir=x", "--rows=encoders"], "--rows=encoders: use projection, decoder"),
     (["--workdir=x", "--rows=data"], "needs the paper's data"),
     (["--workdir=x", "train"], "'train' is no flag"),
+    (["--workdir=x", "--config=nosuch"], "--config=nosuch: no config of that name"),
+    # What cannot be answered is not trained first.
+    (["--workdir=x", "--config=ablations:paper"], "have no scenes of their own to answer: name"),
+    (["--workdir=x", "--config.data.source=files"], "have no scenes of their own to answer: name"),
+    (["--workdir=x", "--benchmark=mmau"], "--data is missing: name the files of --benchmark=mmau"),
+    (["--workdir=x", "--benchmark=mmua", "--data=y"], "--benchmark=mmua is unknown: one of mmau,"),
+    (["--workdir=x", "--benchmark=mmau", "--data=/nowhere"], "/nowhere: there is no such file"),
   ],
 )
-def test_what_cannot_be_done_is_one_line(words, message, capsys):
+def test_what_cannot_be_done_is_one_line(words, message, calls, capsys):
   assert ablate.main(["mellow ablate", *words]) == 1
-  assert message in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1 and not calls
+
+
+def test_the_systems_of_the_paper_answer_what_is_named(calls, tmp_path, capsys):
+  table = tmp_path / "own.csv"
+  argv = ["mellow ablate", f"--workdir={tmp_path}", "--config=ablations:paper", "--rows=encoder"]
+  argv += ["--benchmark=table", f"--data={table}"]
+  table.write_text("file,question\na.wav,is there rain?\n")
+  assert ablate.main(argv) == 1 and not calls  # nothing could be scored
+  assert "of the table has no answer: add the column answer" in capsys.readouterr().err
+  table.write_text("file,question,answer\na.wav,is there rain?,yes\n")
+  with pytest.raises(SystemExit):
+    ablate.main(argv)
+  assert [call[0] for call in calls] == ["ablations:paper/cnn14-smollm2"]

@@ -5,6 +5,7 @@ any number of hosts, threads and workers, and no iterator's state is ever saved.
 """
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,25 @@ import grain
 import numpy as np
 
 from mellow_jax.config import Config
-from mellow_jax.data import answer_lengths, bad_records, scenes, selection, workers
+from mellow_jax.data import (
+  answer_lengths,
+  bad_records,
+  presets,
+  prompts,
+  scenes,
+  selection,
+  workers,
+)
 from mellow_jax.data.bad_records import BadRecord
 from mellow_jax.data.clips import CachedClips, Clips
 from mellow_jax.data.preprocessing import Preprocessor
-from mellow_jax.data.records import Record, Rows
+from mellow_jax.data.presets import Preset
+from mellow_jax.data.records import FIELDS, Record, Rows
 from mellow_jax.data.selection import JoinedRows, SharedClips
 from mellow_jax.data.sources import OpenSources
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, DataError
+
+_TEXTS = operator.itemgetter(*(FIELDS.index(name) for name in ("input", "answer", "caption2")))
 
 
 def sources(
@@ -47,6 +59,8 @@ def sources(
   )
   if data.quarantine:
     train, val = _leave_out(data.quarantine, opened.listed, train, val, log)
+  for rows in (*train, *val):
+    _check_captions(rows, presets.PRESETS[data.preset])
   found = opened.clips([*train, *val], log)
   if not data.val:
     train, val, held, count = selection.hold_out(train, data.val_share)
@@ -77,6 +91,21 @@ def _leave_out(
     first = min(absent)
     log(f"{path}: {len(absent)} of its {len(listed)} rows are in none of these, first {first}")
   return kept[0], kept[1]
+
+
+def _check_captions(rows: Rows, preset: Preset) -> None:
+  """Raises DataError where the preset can make no answer of a row's captions.
+
+  Of all rows at the start, or the first such one would end the run in the middle.
+  """
+  if not preset.caption_sentence:
+    return
+  faults = (prompts.caption_fault(*_TEXTS(fields), preset) for fields in rows.fields())
+  found = [(number, fault) for number, fault in enumerate(faults) if fault]
+  if found:
+    number, fault = found[0]
+    more = f" (and {len(found) - 1} more such rows)" if len(found) > 1 else ""
+    raise DataError(f"{rows.path}, row {rows[number].row} (from 0){more}: {fault}")
 
 
 def train_batches(

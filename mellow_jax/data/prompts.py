@@ -224,6 +224,31 @@ def answer(
   )
 
 
+def caption_fault(text: str, words: str, second: str, preset: Preset) -> str:
+  """Why no answer can be made of a row's captions; "" where one can, and for other rows.
+
+  text is the row's question, words its answer, second the caption of its second clip.
+  """
+  # First what is cheap: a run looks at each of its rows.
+  if not preset.caption_sentence or "caption" not in text.lower():
+    return ""
+  task = task_of(text)
+  if task == "caption both" and not second.strip():
+    return (
+      f"{text!r:.80} needs the caption of the second clip as well: give the row by ReasonAQA's "
+      "fields, with caption2, or ask for something else"
+    )
+  if not task.startswith("caption"):
+    return ""
+  length = len(answer(words, preset, task=task, training=True, second=second))
+  return (
+    f"the answer has {length} characters as a sentence, more than the {MAX_CHARACTERS} allowed: "
+    "shorten it"
+    if length > MAX_CHARACTERS
+    else ""
+  )
+
+
 class Unread(NamedTuple):
   """What a model does not read of a text."""
 

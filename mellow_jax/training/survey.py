@@ -7,14 +7,19 @@ import tokenizers
 
 from mellow_jax.data import presets, prompts
 from mellow_jax.data.pipeline import Preprocessor
+from mellow_jax.data.records import Record
+from mellow_jax.errors import DataError
 
 SURVEYED = 2000  # rows at the most: a million would take minutes
 
 
 def faults(name: str, encoder: Preprocessor) -> Iterator[str]:
-  """A line for each kind of fault among the first rows of a split, with its remedy."""
+  """A line for each kind of fault among the first rows of a split, with its remedy.
+
+  Raises DataError naming the row whose texts no tokenizer reads.
+  """
   count = min(len(encoder.rows), SURVEYED)
-  texts = [encoder.texts(row) for row in itertools.islice(encoder.rows, count)]
+  texts = [_texts(name, encoder, row) for row in itertools.islice(encoder.rows, count)]
   preset, model = presets.PRESETS[encoder.data.preset], encoder.model
   for what, field, end, column in (
     ("questions", "text_tokens", preset.question_end, 0),
@@ -32,6 +37,17 @@ def faults(name: str, encoder: Preprocessor) -> Iterator[str]:
       f"{name}: {len(unknown)} words are unknown to the tokenizer, and read as one and the same: "
       f"{some(unknown)}"
     )
+
+
+def _texts(name: str, encoder: Preprocessor, row: Record) -> tuple[str, str]:
+  """The question and the answer of a row."""
+  try:
+    pair = encoder.texts(row)
+    for text in pair:
+      prompts.check(text)
+  except ValueError as error:
+    raise DataError(f"{name}: row {row.row} (from 0) of {row.subtype}: {error}") from None
+  return pair
 
 
 def _length(encoder: Preprocessor, text: str, end: presets.End) -> int:

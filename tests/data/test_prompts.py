@@ -102,6 +102,21 @@ def test_captions_become_sentences():
     given("caption both")
 
 
+def test_captions_of_which_no_sentence_can_be_made_are_told():
+  both = "Caption  both audios."
+  assert "caption of the second clip" in prompts.caption_fault(both, "rain", " ", TRAINING)
+  assert "shorten it" in prompts.caption_fault(both, "a" * 6000, "b" * 6000, TRAINING)
+  for question, second, preset in (
+    (both, "wind", TRAINING),
+    (both, "", CLEAN),
+    (both, "", RELEASE),
+    ("caption the audio", "", TRAINING),
+    ("caption second audio", "", TRAINING),
+    ("write a caption of both", "", TRAINING),
+  ):
+    assert prompts.caption_fault(question, "rain", second, preset) == ""
+
+
 @pytest.mark.parametrize(
   ("text", "task"),
   [

@@ -186,6 +186,45 @@ def test_a_faulty_row_in_quarantine_does_not_keep_its_file_from_being_read(made,
   assert [row.row for row in train.rows] == [i for i in range(24) if i != 3]
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"input": "Caption both audios"},
+      "'Caption both audios' needs the caption of the second clip",
+    ),
+    ({"input": "caption the audio", "answer": "a" * 9990}, "has 10006 characters as a sentence"),
+  ],
+)
+def test_captions_of_which_no_answer_can_be_made_are_told_before_the_first_step(
+  made, tmp_path, changes, message
+):
+  rows, path = json.loads((made / "train.json").read_text()), tmp_path / "train.json"
+  fine = [{**row, "caption2": "rain", "input": "caption both audios"} for row in rows]
+  rows[5] |= changes
+  rows[9] |= changes
+  chosen = {"train": str(path), "audio_root": str(made)}
+  path.write_text(json.dumps(rows))
+  with pytest.raises(
+    DataError, match=rf"train\.json, row 5 \(from 0\) \(and 1 more .*: .*{message}"
+  ):
+    encoders(config(made, "json", **chosen))
+  encoders(config(made, "json", preset="clean", **chosen))  # makes no sentences
+  bad = {records.row_id(records.read(path)[i]): [] for i in (5, 9)}
+  (tmp_path / "bad.json").write_text(json.dumps({"version": 1, "rows": bad}))
+  train, _ = encoders(config(made, "json", quarantine=str(tmp_path / "bad.json"), **chosen))
+  assert len(train.rows) == 22
+  path.write_text(json.dumps(fine))
+  encoders(config(made, "json", **chosen))
+
+
+def test_a_table_has_no_second_caption(made, tmp_path):
+  path = tmp_path / "t.csv"
+  path.write_text("file,question,answer,file2\n0.wav,caption both audios,rain,4.wav\n")
+  with pytest.raises(DataError, match=r"t\.csv, row 0 \(from 0\): .* with caption2, or ask"):
+    encoders(config(made, "json", train=str(path), audio_root=str(made)))
+
+
 def test_files_of_two_folders_may_share_paths_only_of_the_same_clips(made, tmp_path):
   for i in range(16):
     name = f"{i}.{audio_rows.FORMATS[i % 4]}"

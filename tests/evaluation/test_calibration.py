@@ -93,6 +93,25 @@ def test_predictions_of_another_model_are_refused(tiny_model_folder, tmp_path, c
     assert "p.jsonl.settings.json: is not a predictions file's settings: restore it" in line
 
 
+def test_answers_to_other_audio_are_refused(tmp_path, capsys):
+  path = tmp_path / "p.jsonl"
+  argv = ["mellow calibrate", f"--checkpoint={tmp_path}", f"--predictions={path}"]
+  predictions(path, 400)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  path.write_text("".join(json.dumps({**line, "heard": "noise"}) + "\n" for line in lines))
+  assert calibrate.main(argv) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "p.jsonl: was made with --audio=noise, which" in line and "predict without it" in line
+  predictions(path, 400)
+  settings = tmp_path / "p.jsonl.settings.json"
+  settings.write_text(json.dumps({"audio2": "random"}))
+  assert calibrate.main(argv) == 1
+  assert "p.jsonl: was made with --audio2=random, which" in capsys.readouterr().err
+  assert not (tmp_path / "calibration.json").exists()
+  settings.write_text(json.dumps({"audio2": "same"}))
+  assert calibrate.main(argv) == 0
+
+
 def test_no_clip_is_both_fitted_and_reported(tmp_path, capsys):
   argv = ["mellow calibrate", f"--checkpoint={tmp_path}", "--dry_run"]
   path = predictions(tmp_path / "p.jsonl", 300, clips=3)  # two thirds are about clips 0 and 2

@@ -199,6 +199,35 @@ def test_rows_in_quarantine_are_left_out_and_said(tmp_path):
   assert said == [f"{path}: 1 of 4 rows are in quarantine and left out"]
 
 
+@pytest.mark.parametrize("name", ["own.csv", "own.jsonl"])
+def test_rows_of_ones_own_table_in_quarantine_are_left_out(tmp_path, name):
+  """Faulty ones, too: a check lists them so that the rest can be used."""
+  path, said = tmp_path / name, []
+  own = [{"file": f"{c}.wav", "question": "rain?", "answer": "yes", "file2": ""} for c in "abcd"]
+  own[1]["file"], own[2]["file2"] = "../b.wav", "x\\c.wav"
+  if name.endswith("csv"):
+    lines = [",".join(own[0]), *(",".join(row.values()) for row in own)]
+    path.write_text("\n".join(lines))
+  else:
+    path.write_text("\n".join(map(json.dumps, own)))
+  ids = [records.row_id(Record(*row.fields, row=0)) for row in records.scan(path)]
+  items = catalogue.read("table", path, quarantined=set(ids[1:3]), say=said.append)
+  assert [item.audio1 for item in items] == ["a.wav", "d.wav"]
+  assert said == [f"{path}: 2 of 4 rows are in quarantine and left out"]
+  with pytest.raises(DataError, match=r"'\.\./b\.wav'"):
+    catalogue.read("table", path, quarantined=set(ids[2:]))
+  own[1]["file"] = "b.wav"
+  path.write_text("\n".join(map(json.dumps, own)))
+  assert len(catalogue.read("table", path, quarantined=(), say=said.append)) == 4
+  assert said[1:] == [f"{path}: 0 of 4 rows are in quarantine and left out"]
+
+
+@pytest.mark.parametrize("benchmark", ["mmau", "mmau-test", "mmar", "scenes"])
+def test_a_quarantine_is_refused_where_none_can_list_the_questions(tmp_path, benchmark):
+  with pytest.raises(DataError, match=f"benchmark {benchmark}: .*: drop --quarantine"):
+    catalogue.read(benchmark, tmp_path, quarantined={"0" * 16: ("silent",)})
+
+
 def test_rows_whose_answer_is_no_option_are_counted_and_the_remedy_named(tmp_path):
   path = reasonaqa(tmp_path / "test.json", ["CLE"] * 3)
   content = json.loads(path.read_text())
@@ -254,6 +283,24 @@ def test_a_table_of_ones_own(tmp_path, suffix):
   assert items[2].question == "what?" and items[1].choices == items[2].choices
   assert items[3].references == ("x is y", "y is x") and items[3].audio2 == "b.wav"
   assert len({item.id for item in items}) == 5
+
+
+@pytest.mark.parametrize(
+  ("question", "answer", "references", "kind"),
+  [
+    ("which? a) dog b) cat", "Cat.", [], "choice"),
+    ("which? a) dog b) cat", "", [], "choice"),
+    ("is any there: a) dog b) cat?", "no", [], "binary"),
+    # What looks like options is none.
+    ("how differ a) the dog b) the cat?", "b is louder", ["b is louder"], "text"),
+    ("how loud is it (a) or so?", "very", [], "text"),
+  ],
+)
+def test_what_looks_like_options_may_be_none(tmp_path, question, answer, references, kind):
+  row = {"file": "a.wav", "question": question, "answer": answer, "references": references}
+  (tmp_path / "own.json").write_text(json.dumps([row]))
+  (item,) = catalogue.read("table", tmp_path / "own.json")
+  assert item.kind == kind and bool(item.choices) == (kind == "choice")
 
 
 MMAR = {
@@ -318,6 +365,11 @@ def test_a_bad_row_is_named(tmp_path, change, message):
     ("x.csv", "file,question,anwser\na.wav,what,x", "column 'anwser' is unknown"),
     ("x.csv", "file,question\n,what", "field 'file' is ''"),
     ("x.csv", "file,question,answer\na.wav,what? a) x b) y,c) z", "is none of the options"),
+    (
+      "x.csv",
+      "file,question,answer\na.wav,is it?,yes\na.wav,which? a) dog b) cat,dgo",
+      "line 3: field 'answer' 'dgo' is none of the options in its question: write one of them",
+    ),
   ],
 )
 def test_a_bad_table_is_named(tmp_path, name, content, message):

@@ -13,7 +13,8 @@ from mellow_jax.data import scenes
 from mellow_jax.errors import DataError
 from mellow_jax.evaluation.benchmarks import catalogue, option_sets, rows
 from mellow_jax.evaluation.benchmarks.items import Prediction
-from mellow_jax.evaluation.metrics import rules
+from mellow_jax.evaluation.metrics import intervals, rules
+from mellow_jax.evaluation.metrics.coco_java import Settings
 from mellow_jax.evaluation.report import run_picture, sections, summary
 
 TASKS = {
@@ -92,6 +93,38 @@ def test_redrawn_options_keep_the_right_answer():
   assert any(a.choices != b.choices for a, b in zip(own, drawn, strict=False))
   for before, after in zip(own * 3, drawn, strict=True):
     assert after.answer == before.answer and after.answer in after.choices
+
+
+def test_the_option_sets_of_a_question_are_one_trial():
+  records = [
+    dataclasses.replace(row, caption1=kind, input=f"which? a) {kind} b) hum", answer=f"a) {kind}")
+    for row, kind in zip(
+      scenes.Scenes("val", 0, 20, {"presence": 1.0}),
+      np.resize(scenes.KINDS, 20).tolist(),
+      strict=True,
+    )
+  ]
+  drawn = option_sets.redraw("x.json", records, 5)
+  right = {record.filepath1 for record in records[:10]}
+  predictions = [
+    Prediction(
+      item=item,
+      benchmark="reasonaqa",
+      prompt="?",
+      prediction=item.answer if item.audio1 in right else "?",
+    )
+    for item in drawn
+  ]
+  (section,) = sections.split(predictions)
+  part = summary.summarise(section, Settings(), seed=0)
+  assert (part.items, part.answers) == (20, 100)
+  line = part.lines[0]
+  values = np.repeat([100.0, 0.0], 10)
+  assert (line.n, line.value) == (20, 50)
+  assert (line.low, line.high) == intervals.percent_interval(values, seed=0)
+  (groups,) = (one for one in part.groups if one.key == "option set")
+  assert [one.n for one in groups.lines] == [20] * 5
+  assert len(sections.headline(section)[0].ids) == 20
 
 
 def test_options_are_redrawn_of_rows_alone(reference_data):

@@ -87,6 +87,8 @@ def test_answers_about_other_clips_of_the_same_names_are_not_taken_for_these(run
   output, other = tmp_path / "out.jsonl", tmp_path / "other"
   shutil.copytree(data, other)
   assert run("--limit=2", output=output)[0] == 0
+  settings = tmp_path / "out.jsonl.settings.json"
+  assert json.loads(settings.read_text())["limit"] == 2
   status, _, err = run("--limit=2", output=output, audio_root=other)
   assert status == 1
   assert f"was made with audio_root = '{data}', this run has '{other}'" in last_line(err)
@@ -125,6 +127,7 @@ def test_every_item_is_asked_with_its_clips(run, data, model, tmp_path):
   settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
   assert settings["items"] == 19 and settings["prompt_style"] == "reference v1"
   assert settings["window"] == "center" and settings["prompts_cut"] > 0
+  assert settings["limit"] == 0
   assert "prompts exceed 8 tokens and are cut" in err
 
 

@@ -16,7 +16,7 @@ from mellow_jax.evaluation.benchmarks import prediction_files
 from mellow_jax.evaluation.benchmarks.items import Item, Prediction
 from mellow_jax.evaluation.metrics import free_text, intervals, rules
 from mellow_jax.evaluation.metrics.coco_java import Settings
-from mellow_jax.evaluation.report import grounding, published, sections, summary
+from mellow_jax.evaluation.report import content, grounding, published, sections, summary
 
 NO_JAVA = ("--java=/nowhere/java",)  # METEOR alone would start for ten seconds
 
@@ -92,15 +92,104 @@ def test_questions_that_could_not_be_asked_are_counted_wrong_and_named(files, tm
   assert report["not_asked"] == expected
   assert all(name in (tmp_path / "report.md").read_text() for name in expected)
   assert sum(part["items"] for part in report["sections"]) == 400  # none is dropped
-  # It is as if the model had said nothing, but no style of answering is blamed.
+  # It is as if the model had said nothing, but no style of answering is blamed, and the reference's
+  # rule, which takes nothing for "a", does not take this for an answer.
   for i in failed.values():
     del rows[i]["failure"]
   path.write_text("\n".join(map(json.dumps, rows)))
   assert run("score", f"--predictions={path}", f"--output={tmp_path}", *NO_JAVA) == 0
   silent = json.loads((tmp_path / "report.json").read_text())
   for part, other in zip(report["sections"], silent["sections"], strict=True):
-    assert [line["value"] for line in part["lines"]] == [line["value"] for line in other["lines"]]
+    for line, same in zip(part["lines"], other["lines"], strict=True):
+      if not line["name"].startswith("letter_reference"):
+        assert (line["name"], line["value"]) == (same["name"], same["value"])
     assert sum(f["count"] for f in part["failures"]) <= sum(f["count"] for f in other["failures"])
+
+
+@pytest.mark.parametrize(
+  ("kind", "benchmark"),
+  [
+    ("choice", "mmau"),
+    ("choice", "table"),
+    ("entailment", "cle"),
+    ("binary", "clothoaqa"),
+    ("text", "table"),
+  ],
+)
+def test_no_question_that_could_not_be_asked_is_right_by_any_rule(kind, benchmark):
+  failed = [
+    Prediction(item=item, benchmark=benchmark, prompt="?", prediction="", failure="no audio")
+    for item in made_predictions.items(40, kinds=(kind,))
+  ]
+  (section,) = sections.split(failed)
+  lines = summary.summarise(section, Settings(java="/nowhere/java"), seed=0).lines
+  # BLEU of nothing is not quite 0, as in the reference.
+  assert max(line.value for line in lines if line.value is not None) < 1e-9
+  assert {line.unread for line in lines} <= {None, 0.0}
+  if kind in ("choice", "entailment"):  # an empty answer that was given is the reference's "a"
+    silent = [dataclasses.replace(p, failure="") for p in failed]
+    share = np.mean([rules.gold_letter(p) == "a" for p in silent])
+    assert 0 < share == rules.judge(rules.REFERENCE, silent)[0].mean()
+
+
+def test_a_question_that_could_not_be_asked_leaves_the_figures_of_log_likelihoods():
+  said = [
+    Prediction(
+      item=item,
+      benchmark="scenes",
+      prompt="?",
+      prediction="a)",
+      option_log_probs=tuple((-1.0 if c == item.answer else -9.0, 2) for c in item.choices),
+    )
+    for item in made_predictions.items(10, kinds=("choice",))
+  ]
+  told = " Of 9 of 10 questions: the others could not be asked."
+
+  def measured():
+    (section,) = sections.split(said)
+    part = summary.summarise(section, Settings(), seed=0)
+    lines = {line.name: line.value for line in part.lines if "loglik" in line.name}
+    counted = sum(one.count for one in part.calibration)
+    return lines, counted, content.calibration_text(part).endswith(told)
+
+  names = ("option_loglik [sum]", "option_loglik [per token]")
+  assert measured() == (dict.fromkeys(names, 100.0), 10, False)
+  said[3] = dataclasses.replace(said[3], prediction="", option_log_probs=(), failure="no audio")
+  assert measured() == (dict.fromkeys(names, 90.0), 9, True)
+
+
+def test_a_report_on_a_part_of_a_benchmark_says_so(tmp_path, capsys):
+  asked = made_predictions.items(12, kinds=("choice",))
+  path, whole = tmp_path / "p.jsonl", "1000 multiple-choice questions on sound, music and speech"
+  beside = "Figures that others printed, only where the same rule scored the same benchmark."
+  for settings, part, said in (
+    ({"limit": 0, "quarantine_sha256": ""}, "", ["Every item has its answer."]),
+    (
+      {"limit": 12, "quarantine_sha256": "ab"},
+      "the first 12 items, without rows in quarantine",
+      [
+        "Every item that was asked has its answer. Only the first 12 items were asked (--limit).",
+        "Rows in quarantine were not asked (--quarantine).",
+      ],
+    ),
+    (
+      {"missing_audio": ["a.wav", "b.wav"]},
+      "without items about 2 absent clips",
+      ["Every item that was asked has its answer. 2 clips were not there"],
+    ),
+    (
+      {"items": 20},
+      "without 8 items that have no answer",
+      ["8 items have no answer and are left out of every figure."],
+    ),
+  ):
+    made_predictions.write(path, asked, 0.5, benchmark="mmau", **{"items": 12, **settings})
+    assert run("score", f"--predictions={path}") == 0
+    shown = capsys.readouterr().out
+    assert f"{whole} ({part})\n" in shown if part else f"{whole}\n" in shown
+    theirs = f" Theirs are of all its items; ours: {part}." if part else ""
+    assert f"{beside}{theirs}\n" in shown
+    assert all(text in shown for text in said)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_what_does_not_fit_on_the_disk_is_not_left_half_written(dataset, capsys)
     (["--sources="], "--data is missing"),
     (["--audio_root="], "--audio_root is missing"),
     (["--audio_root=none"], "none: is no folder"),
+    (["--data=none"], "--data=none: is no folder"),
+    (["--sources=none"], "error: --data=/"),
     (["--sources=audio"], "none of the official files is below it"),
     (["--array_record", "--allow_missing_audio"], "drop --allow_missing_audio"),
     (["--output=files"], "files: is there already"),

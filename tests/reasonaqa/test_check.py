@@ -87,6 +87,7 @@ def break_rows(tree):
   row("empty_answer", "a/0.wav", answer="")
   row("bad_path", "../a/0.wav")
   row("answer_not_an_option", "a/1.wav", input="a) rain b) wind", answer="a) wind")
+  row("caption_sentence", "a/1.wav", input="caption both audios")
   row("question_over_tokens", "a/1.wav", False, input="word " * 130)
   row("answer_over_tokens", "a/1.wav", False, answer="word " * 250)
   row("malformed", "a/2.wav", caption1=3)

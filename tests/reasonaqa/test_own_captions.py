@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import json
 import re
 
 import pytest
@@ -158,6 +159,28 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path, rows, columns, message):
   with pytest.raises(DataError, match=message) as error:
     captions.read(path)
   assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    (
+      [{"file": "a.wav", "caption": "x"}, {"file": "a.wav", "caption": "y", "split": "val"}],
+      r"row 1 \(from 0\): a\.wav has another split or label than in row 0 \(from 0\)",
+    ),
+    (
+      [{"file": "a.wav", "caption": "x"}, {"file": "b.wav", "caption": "y", "label": "dog"}],
+      r"row 0 \(from 0\): a\.wav has no label",
+    ),
+    ([{"file": "a.wav", "caption": 3}], r"row 0 \(from 0\): column 'caption' is int"),
+    ([["a.wav"]], r"row 0 \(from 0\): is a list"),
+  ],
+)
+def test_rows_of_a_json_list_are_named_as_such(tmp_path, rows, message):
+  path = tmp_path / "own.json"
+  path.write_text(json.dumps(rows))
+  with pytest.raises(DataError, match=rf"own\.json, {message}"):
+    captions.read(path)
 
 
 def test_esc10_gives_rows_of_the_kinds_that_its_own_are_of(reference_data, tmp_path):

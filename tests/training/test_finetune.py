@@ -24,7 +24,7 @@ from mellow_jax.data import scenes, sound_files
 from mellow_jax.data import tokenizer as tokenizers
 from mellow_jax.data.preprocessing import Preprocessor
 from mellow_jax.data.records import Record
-from mellow_jax.errors import CheckpointError, ConfigError
+from mellow_jax.errors import CheckpointError, ConfigError, DataError
 from mellow_jax.models import mellow
 from mellow_jax.training import init, loop, optim, step, survey
 from mellow_jax.training.checkpoints import TrainCheckpoints
@@ -167,6 +167,18 @@ def test_texts_that_do_not_fit_are_told_with_the_remedy(tiny_config):
     "training: 5 words are unknown to the tokenizer, and read as one and the same: it, yes, and, "
     "on, zebra",
   ]
+
+
+def test_a_row_whose_texts_cannot_be_read_is_named(tiny_config):
+  for bad, message in (
+    (row("caption both audios", "rain", 7), "a caption of both audios needs the second caption"),
+    (row("caption the audio", "a" * 10_000, 7), "text of 10016 characters, more than the 10000"),
+  ):
+    rows = [row("is it a dog?", "yes"), bad]
+    data = DataConfig(preset="training")
+    encoder = Preprocessor(rows, CLIPS, tiny.tokenizer(), tiny_config, data)
+    with pytest.raises(DataError, match=rf"^training: row 7 \(from 0\) of t\.csv: {message}"):
+      next(survey.faults("training", encoder))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def read(
   benchmark: str,
   data: str | os.PathLike,
   *,
-  quarantined: Collection[str] = (),
+  quarantined: Collection[str] | None = None,
   option_sets: int = 0,
   say: Callable[[str], None] = lambda line: None,
 ) -> list[Item]:
@@ -123,13 +123,19 @@ def read(
 
   data is the folder or the file of its table; audio paths are relative to the folder. A part of
   ReasonAQA is read from ReasonAQA's test.json, or without it from the files its source publishes.
-  Rows of ReasonAQA's form whose `records.row_id` is quarantined are left out, which say is told, as
-  it is of the rows of one's own table that have no answer.
+  Rows of ReasonAQA's form and of one's own table whose `records.row_id` is quarantined are left
+  out, which say is told, as it is of the rows of one's own table that have no answer. Questions of
+  other forms are in no quarantine, and None alone will do.
   With option_sets only their multiple choices are read, each with so many sets of other options.
 
   Raises DataError naming file, row and field of what cannot be used.
   """
   known = BENCHMARKS.get(benchmark)
+  if quarantined is not None and known and (known.makes_prompts or benchmark == "scenes"):
+    raise DataError(
+      f"benchmark {benchmark}: its questions are no rows that a quarantine file lists: drop "
+      "--quarantine"
+    )
   if known and known.subtypes and not _has_table(known, Path(data)):
     path, chosen = _official(known, Path(data), say)
   else:
@@ -143,14 +149,16 @@ def read(
     if benchmark == "mmar":
       return question_files.read_mmar(path)
     if benchmark == "table":
-      return question_files.read_own(path, say)
+      return question_files.read_own(path, quarantined, say)
     is_scenes = benchmark == "scenes"
-    chosen = _scenes(path) if is_scenes else _of_file(known, path, quarantined)
+    chosen = _scenes(path) if is_scenes else _of_file(known, path, quarantined or ())
   if option_sets:
     kept = [row for row in chosen if not quarantined or records.row_id(row) not in quarantined]
+    if quarantined is not None:
+      say(f"{path}: {len(chosen) - len(kept)} of {len(chosen)} rows are in quarantine and left out")
     return redrawn.redraw(str(path), kept, option_sets)
-  items, left_out = rows.from_records(str(path), chosen, quarantined)
-  if left_out:
+  items, left_out = rows.from_records(str(path), chosen, quarantined or ())
+  if quarantined is not None:
     say(f"{path}: {left_out} of {len(chosen)} rows are in quarantine and left out")
   return items
 

@@ -37,7 +37,7 @@ NAMED = 5  # missing files that are named
 
 def _read_items(f: flags.FlagValues) -> list[Item]:
   cli.require(f, "benchmark", "data")
-  left_out = selection.read_quarantine(f.quarantine) if f.quarantine else {}
+  left_out = selection.read_quarantine(f.quarantine) if f.quarantine else None
   how = {"quarantined": left_out, "option_sets": f.redraw_options, "say": _say}
   return catalogue.read(f.benchmark, f.data, **how)
 
@@ -205,7 +205,7 @@ def _predict(f: flags.FlagValues) -> int:
     _say_cut_options(model, questions)
   about = {
     "items": len(items),
-    "limit": f.limit,
+    "limit": f.limit if f.limit < len(everything) else 0,  # one that left items out
     "missing_audio": missing,
     "quarantine_sha256": _sha256(Path(f.quarantine).read_bytes()) if f.quarantine else "",
     "prompts_cut": cut,

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -164,15 +164,40 @@ def read_mmar(path: Path) -> list[Item]:
   return _read_published(path, "audio_path", groups)
 
 
-def read_own(path: Path, say: Callable[[str], None] = lambda line: None) -> list[Item]:
+def _by_question(path: Path, where: str, record: Record, *, is_text: bool) -> Item:
+  """A row whose options, if it has any, stand in its question.
+
+  An answer that is none of them is a slip, unless it is yes or no or is_text: a question may list
+  what only looks like options, as "how differ a) and b)?" does.
+  """
+  with contextlib.suppress(DataError):
+    item = rows.from_record(record)
+    if item.kind != "text" or is_text or not choices.split_options(record.input)[1]:
+      return item
+  fault = f"field 'answer' {record.answer!r:.80} is none of the options in its question"
+  remedy = "write one of them, or its letter; repeat a free text in the column references"
+  _fail(path, where, f"{fault}: {remedy}")
+
+
+def read_own(
+  path: Path,
+  quarantined: Collection[str] | None = None,
+  say: Callable[[str], None] = lambda line: None,
+) -> list[Item]:
   """The questions of one's own table; raises DataError naming file, row and field.
 
   It has the columns file, question and answer, and if wanted file2, choices, references, id and
   caption, in any form that `tables` reads. A column by_<name> groups the report by name; one that
   begins with "_" is ignored. Without choices the options may stand in the question, "a) .. b) ..".
-  Rows without an answer, which cannot be scored, are told to say.
+  Rows in quarantine are left out, and may be faulty. Their number is told to say, as are the rows
+  without an answer, which cannot be scored.
   """
   found = _rows(path)
+  if quarantined is not None:
+    kept = [placed for placed in found if _row_id(path, placed[1]) not in quarantined]
+    out = len(found) - len(kept)
+    say(f"{path}: {out} of {len(found)} rows are in quarantine and left out")
+    found = kept
   items = tables.each(path, found, lambda number, placed: _own_item(path, *placed, number))
   absent = [where for (where, _), item in zip(found, items, strict=True) if not item.answer]
   if absent:
@@ -182,6 +207,18 @@ def read_own(path: Path, say: Callable[[str], None] = lambda line: None) -> list
   if any(row.get("id", "") != "" for _, row in found):
     _check_ids(path, items)
   return rows.with_own_ids(items)
+
+
+def _row_id(path: Path, row: Row) -> str:
+  """`records.row_id` of a row of one's own table, as `records.Reader` has it; "" for no row."""
+  texts = {field: row.get(column, "") for field, column in records.COLUMNS.items()}
+  if not all(isinstance(text, str) for text in texts.values()):
+    return ""
+  for field in ("filepath1", "filepath2"):
+    with contextlib.suppress(ValueError):  # such a path stays as it is
+      texts[field] = records.relative_path(texts[field])
+  blank = {**dict.fromkeys(records.FIELDS, ""), "subtype": path.name}
+  return records.row_id(Record(**{**blank, **texts}, row=0))
 
 
 def _own_item(path: Path, where: str, row: Row, number: int) -> Item:
@@ -204,11 +241,7 @@ def _own_item(path: Path, where: str, row: Row, number: int) -> Item:
     options, right = _choices(path, where, row)
     item = rows.item(record, rows.kind_of(options), record.input, options, right)
   else:
-    try:
-      item = rows.from_record(record)
-    except DataError:
-      fault = f"field 'answer' {record.answer!r:.80} is none of the options in its question"
-      _fail(path, where, f"{fault}: write one of them, or its letter")
+    item = _by_question(path, where, record, is_text=bool(row.get("references")))
   groups = {name.removeprefix(GROUP): _group(row[name]) for name in row if name.startswith(GROUP)}
   return dataclasses.replace(
     item,

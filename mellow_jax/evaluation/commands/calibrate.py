@@ -4,9 +4,10 @@
     --output=val.jsonl
   mellow calibrate --checkpoint=DIR --predictions=val.jsonl
 
-Give predictions of rows that the model was not trained on, and that no figure is reported of. The
-report has the expected calibration error before and after on the questions about every second clip,
-with the temperature of the others; what is kept is fitted on all of them.
+Give predictions of rows that the model was not trained on, and that no figure is reported of, made
+with their own clips. The report has the expected calibration error before and after on the
+questions about every second clip, with the temperature of the others; what is kept is fitted on all
+of them.
 """
 
 import functools
@@ -44,6 +45,15 @@ def _calibrate(f: flags.FlagValues) -> None:
     raise PredictionsError(
       f"{f.predictions}: was made by another model than {f.checkpoint}: predict with this one, or "
       "name the model folder that made it with --checkpoint"
+    )
+  # What takes the place of clips; silence beside a clip is heard where a model was trained so.
+  probed = f"--audio={read.heard}" if read.heard != "clips" else ""
+  if read.settings.get("audio2") == "random":
+    probed = probed or "--audio2=random"
+  if probed:
+    raise PredictionsError(
+      f"{f.predictions}: was made with {probed}, which tells nothing of answers to the clips: "
+      "predict without it"
     )
   found = [p for p in read.predictions if p.option_log_probs and p.item.answer in p.item.choices]
   if len(found) < LEAST:

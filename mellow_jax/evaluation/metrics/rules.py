@@ -13,7 +13,11 @@ from mellow_jax.evaluation.metrics import mmau, multiple_choice, yes_no
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRule:
-  """A rule: right, wrong, or None where it cannot read the answer, which then counts as wrong."""
+  """A rule: right, wrong, or None where it cannot read the answer, which then counts as wrong.
+
+  `judge` here is of an answer that was given; a question that could not be asked is for the
+  function of this name.
+  """
 
   name: str
   says: str
@@ -148,7 +152,8 @@ def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[ScoringRule]:
     return []
   if kind == "binary":
     return [YES_OR_NO, CONTAINS]
-  loglik = _LOGLIK if all(p.option_log_probs for p in predictions) else ()
+  asked = [p for p in predictions if not p.failure]
+  loglik = _LOGLIK if asked and all(p.option_log_probs for p in asked) else ()
   if predictions[0].benchmark in OFFICIAL_BENCHMARKS:
     return [OFFICIAL, _OFFICIAL_AS_WRITTEN, REFERENCE_WHOLE, PICKED, *_CHOICE, *loglik]
   if kind == "entailment":
@@ -159,7 +164,11 @@ def of_kind(kind: Kind, predictions: Sequence[Prediction]) -> list[ScoringRule]:
 def judge(
   rule: ScoringRule, predictions: Sequence[Prediction]
 ) -> tuple[Float[np.ndarray, "N"], float]:
-  """1 where right and 0 elsewhere, and the share of answers that the rule cannot read."""
-  found = [rule.judge(prediction) for prediction in predictions]
+  """1 where right and 0 elsewhere, and the share of answers that the rule cannot read.
+
+  A question that could not be asked is wrong by every rule, also by one that reads something into
+  no answer.
+  """
+  found = [False if p.failure else rule.judge(p) for p in predictions]
   unread = sum(one is None for one in found) / len(found)
   return np.array([float(bool(one)) for one in found], float), unread

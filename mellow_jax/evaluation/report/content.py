@@ -53,10 +53,25 @@ def make(
 
 
 def title(report: ScoreReport) -> str:
-  """The benchmark's name and what it is."""
-  name = report.answers.benchmark
+  """The benchmark's name and what it is; of a part of its items, which."""
+  name, part = report.answers.benchmark, of_a_part(report)
   known = catalogue.BENCHMARKS.get(name)
-  return f"{name}: {known.about}" if known and name != "table" else name
+  said = f"{name}: {known.about}" if known and name != "table" else name
+  return f"{said} ({part})" if part else said
+
+
+def of_a_part(report: ScoreReport) -> str:
+  """Which of the benchmark's items a run was asked or answers, where not all; "" for all."""
+  run, found = report.answers, []
+  if limit := run.settings.get("limit"):
+    found.append(f"the first {limit} items")
+  if run.settings.get("quarantine_sha256"):
+    found.append("without rows in quarantine")
+  if missing := run.settings.get("missing_audio"):
+    found.append(f"without items about {len(missing)} absent clips")
+  if run.unanswered and not found:  # else those left out are among them
+    found.append(f"without {run.unanswered} items that have no answer")
+  return ", ".join(found)
 
 
 def number(value: float | None, unit: str) -> str:
@@ -82,20 +97,11 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
   what = [f"{items} items ({kinds}), answered in {run.path.name}."]
   if answers > items:
     what.append(
-      f"Options came in several orders: {answers} answers; an item's score is their mean."
+      f"Options came in several orders or sets: {answers} answers; an item's score is their mean."
     )
   if changed := grounding.label(run):
     what.append(f"This run is a probe: {changed}.")
-  if run.unanswered is None:
-    what.append("Nothing says whether items are missing: --benchmark and --data would.")
-  elif run.unanswered:
-    what.append(unanswered(report))
-  if failed := not_asked(report):
-    what.append(failed)
-  elif run.unanswered == 0:
-    what.append("Every item has its answer.")
-  if missing := run.settings.get("missing_audio"):
-    what.append(f"{len(missing)} clips were not there: the items about them were not asked.")
+  what += _asked(report)
   if told := [f"{said} {run.settings[n]!s:.12}" for n, said in SETTINGS if n in run.settings]:
     what.append(f"Made with {', '.join(told)}.")
   how, ruled = [], {}
@@ -116,6 +122,26 @@ def summary_texts(report: ScoreReport) -> list[tuple[str, str]]:
     "has none."
   )
   return [("What", " ".join(what)), ("How", " ".join(how)), ("How sure", sure)]
+
+
+def _asked(report: ScoreReport) -> list[str]:
+  """Sentences on the items that were asked, those that were not, and those without an answer."""
+  run, said = report.answers, []
+  if run.unanswered is None:
+    said.append("Nothing says whether items are missing: --benchmark and --data would.")
+  elif run.unanswered:
+    said.append(unanswered(report))
+  if failed := not_asked(report):
+    said.append(failed)
+  elif run.unanswered == 0:
+    said.append(f"Every item{' that was asked' if of_a_part(report) else ''} has its answer.")
+  if limit := run.settings.get("limit"):
+    said.append(f"Only the first {limit} items were asked (--limit).")
+  if run.settings.get("quarantine_sha256"):
+    said.append("Rows in quarantine were not asked (--quarantine).")
+  if missing := run.settings.get("missing_audio"):
+    said.append(f"{len(missing)} clips were not there: the items about them were not asked.")
+  return said
 
 
 def unanswered(report: ScoreReport) -> str:
@@ -194,8 +220,11 @@ def probe_rows(found: Grounding) -> list[list[str]]:
   return rows
 
 
-def tables(part: SectionReport) -> Iterator[tuple[str, str, list[list[str]]]]:
-  """(heading, what it says, rows) of a section's tables; the first row is the head."""
+def tables(part: SectionReport, of_items: str = "") -> Iterator[tuple[str, str, list[list[str]]]]:
+  """(heading, what it says, rows) of a section's tables; the first row is the head.
+
+  of_items is what `of_a_part` says, for it bears on a comparison with published figures.
+  """
   rows = [["figure", "value", "95% interval", "items", "unread", ""]]
   absent: dict[str, list[str]] = {}
   for line in part.lines:
@@ -225,6 +254,7 @@ def tables(part: SectionReport) -> Iterator[tuple[str, str, list[list[str]]]]:
       values = [number(ours, unit), number(p.value, unit)]
       rows.append([p.figure, p.group or "all", *values, p.model, p.note, p.source])
     says = "Figures that others printed, only where the same rule scored the same benchmark."
+    says += f" Theirs are of all its items; ours: {of_items}." if of_items else ""
     yield "Beside published figures", says, rows
   for one in part.groups:
     unit, name = part.lines[0].unit, part.lines[0].name
@@ -284,7 +314,7 @@ def markdown(report: ScoreReport) -> str:
     blocks += ["## Does it listen?", markdown_table(probe_rows(report.grounding))]
   for part in report.parts:
     blocks.append(f"## {part.name[:1].upper()}{part.name[1:]}")
-    for heading, says, rows in tables(part):
+    for heading, says, rows in tables(part, of_a_part(report)):
       blocks += [f"### {heading}", says, markdown_table(rows)]
   return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -292,9 +322,12 @@ def markdown(report: ScoreReport) -> str:
 def calibration_text(part: SectionReport) -> str:
   """The expected calibration error of a section, in a sentence."""
   error = calibration.expected_error(part.calibration)
+  count = sum(one.count for one in part.calibration)
+  told = f" Of {count} of {part.answers} questions: the others could not be asked."
   return (
     f"Expected calibration error {error:.4f} in {calibration.BINS} bins, of the options' "
     "probabilities at temperature 1; mellow calibrate fits another."
+    f"{told if count < part.answers else ''}"
   )
 
 

@@ -100,9 +100,13 @@ def _same_option(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> f
 
 
 def _same_text(plain: Sequence[Prediction], probed: Sequence[Prediction]) -> float:
-  """Percentage of the probe's answers that are word for word those with the clips."""
+  """Percentage of the probe's answers that are word for word those with the clips.
+
+  A question that could not be asked has none, and so none that is the same.
+  """
   first = {p.item.id: p.prediction.split() for p in reversed(plain)}
-  return 100 * float(np.mean([first[p.item.id] == p.prediction.split() for p in probed]))
+  same = [not p.failure and first[p.item.id] == p.prediction.split() for p in probed]
+  return 100 * float(np.mean(same))
 
 
 def _loss(

@@ -42,7 +42,7 @@ def _cell(cell: str) -> str:
   return f"<td{' class=value' if short else ''}>{html.escape(cell)}</td>"
 
 
-def _part(part: SectionReport) -> Iterator[str]:
+def _part(part: SectionReport, of_items: str) -> Iterator[str]:
   yield f"<h2>{html.escape(part.name[:1].upper() + part.name[1:])}</h2>"
   if picture := plots.groups(part):
     yield f'{picture}<p class="says">Grey: the best of the blind guesses below.</p>'
@@ -53,7 +53,7 @@ def _part(part: SectionReport) -> Iterator[str]:
     yield f"<h3>Answers that do not plainly pick an option</h3>{picture}"
   if picture := plots.reliability(part):
     yield f"<h3>Are its probabilities right as often as they say?</h3>{picture}"
-  for heading, says, rows in content.tables(part):
+  for heading, says, rows in content.tables(part, of_items):
     opened = " open" if heading in ("Figures", "Beside published figures") else ""
     yield f"<details{opened}><summary>{html.escape(heading)}</summary>"
     yield f'<p class="says">{html.escape(says)}</p>{_table(rows)}</details>'
@@ -83,6 +83,6 @@ def render(found: ScoreReport) -> str:
     blocks.append(f'<p class="says">{says}</p>')
     blocks.append(_table(content.probe_rows(found.grounding)))
   for part in found.parts:
-    blocks += _part(part)
+    blocks += _part(part, content.of_a_part(found))
   digest = f"{found.answers.path.name}, sha256 {found.answers.sha256}"
   return "".join([*blocks, f'<p class="says">{html.escape(digest)}</p></html>\n'])

@@ -111,9 +111,6 @@ def draw(
   cfg = config.from_dict(Config, run)
   _, rows, clips = pipeline.sources(cfg)
   probed = {p.item.id: p.prediction for p in probe}
-  right: dict[str, float] = {}
-  for part in accuracies(plain).values():
-    right |= zip(part.ids, part.values, strict=True)
   spectrogram = jax.jit(functools.partial(logmel.log_mel, cfg=cfg.model.audio))
   shown = choose(plain)
   figure = Figure(figsize=(13, 2.1 * len(shown) + 2.7), layout="constrained")
@@ -126,7 +123,8 @@ def draw(
     wav = clips.load(item.audio1, None)[None]
     axes = figure.add_subplot(grid[i, 0]), figure.add_subplot(grid[i, 1])
     answer, other = prediction.prediction, f"with {label}: {probed[item.id]}"
-    colour = "tab:green" if right[item.id] else "tab:red"
+    (figures,) = accuracies([prediction]).values()
+    colour = "tab:green" if figures.values[0] else "tab:red"
     texts = (prediction.prompt, answer, expected(prediction), other, colour)
     _draw_question(*axes, cfg, (caption, np.asarray(spectrogram(wav))[0]), texts)
     print(f"\nQ {prediction.prompt}\nA {answer}   (expected: {expected(prediction)}; {other})")

@@ -50,9 +50,15 @@ def of_entailment(predictions: Sequence[Prediction], seed: int) -> list[Score]:
   """Accuracy, macro precision, recall and F1 and accuracy by class: ours, then the reference's."""
   swapped = entailment.SWAPPED
   ours = [str(choices.verdict(p.item.answer)) for p in predictions]
-  given = [entailment.classify(p.prediction, rules.shown(p)) for p in predictions]
   theirs = [str(swapped.get(rules.gold_letter(p))) for p in predictions]
-  letters = [swapped[multiple_choice.letter_reference(p.prediction)] for p in predictions]
+  # No class where the question could not be asked: the reference would read "a" into it.
+  given = [
+    None if p.failure else entailment.classify(p.prediction, rules.shown(p)) for p in predictions
+  ]
+  letters = [
+    None if p.failure else swapped[multiple_choice.letter_reference(p.prediction)]
+    for p in predictions
+  ]
   return [
     *_by_class(rules.PICKED, "the options' texts", predictions, ours, given, seed),
     *_by_class(rules.REFERENCE, "its own labels", predictions, theirs, letters, seed),

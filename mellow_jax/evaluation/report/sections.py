@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mellow_jax.evaluation.benchmarks import option_sets
 from mellow_jax.evaluation.benchmarks.items import Kind, Prediction
 from mellow_jax.evaluation.benchmarks.rows import TASKS
 from mellow_jax.evaluation.metrics import captions, free_text, rules
@@ -27,7 +28,7 @@ class ItemValues:
 
   name: str
   unit: str  # "%" of right answers, or ""
-  ids: tuple[str, ...]  # of the items
+  ids: tuple[str, ...]  # of the questions, by `option_sets.question_of`
   values: Float[np.ndarray, "N"]  # of each item, in this unit
 
 
@@ -54,14 +55,14 @@ def split(predictions: Sequence[Prediction]) -> list[Section]:
 def by_item(
   predictions: Sequence[Prediction], values: Float[np.ndarray, "N ..."]
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "M ..."]]:
-  """Ids of the items, and the mean over each one's predictions.
+  """What tells the questions apart, and the mean over each one's predictions.
 
-  An item may have several, with its options in another order each time: those are not as many
-  independent trials.
+  A question may have several, with its options in another order or with another set of them each
+  time: those are not as many independent trials.
   """
   places: dict[str, list[int]] = {}
   for place, prediction in enumerate(predictions):
-    places.setdefault(prediction.item.id, []).append(place)
+    places.setdefault(option_sets.question_of(prediction.item), []).append(place)
   return tuple(places), np.stack([values[rows].mean(axis=0) for rows in places.values()])
 
 

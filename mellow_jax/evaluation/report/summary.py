@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mellow_jax.data import choices
+from mellow_jax.evaluation.benchmarks import option_sets
 from mellow_jax.evaluation.benchmarks.items import Prediction
 from mellow_jax.evaluation.metrics import (
   calibration,
@@ -37,8 +38,8 @@ class GroupScore:
   name: str
   n: int
   value: float
-  low: float
-  high: float
+  low: float | None  # of the interval; None where a metric of texts is the same for all
+  high: float | None
   other: float  # the figure named by `Groups.other`
   baselines: dict[str, float]
 
@@ -89,7 +90,7 @@ class SectionReport:
   name: str
   kind: str
   items: int
-  answers: int  # more than items where options were shown in several orders
+  answers: int  # more than items where options came in several orders or sets
   lines: tuple[Score, ...]
   baselines: dict[str, float]  # of the leading figure
   groups: tuple[Groups, ...]
@@ -299,7 +300,7 @@ def summarise(section: Section, settings: Settings, seed: int) -> SectionReport:
   return SectionReport(
     name=section.name,
     kind=section.kind,
-    items=len({p.item.id for p in section.predictions}),
+    items=len({option_sets.question_of(p.item) for p in section.predictions}),
     answers=len(section.predictions),
     lines=tuple(scored.lines),
     baselines={name: float(values.mean()) for name, values in scored.guesses.items()},
@@ -314,11 +315,15 @@ def summarise(section: Section, settings: Settings, seed: int) -> SectionReport:
 
 
 def _calibration(predictions: Sequence[Prediction]) -> list[Bin]:
-  """Confidence beside accuracy, where every answer has its options' log-likelihoods."""
-  if not all(p.option_log_probs and p.item.answer in p.item.choices for p in predictions):
+  """Confidence beside accuracy, where every answer has its options' log-likelihoods.
+
+  Questions that could not be asked are left out: no probability was given that could be wrong.
+  """
+  asked = [p for p in predictions if not p.failure]
+  if not all(p.option_log_probs and p.item.answer in p.item.choices for p in asked):
     return []
-  found = [[total for total, _ in p.option_log_probs] for p in predictions]
-  return calibration.bins(found, [p.item.choices.index(p.item.answer) for p in predictions])
+  found = [[total for total, _ in p.option_log_probs] for p in asked]
+  return calibration.bins(found, [p.item.choices.index(p.item.answer) for p in asked])
 
 
 def headline_scores(section: SectionReport) -> Sequence[Score]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mellow_jax.data import audio, choices, presets, prompts, tokenizer
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import FIELDS
 from mellow_jax.errors import AudioError
 
@@ -16,6 +17,7 @@ OF_ROWS = {
   "empty_question": "an empty question",
   "empty_answer": "an empty answer",
   "answer_not_an_option": "an answer that is none of the question's options",
+  "caption_sentence": "captions of which the preset can make no answer",
   "question_over_tokens": "a question that is cut to fit the model",
   "answer_over_tokens": "an answer that is cut to fit the model",
   "duplicate_row": "says what an earlier row of its file says",
@@ -66,6 +68,12 @@ def of_options(question: str, answer: str) -> Iterator[Fault]:
   _, options = choices.split_options(question)
   if options and choices.choose(options, answer, agree=True) is None:
     yield Fault("answer_not_an_option", f"answer {answer[:80]!r} is none of {len(options)} options")
+
+
+def of_captions(fields: Sequence[str], preset: Preset) -> Iterator[Fault]:
+  """A fault where the preset can make no answer of a row's captions."""
+  if fault := prompts.caption_fault(*(fields[i] for i in (_INPUT, _ANSWER, _CAPTION2)), preset):
+    yield Fault("caption_sentence", fault)
 
 
 class TokenLimits:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mellow_jax import progress
 from mellow_jax.data import records
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.records import FIELDS, Record
 from mellow_jax.errors import DataError
 from mellow_jax.reasonaqa.check import faults
@@ -21,6 +22,7 @@ _INPUT, _ANSWER = FIELDS.index("input"), FIELDS.index("answer")
 def scan(
   paths: Sequence[Path],
   root: str,
+  preset: Preset,
   limits: faults.TokenLimits | None,
   min_seconds: float,
   processes: int,
@@ -37,7 +39,7 @@ def scan(
     pending = collections.deque()
     try:
       for path in paths:
-        for _ in _read_rows(path, found, limits):
+        for _ in _read_rows(path, found, preset, limits):
           names = found.new_clips()
           for i in range(0, len(names), _CLIPS):
             part = names[i : i + _CLIPS]
@@ -59,7 +61,7 @@ def scan(
 
 
 def _read_rows(
-  path: Path, found: DatasetFaults, limits: faults.TokenLimits | None
+  path: Path, found: DatasetFaults, preset: Preset, limits: faults.TokenLimits | None
 ) -> Iterator[None]:
   """Adds a file's rows and the faults of their texts; yields after every few thousand."""
   found.begin_file(path)
@@ -74,7 +76,9 @@ def _read_rows(
       continue
     for fault in faults.of_options(checked.fields[_INPUT], checked.fields[_ANSWER]):
       found.add_row_fault(row, checked.place, fault)
-    if limits:
+    if unwritten := [*faults.of_captions(checked.fields, preset)]:
+      found.add_row_fault(row, checked.place, unwritten[0])
+    elif limits:
       limits.add((row, checked.place), checked.fields)
       if len(limits.waiting) >= _BATCH:
         _add_over_tokens(limits, found)

@@ -66,7 +66,7 @@ def _check_flags(f: flags.FlagValues) -> None:
     raise FlagsError("--array_record holds the audio: drop --allow_missing_audio")
   if Path(f.output).exists():
     raise FlagsError(f"{f.output}: is there already: remove it, or give another --output")
-  for name in ("sources", "audio_root"):
+  for name in ("data", "audio_root"):
     if f[name].value and not Path(f[name].value).is_dir():
       raise FlagsError(f"--{name}={f[name].value}: is no folder")
   names = [Path(table).stem for table in f.add]

@@ -90,7 +90,8 @@ def _check(f: flags.FlagValues) -> int:
   if f.tokenizer:
     limits = faults.TokenLimits(f.tokenizer, f.preset, f.text_tokens, f.answer_tokens)
     not_checked = {}
-  found = scan.scan(paths, f.audio_root, limits, f.min_seconds, f.workers)
+  preset = presets.PRESETS[f.preset]
+  found = scan.scan(paths, f.audio_root, preset, limits, f.min_seconds, f.workers)
   report = found.report() | {"not_checked": not_checked}
   report["unknown_words"] = dict(limits.unknown.most_common()) if limits else {}
   quarantined = found.quarantine(f.allow)

@@ -57,7 +57,8 @@ class CaptionedClip:
   """A clip of a table, with the captions and questions of its lines."""
 
   path: str
-  line: int  # of the table, the first that names it
+  line: int  # of the table, the first that names it: `tables.Row.number`
+  place: str  # the same for messages
   split: str
   label: str
   captions: list[str] = field(default_factory=list)
@@ -67,67 +68,67 @@ class CaptionedClip:
 def read(path: str | os.PathLike) -> list[CaptionedClip]:
   """The clips of a table of captions, in its order and in any form that `tables` reads.
 
-  Raises DataError naming file, line and column where something is missing, unknown or
+  Raises DataError naming file, place and column where something is missing, unknown or
   contradictory.
   """
   table, clips = tables.scan(path), dict[str, CaptionedClip]()
   if table.columns is not None:
-    _check_columns(path, 1, table.columns)
+    _check_columns(path, "line 1", table.columns)
 
   def add(number: int, row: tables.Row) -> None:
     if fault := tables.shape_fault(row.fields):
-      _fail(path, row.number, fault)
+      _fail(path, row.place, fault)
     fields = {name: "" if text is None else text for name, text in row.fields.items()}
     if table.columns is None:
-      _check_columns(path, row.number, (*fields,))
+      _check_columns(path, row.place, (*fields,))
     for name, text in fields.items():
       if not isinstance(text, str) and not name.startswith("_"):
-        _fail(path, row.number, f"column {name!r} is {tables.name_of(text)}: write it as text")
+        _fail(path, row.place, f"column {name!r} is {tables.name_of(text)}: write it as text")
     texts = {name: text.strip() for name, text in fields.items() if isinstance(text, str)}
-    _add_line(path, clips, row.number, texts)
+    _add_line(path, clips, row, texts)
 
   tables.each(path, table.rows, add)
   if len({bool(clip.label) for clip in clips.values()}) > 1:
     first = next(clip for clip in clips.values() if not clip.label)
     fault = f"{first.path} has no label, and others have one: give all one or none"
-    _fail(path, first.line, fault)
+    _fail(path, first.place, fault)
   return [*clips.values()]
 
 
-def _check_columns(path: str | os.PathLike, line: int, columns: Sequence[str]) -> None:
+def _check_columns(path: str | os.PathLike, place: str, columns: Sequence[str]) -> None:
   for column in columns:
     if column not in COLUMNS and not column.startswith("_"):
       known = ", ".join(COLUMNS)
-      _fail(path, line, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
+      _fail(path, place, f"column {column!r} is unknown: use {known}, or begin its name with '_'")
   for column in ("file", "caption"):
     if column not in columns:
-      _fail(path, line, f"column {column!r} is missing")
+      _fail(path, place, f"column {column!r} is missing")
 
 
-def _fail(path: str | os.PathLike, line: int, fault: str) -> NoReturn:
-  raise DataError(f"{path}, line {line}: {fault}")
+def _fail(path: str | os.PathLike, place: str, fault: str) -> NoReturn:
+  raise DataError(f"{path}, {place}: {fault}")
 
 
 def _add_line(
-  path: str | os.PathLike, clips: dict[str, CaptionedClip], line: int, row: dict[str, str]
+  path: str | os.PathLike, clips: dict[str, CaptionedClip], line: tables.Row, row: dict[str, str]
 ) -> None:
   try:
     name = records.relative_path(row["file"])
   except ValueError as error:
-    _fail(path, line, f"column 'file' {error}")
+    _fail(path, line.place, f"column 'file' {error}")
   split, label = row.get("split") or "train", row.get("label", "")
   if split not in SPLITS:
-    _fail(path, line, f"column 'split' is {split!r}: use {', '.join(SPLITS)}")
-  clip = clips.setdefault(name, CaptionedClip(name, line, split, label))
+    _fail(path, line.place, f"column 'split' is {split!r}: use {', '.join(SPLITS)}")
+  clip = clips.setdefault(name, CaptionedClip(name, line.number, line.place, split, label))
   if (clip.split, clip.label) != (split, label):
-    _fail(path, line, f"{name} has another split or label than in line {clip.line}")
+    _fail(path, line.place, f"{name} has another split or label than in {clip.place}")
   caption, question, answer = (row.get(column, "") for column in ("caption", "question", "answer"))
   if bool(question) != bool(answer):
-    _fail(path, line, "has a question or an answer alone: fill in both or none")
+    _fail(path, line.place, "has a question or an answer alone: fill in both or none")
   if not (caption or question):
-    _fail(path, line, "has neither a caption nor a question")
+    _fail(path, line.place, "has neither a caption nor a question")
   if question:
-    clip.questions.append((line, question, answer))
+    clip.questions.append((line.number, question, answer))
   if caption and caption not in clip.captions:
     clip.captions.append(caption)
 
