@@ -266,7 +266,12 @@ def test_embeddings_move_with_their_tokens():
   old, new = {"a": 0, "b": 1, "c": 2, "d": 3}, {"a": 0, "d": 1, "e": 2, "b": 3}
   found = init.move_embeddings(loaded, fresh, old, new)
   assert found.tolist() == [[0, 1], [6, 7], [-1, -1], [2, 3], [-1, -1]]
-  assert init.move_embeddings(loaded, fresh, old, dict(old)) is loaded
+  assert init.move_embeddings(loaded, fresh[:4], old, dict(old)) is loaded
+  # A table of the same tokens may have more rows, and fewer.
+  more = init.move_embeddings(loaded, fresh, old, dict(old))
+  assert more.shape == (5, 2) and np.array_equal(more[:4], loaded)
+  fewer = init.move_embeddings(more, fresh[:4], old, dict(old))
+  np.testing.assert_array_equal(fewer, loaded)
 
 
 def test_calibration_measures_what_will_be_heard():

@@ -155,6 +155,33 @@ def test_embeddings_of_new_words_are_drawn_from_those_of_the_old():
   np.testing.assert_allclose(found[500:].std(axis=0), (2, 0.5), rtol=0.1)
 
 
+@pytest.mark.parametrize("rows", [-3, 0, 48])
+def test_a_vocabulary_of_other_length_is_the_run_s_and_keeps_the_tokens(
+  rows, tiny_model_folder, tiny_config
+):
+  tokenizer = tokenizers.load_tokenizer(tiny_model_folder)
+  vocab = tiny_config.decoder.vocab + rows
+  assert vocab >= tokenizer.get_vocab_size()
+  cfg = init.adopt(config_of(tiny_model_folder), {"model.decoder.vocab": vocab})
+  init.check_folders(cfg)
+  found = init.parameters(cfg, tokenizer)[init.EMBEDDING]
+  known = checkpoint.load_params(tiny_model_folder)[0][init.EMBEDDING]
+  assert found.shape == (vocab, tiny_config.decoder.width)
+  used = tokenizer.get_vocab_size()
+  np.testing.assert_array_equal(found[:used], known[:used])
+  if rows == 0:
+    np.testing.assert_array_equal(found, known)
+
+
+def test_a_first_state_that_could_not_be_loaded_again_is_refused(tiny_model_folder, monkeypatch):
+  tokenizer = tokenizers.load_tokenizer(tiny_model_folder)
+  cfg = init.adopt(config_of(tiny_model_folder), {"model.decoder.vocab": 100})
+  monkeypatch.setattr(init, "move_embeddings", lambda loaded, *_: loaded)
+  message = r"decoder/embed/embedding is \(64, 32\) with .* \(100, 32\) in config\.model: change"
+  with pytest.raises(CheckpointError, match=message):
+    init.parameters(cfg, tokenizer)
+
+
 def test_texts_that_do_not_fit_are_told_with_the_remedy(tiny_config):
   rows = [row("is it a dog?", "yes"), row("a dog " * 9, "rain falls and falls on four dog zebra ?")]
   data = DataConfig(preset="clean")
