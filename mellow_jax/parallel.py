@@ -316,6 +316,10 @@ def any_process(value: bool) -> bool:
 def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh (data, fsdp) of all devices, or of those given; a size of -1 takes what is left.
 
+  The devices of a process follow each other, in the order of the processes, so that its rows of a
+  batch do so, too: `place_batch` and the numbers of rows rely on it. `jax.make_mesh` would follow
+  the places of a TPU's chips, among which a host's may lie apart.
+
   Raises ConfigError where the shape does not use every device.
   """
   devices = jax.devices() if devices is None else devices
@@ -330,8 +334,9 @@ def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = Non
     raise ConfigError(
       f"config.mesh {tuple(shape)} does not cover the {len(devices)} devices present"
     )
+  in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
   names, types = ("data", "fsdp"), (AxisType.Auto,) * 2
-  return jax.make_mesh((data, fsdp), names, axis_types=types, devices=devices)
+  return Mesh(np.array(in_order).reshape(data, fsdp), names, axis_types=types)
 
 
 def one_all_reduce(mesh: Mesh) -> dict[str, int]:
