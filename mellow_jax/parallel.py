@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from mellow_jax.config import Config
+from mellow_jax.config import Config, ModelConfig
 from mellow_jax.errors import ConfigError, how_to_install
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
@@ -362,20 +362,38 @@ class DecoderWays(NamedTuple):
 LOGITS_BYTES = {"gpu": 2**32, "tpu": 2**29}
 
 
-def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
-  """Those of a config on the devices of a mesh; None: on those of this process.
+KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # of attention, and where each runs
+
+
+def _misfit(kernel: str, model: ModelConfig, platform: str) -> str:
+  """Why a kernel of attention cannot train a model on a kind of device; "" where it can.
 
   The kernels are for heads as wide as half of a TPU's registers, and cuDNN's for masks that hide
   nothing but later positions, and not for float32.
   """
-  platform, model = mesh.devices.flat[0].platform if mesh else jax.default_backend(), cfg.model
+  if platform != KERNELS[kernel]:
+    return f"is a kernel of {KERNELS[kernel].upper()}s, and the run is on a {platform.upper()}"
+  if model.decoder.head_size % 64:
+    return f"is for heads whose size is a multiple of 64, not {model.decoder.head_size}"
+  if kernel == "cudnn" and model.mask_padding:
+    return "would attend to the padding that config.model.mask_padding hides"
+  if kernel == "cudnn" and model.dtype == "float32":
+    return "does not compute in float32, as config.model.dtype asks for"
+  return ""
+
+
+def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
+  """Those of a config on the devices of a mesh; None: on those of this process.
+
+  Raises ConfigError where config.attention names a kernel that cannot train the model there.
+  """
+  platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
   attention = cfg.attention
   if attention == "auto":
-    attention, fits = "pieces", model.decoder.head_size % 64 == 0
-    if fits and platform == "tpu":
-      attention = "splash"
-    elif fits and platform == "gpu" and not model.mask_padding and model.dtype != "float32":
-      attention = "cudnn"
+    fitting = (kernel for kernel in KERNELS if not _misfit(kernel, cfg.model, platform))
+    attention = next(fitting, "pieces")
+  elif attention in KERNELS and (why := _misfit(attention, cfg.model, platform)):
+    raise ConfigError(f"config.attention {attention!r} {why}: give --config.attention=auto")
   return DecoderWays(attention, LOGITS_BYTES.get(platform))
 
 

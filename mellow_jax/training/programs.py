@@ -33,8 +33,10 @@ def make(
 ) -> Programs:
   """The programs of a run on a mesh; nothing is compiled yet. usual_tokens: see step.train_step.
 
-  Raises ConfigError naming a field of config.optim that matches no parameter.
+  Raises ConfigError naming a field of config.optim that matches no parameter, and a kernel of
+  config.attention that cannot train the model on this mesh.
   """
+  parallel.decoder_ways(cfg, mesh)  # raises now, and not when the step is compiled
   rate = optim.schedule(cfg.optim, cfg.steps, steps_per_epoch)
   tx = optim.make(cfg.optim, rate)
   init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
