@@ -399,7 +399,7 @@ def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
 
 def device_memory(mesh: Mesh) -> int:
   """Bytes of memory of a device of the mesh; of a CPU, those of the machine."""
-  found = mesh.devices.flat[0].memory_stats()
+  found = mesh.local_devices[0].memory_stats()  # other processes' devices do not tell
   if found and "bytes_limit" in found:
     return found["bytes_limit"]
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

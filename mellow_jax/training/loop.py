@@ -148,7 +148,9 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   for line in loader.faults():
     parallel.log(line)
   if cfg.auto_remat and not cfg.model.decoder.remat:
-    cfg.model.decoder.remat = not programs.fits(cfg, mesh, loader.usual_tokens)
+    # All compute the same way, also where the memory of one is not that of the others.
+    fits = programs.fits(cfg, mesh, loader.usual_tokens)
+    cfg.model.decoder.remat = parallel.any_process(not fits)
     parallel.log(f"model.decoder.remat: {cfg.model.decoder.remat}, by the memory of a device")
   epoch = max(len(loader.rows) // cfg.batch_size, 1)
   compiled = programs.make(cfg, mesh, epoch, loader.usual_tokens)
