@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
 import pathlib
 import platform
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax._src import xla_bridge
+from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -24,6 +25,7 @@ from mellow_jax.config import Config, ModelConfig
 from mellow_jax.errors import ConfigError, how_to_install
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
+_STORE_MS = 10**9  # to wait for other processes: whether they live, heartbeats tell
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_MAX": -4, "M_ARENA_MAX": -8}  # of glibc's malloc.h
@@ -448,9 +450,41 @@ def to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   """The sum of an array over all processes; all must call it."""
-  if jax.process_count() == 1:
-    return counts
-  return np.asarray(multihost_utils.process_allgather(counts)).sum(axis=0)
+  return counts if jax.process_count() == 1 else _gather(counts).sum(axis=0)
+
+
+def max_over_processes(values: np.ndarray) -> np.ndarray:
+  """The maximum of an array over all processes; all must call it."""
+  return values if jax.process_count() == 1 else _gather(values).max(axis=0)
+
+
+_gathered = itertools.count()  # calls of _gather, as many in every process
+
+
+def _gather(mine: np.ndarray) -> np.ndarray:
+  """The arrays of all processes, stacked; all must call it, with the same shape and type.
+
+  They meet in the store of jax.distributed and not on the devices, where the host would wait for
+  the step that was dispatched before.
+  """
+  client, number, this = distributed.global_state.client, next(_gathered), jax.process_index()
+
+  def place(number: int, name: object) -> str:
+    return f"mellow_jax/gathered/{number}/{name}"
+
+  def get(name: object) -> bytes:
+    return client.blocking_key_value_get_bytes(place(number, name), _STORE_MS)
+
+  if this:
+    client.key_value_set_bytes(place(number, this), mine.tobytes())
+    found = get("all")
+  else:
+    found = b"".join([mine.tobytes(), *map(get, range(1, jax.process_count()))])
+    client.key_value_set_bytes(place(number, "all"), found)
+    # The others have asked for this one: they have read the one before.
+    for name in ("all", *range(1, jax.process_count())) if number else ():
+      client.key_value_delete(place(number - 1, name))
+  return np.frombuffer(found, mine.dtype).reshape(-1, *mine.shape)
 
 
 @contextlib.contextmanager
@@ -489,13 +523,6 @@ def told_of_compilation(say: Callable[[], None]) -> Iterator[None]:
     jax.monitoring.unregister_event_listener(listen)
     for timer in timers:
       timer.cancel()
-
-
-def max_over_processes(values: np.ndarray) -> np.ndarray:
-  """The maximum of an array over all processes; all must call it."""
-  if jax.process_count() == 1:
-    return values
-  return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
 
 
 def use_compilation_cache() -> None:

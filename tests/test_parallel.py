@@ -339,6 +339,69 @@ def test_what_cannot_be_found_is_an_error_that_says_what_to_give(monkeypatch):
     parallel.initialize()
 
 
+def both(program, compile_cache, *arguments):
+  """What each of two processes says that run a program; its last argument is their number."""
+  address = f"127.0.0.1:{processes.free_port()}"
+  flags = [f"--coordinator={address}", "--processes=2"]
+  started = [
+    processes.start(["-c", program, *arguments, *flags, f"--process_id={i}"], compile_cache)
+    for i in range(2)
+  ]
+  return [out.splitlines() for out in processes.finish(*started, seconds=120)]
+
+
+REMAT = """
+import sys
+from mellow_jax import parallel, train
+from mellow_jax.training import programs
+if sys.argv[-1] == "--process_id=0":
+  parallel.device_memory = lambda mesh: 0
+make = programs.make
+def told(cfg, *args, **kwargs):
+  print("recomputes", cfg.model.decoder.remat)
+  return make(cfg, *args, **kwargs)
+programs.make = told
+sys.exit(train.main(sys.argv))
+"""
+
+
+def test_processes_agree_whether_a_step_fits_their_memory(run_config, compile_cache, tmp_path):
+  flags = [f"--config={run_config}", f"--workdir={tmp_path / 'run'}", "--config.mesh=(2,1)"]
+  flags += ["--config.auto_remat=true", "--config.steps=1", "--config.save_every=9"]
+  flags += ["--config.eval_batches=0", "--config.sample_answers=0"]
+  for said in both(REMAT, compile_cache, *flags):
+    found = [line for line in said if line.startswith("recomputes")]
+    assert found == ["recomputes False", "recomputes True"]
+  assert json.loads((tmp_path / "run/run.json").read_text())["model"]["decoder"]["remat"]
+
+
+GATHERED = """
+import sys
+import numpy as np
+from jax._src import distributed
+from jax.experimental import multihost_utils
+from mellow_jax import parallel
+_, coordinator, _, number = (flag.partition("=")[2] for flag in sys.argv)
+this = int(number)
+parallel.initialize(coordinator, 2, this)
+del multihost_utils.process_allgather  # which waits for what the devices compute
+for n in range(3):
+  largest = parallel.max_over_processes(np.array([n, this, -this]))
+  total = parallel.sum_over_processes(np.array([[n, 10 + this]], np.int32))
+  print("found", largest.tolist(), total.tolist())
+parallel.barrier()
+kept = distributed.global_state.client.key_value_dir_get_bytes("mellow_jax/gathered/")
+print("found", *sorted(name for name, _ in kept))
+"""
+
+
+def test_the_hosts_agree_without_their_devices_and_leave_nothing_behind(compile_cache):
+  for said in both(GATHERED, compile_cache):
+    *found, kept = [line for line in said if line.startswith("found")]
+    assert found == [f"found [{n}, 1, 0] [[{2 * n}, 21]]" for n in range(3)]
+    assert kept == "found mellow_jax/gathered/5/1 mellow_jax/gathered/5/all"
+
+
 HEARTBEAT = 10  # seconds
 
 

@@ -252,8 +252,7 @@ def log_pending(run: Run) -> None:
         "for what is wrong with these batches"
       )
   else:
-    rate = float(run.programs.learning_rate(number - 1))
-    values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
+    values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": float(metrics.learning_rate)}
     run.writer.write(number, {**values, **audit})
   patience = 2.0 if number - run.start < cfg.log_every else 8.0  # seconds without a line
   if number % cfg.log_every == 0 or number == cfg.steps:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from mellow_jax import parallel
@@ -20,7 +19,6 @@ class Programs(NamedTuple):
   """What a run compiles, each at its first call or with `.lower(...).compile()`."""
 
   abstract: TrainState  # shape, type and sharding of each array of the state
-  learning_rate: optax.Schedule
   init_state: Callable[[Flat], TrainState]
   # Donates the old state; compiled for each of step.answer_slots.
   train_step: Callable[[TrainState, Batch | Parts], tuple[TrainState, Metrics]]
@@ -56,10 +54,11 @@ def make(
     abstract=jax.tree.map(
       lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, sharding
     ),
-    learning_rate=jax.jit(rate),
     init_state=jax.jit(init_state, out_shardings=sharding),
     train_step=jax.jit(
-      functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh, usual_tokens=usual_tokens),
+      functools.partial(
+        step.train_step, cfg=cfg, tx=tx, rate=rate, mesh=mesh, usual_tokens=usual_tokens
+      ),
       compiler_options=parallel.one_all_reduce(mesh),
       in_shardings=(sharding, batch_sharding),
       out_shardings=(sharding, replicated),

@@ -30,6 +30,7 @@ from mellow_jax.training import init, loop, optim, step, survey
 from mellow_jax.training.checkpoints import TrainCheckpoints
 
 LORA = {"lora": jnp.zeros(1)}
+RATE = jnp.float32(0.1)
 CLIPS = scenes.SceneClips(16_000, 16_000 * 4)
 
 
@@ -281,13 +282,16 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
 ):
   run = mock.Mock(spec=loop.Run, cfg=tiny.run(log_every=50, steps=100), start=0)
   one, zero = jnp.float32(1.5), jnp.int32(0)
-  run.pending = (number, step.Metrics(one, one, zero, zero), {})
+  run.pending = (number, step.Metrics(one, one, RATE, zero, zero), {})
   run.timed = number - 1  # all but the one that was compiled
   run.programs, run.writer, run.timer = mock.Mock(), mock.Mock(), mock.Mock()
-  run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0}
   monkeypatch.setattr(parallel, "silent_seconds", lambda: silent)
   loop.log_pending(run)
+  # The rate is that of the step itself: what the host computed of it would wait for the next step.
+  rate = {"loss": 1.5, "grad_norm": 1.5, "learning_rate": float(RATE)}
+  run.writer.write.assert_called_once_with(number, rate)
+  assert not run.programs.mock_calls
   line = f"step {number}/100  loss 1.5000  {(number - 1) * 2:.1f} examples/s"
   assert (line in capsys.readouterr().out) == said
 
@@ -297,12 +301,11 @@ def test_the_speed_is_that_of_steps_that_nothing_was_compiled_for(monkeypatch, c
   run = mock.Mock(spec=loop.Run, cfg=cfg, start=0, compiled={}, pending=None, timed=0)
   run.state, run.loader, run.checkpoints, run.writer = (mock.Mock() for _ in range(4))
   run.programs, run.timer = mock.Mock(), mock.MagicMock()
-  run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0, "compile": 9.0}
   one, zero = jnp.float32(1.5), jnp.int32(0)
   compiled = run.programs.train_step.lower.return_value.compile.return_value
   compiled.memory_analysis.return_value.temp_size_in_bytes = 2**20
-  compiled.return_value = run.state, step.Metrics(one, one, zero, zero)
+  compiled.return_value = run.state, step.Metrics(one, one, RATE, zero, zero)
   slots = iter((8, 16, 8, 24, 16))
   monkeypatch.setattr(step, "answer_slots", lambda batch: (next(slots),))
   for number in range(1, 6):  # each is logged once the next has begun, which may be compiled
