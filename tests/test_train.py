@@ -186,6 +186,11 @@ def test_the_best_model_is_that_of_the_lowest_validation_loss(train, tmp_path):
     shutil.rmtree(workdir / name)
   processes.finish(train(workdir, *flags))
   assert (workdir / "model").exists() and not (workdir / "best").exists()
+  # But of more validation rows its loss is another.
+  for name in ("checkpoints/3", "model"):
+    shutil.rmtree(workdir / name)
+  (out,) = processes.finish(train(workdir, *flags, "--config.eval_batches=2"))
+  assert "validation scores other rows than before" in out and (workdir / "best").exists()
 
 
 def validation_loss(model):
@@ -296,7 +301,7 @@ def test_every_config_is_one_that_can_be_carried_out(path):
   cfg.init_from = cfg.init_from or ("weights/mellow",)  # finetune asks for a folder
   validate(cfg, reads_data=False)
   optim.make(cfg.optim, optim.schedule(cfg.optim, cfg.steps, 1))
-  assert checkpoints.run_settings(cfg, rows=1, digest="")["optim.optimizer"] == cfg.optim.optimizer
+  assert checkpoints.run_settings(cfg, 1, {})["optim.optimizer"] == cfg.optim.optimizer
 
 
 # --- Errors --------------------------------------------------------------------------------------

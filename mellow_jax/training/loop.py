@@ -156,14 +156,14 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   compiled = programs.make(cfg, mesh, epoch, loader.usual_tokens)
 
   saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  settings = checkpoints.run_settings(cfg, len(loader.rows), loader.digest)
+  settings = checkpoints.run_settings(cfg, len(loader.rows), loader.content)
   restored = saved.restore(compiled.abstract, settings)
   if restored:
-    state, counters = restored
+    state, counters = restored[0], comparable(restored[1], loader.scored)
     parallel.log(f"resumed from step {int(state.step)} of {workdir}")
   else:
     with progress.stage("making the first state", parallel.log):
-      state, counters = first_state(cfg, loader, compiled), {}
+      state, counters = first_state(cfg, loader, compiled), {"scored": loader.scored}
   if cfg.data.features:
     features.check_encoder(cfg.data.features, state.frozen)
   trainable, frozen = (
@@ -193,6 +193,17 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
     counters=counters,
     saved=start,
   )
+
+
+def comparable(counters: Counters, scored: int) -> Counters:
+  """Counters of a checkpoint, without the best validation where it scored other rows than this run.
+
+  best/ would not be written again if the loss on the rows before was lower than it gets on these.
+  """
+  if counters.get("scored", scored) != scored:
+    parallel.log("validation scores other rows than before: the lowest loss is found anew")
+    counters = {k: x for k, x in counters.items() if k not in ("best_val_loss", "best_step")}
+  return {**counters, "scored": scored}
 
 
 def first_state(cfg: Config, loader: Loader, compiled: Programs) -> TrainState:
