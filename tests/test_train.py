@@ -81,9 +81,13 @@ def test_a_run_leaves_what_it_promises(whole):
   assert json.loads((workdir / "run.json").read_text())["data"]["source"] == "scenes"
   assert list(workdir.glob("events.out.tfevents.*"))
   times = lines(workdir, "times.jsonl")
-  assert [line["step"] for line in times] == [1, 2, 3, 4]
-  assert {"train", "data", "compile", "evaluate", "save"} >= set(times[3]["seconds"])
-  assert 0 < times[3]["goodput"] < 1 and min(times[3]["seconds"].values()) > 0
+  assert [line["step"] for line in times] == [1, 2, 3, 4, 4]
+  # The last line has what comes after the last step.
+  assert set(times[3]["seconds"]) == {"start", "train", "data", "compile", "save"}
+  assert set(times[4]["seconds"]) == {*times[3]["seconds"], "evaluate"}
+  assert times[4]["seconds"]["save"] > times[3]["seconds"]["save"]
+  assert len({line["seconds"]["start"] for line in times}) == 1
+  assert 0 < times[4]["goodput"] < 1 and min(times[4]["seconds"].values()) > 0
   assert "4 steps, loss" in (workdir / "report.html").read_text()
   for said in (
     "1 x cpu, mesh",
