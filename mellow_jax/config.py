@@ -413,8 +413,9 @@ class Config:
   # the same update to rounding, but where the encoder uses batch statistics: those of a part.
   accumulate: int = 1
   # Attention of the decoder in training: "scores" keeps all scores for the gradient; "pieces" those
-  # of no position, they are computed again; "cudnn" and "splash" are kernels of GPUs and TPUs.
-  # "auto": the kernel where it can be used, else pieces. The same numbers to rounding.
+  # of no position, they are computed again; "cudnn" and "splash" are kernels of GPUs and TPUs, and
+  # refused where they cannot be used. "auto": the kernel where it can, else pieces. The same
+  # numbers to rounding.
   attention: str = "auto"
   # Switch model.decoder.remat on where a step would not fit the memory of a device without.
   auto_remat: bool = False

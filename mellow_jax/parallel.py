@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
 import pathlib
 import platform
@@ -14,16 +15,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax._src import xla_bridge
+from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from mellow_jax.config import Config
+from mellow_jax.config import Config, ModelConfig
 from mellow_jax.errors import ConfigError, how_to_install
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
+_STORE_MS = 10**9  # to wait for other processes: whether they live, heartbeats tell
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_MAX": -4, "M_ARENA_MAX": -8}  # of glibc's malloc.h
@@ -316,6 +318,10 @@ def any_process(value: bool) -> bool:
 def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh (data, fsdp) of all devices, or of those given; a size of -1 takes what is left.
 
+  The devices of a process follow each other, in the order of the processes, so that its rows of a
+  batch do so, too: `place_batch` and the numbers of rows rely on it. `jax.make_mesh` would follow
+  the places of a TPU's chips, among which a host's may lie apart.
+
   Raises ConfigError where the shape does not use every device.
   """
   devices = jax.devices() if devices is None else devices
@@ -330,8 +336,9 @@ def make_mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = Non
     raise ConfigError(
       f"config.mesh {tuple(shape)} does not cover the {len(devices)} devices present"
     )
+  in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
   names, types = ("data", "fsdp"), (AxisType.Auto,) * 2
-  return jax.make_mesh((data, fsdp), names, axis_types=types, devices=devices)
+  return Mesh(np.array(in_order).reshape(data, fsdp), names, axis_types=types)
 
 
 def one_all_reduce(mesh: Mesh) -> dict[str, int]:
@@ -357,26 +364,44 @@ class DecoderWays(NamedTuple):
 LOGITS_BYTES = {"gpu": 2**32, "tpu": 2**29}
 
 
-def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
-  """Those of a config on the devices of a mesh; None: on those of this process.
+KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # of attention, and where each runs
+
+
+def _misfit(kernel: str, model: ModelConfig, platform: str) -> str:
+  """Why a kernel of attention cannot train a model on a kind of device; "" where it can.
 
   The kernels are for heads as wide as half of a TPU's registers, and cuDNN's for masks that hide
   nothing but later positions, and not for float32.
   """
-  platform, model = mesh.devices.flat[0].platform if mesh else jax.default_backend(), cfg.model
+  if platform != KERNELS[kernel]:
+    return f"is a kernel of {KERNELS[kernel].upper()}s, and the run is on a {platform.upper()}"
+  if model.decoder.head_size % 64:
+    return f"is for heads whose size is a multiple of 64, not {model.decoder.head_size}"
+  if kernel == "cudnn" and model.mask_padding:
+    return "would attend to the padding that config.model.mask_padding hides"
+  if kernel == "cudnn" and model.dtype == "float32":
+    return "does not compute in float32, as config.model.dtype asks for"
+  return ""
+
+
+def decoder_ways(cfg: Config, mesh: Mesh | None) -> DecoderWays:
+  """Those of a config on the devices of a mesh; None: on those of this process.
+
+  Raises ConfigError where config.attention names a kernel that cannot train the model there.
+  """
+  platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
   attention = cfg.attention
   if attention == "auto":
-    attention, fits = "pieces", model.decoder.head_size % 64 == 0
-    if fits and platform == "tpu":
-      attention = "splash"
-    elif fits and platform == "gpu" and not model.mask_padding and model.dtype != "float32":
-      attention = "cudnn"
+    fitting = (kernel for kernel in KERNELS if not _misfit(kernel, cfg.model, platform))
+    attention = next(fitting, "pieces")
+  elif attention in KERNELS and (why := _misfit(attention, cfg.model, platform)):
+    raise ConfigError(f"config.attention {attention!r} {why}: give --config.attention=auto")
   return DecoderWays(attention, LOGITS_BYTES.get(platform))
 
 
 def device_memory(mesh: Mesh) -> int:
   """Bytes of memory of a device of the mesh; of a CPU, those of the machine."""
-  found = mesh.devices.flat[0].memory_stats()
+  found = mesh.local_devices[0].memory_stats()  # other processes' devices do not tell
   if found and "bytes_limit" in found:
     return found["bytes_limit"]
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -425,9 +450,41 @@ def to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   """The sum of an array over all processes; all must call it."""
-  if jax.process_count() == 1:
-    return counts
-  return np.asarray(multihost_utils.process_allgather(counts)).sum(axis=0)
+  return counts if jax.process_count() == 1 else _gather(counts).sum(axis=0)
+
+
+def max_over_processes(values: np.ndarray) -> np.ndarray:
+  """The maximum of an array over all processes; all must call it."""
+  return values if jax.process_count() == 1 else _gather(values).max(axis=0)
+
+
+_gathered = itertools.count()  # calls of _gather, as many in every process
+
+
+def _gather(mine: np.ndarray) -> np.ndarray:
+  """The arrays of all processes, stacked; all must call it, with the same shape and type.
+
+  They meet in the store of jax.distributed and not on the devices, where the host would wait for
+  the step that was dispatched before.
+  """
+  client, number, this = distributed.global_state.client, next(_gathered), jax.process_index()
+
+  def place(number: int, name: object) -> str:
+    return f"mellow_jax/gathered/{number}/{name}"
+
+  def get(name: object) -> bytes:
+    return client.blocking_key_value_get_bytes(place(number, name), _STORE_MS)
+
+  if this:
+    client.key_value_set_bytes(place(number, this), mine.tobytes())
+    found = get("all")
+  else:
+    found = b"".join([mine.tobytes(), *map(get, range(1, jax.process_count()))])
+    client.key_value_set_bytes(place(number, "all"), found)
+    # The others have asked for this one: they have read the one before.
+    for name in ("all", *range(1, jax.process_count())) if number else ():
+      client.key_value_delete(place(number - 1, name))
+  return np.frombuffer(found, mine.dtype).reshape(-1, *mine.shape)
 
 
 @contextlib.contextmanager
@@ -466,13 +523,6 @@ def told_of_compilation(say: Callable[[], None]) -> Iterator[None]:
     jax.monitoring.unregister_event_listener(listen)
     for timer in timers:
       timer.cancel()
-
-
-def max_over_processes(values: np.ndarray) -> np.ndarray:
-  """The maximum of an array over all processes; all must call it."""
-  if jax.process_count() == 1:
-    return values
-  return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
 
 
 def use_compilation_cache() -> None:

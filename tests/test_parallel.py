@@ -1,5 +1,7 @@
 """The same numbers on every mesh and in two processes, and one all-reduce to pay for it."""
 
+import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -11,15 +13,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 import processes
 import pytest
 import systems
+import tiny
 
 from mellow_jax import checkpoint, parallel
 from mellow_jax.errors import ConfigError
-from mellow_jax.training import device_plan
+from mellow_jax.training import device_plan, programs
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
 ONE, EIGHT = ("1,1",), ("8,1", "4,2", "8,1,2")
@@ -139,6 +144,67 @@ def test_a_mesh_that_does_not_fit_is_refused():
       parallel.make_mesh(shape)
   with pytest.raises(ConfigError, match="must be two numbers"):
     parallel.make_mesh((1,))
+
+
+def devices(*of, platform="tpu"):
+  """Made-up devices by the process of each, in the order of their ids."""
+  kind = functools.partial(mock.Mock, spec=jax.Device, platform=platform)
+  return [kind(id=i, process_index=process) for i, process in enumerate(of)]
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (4, 2), (2, 4), (1, -1)])
+def test_the_devices_of_a_process_lie_together_in_a_mesh(shape):
+  # A slice of 4 x 2 chips, of which each host has 2 x 2: ids follow its rows of 4.
+  found = parallel.make_mesh(shape, devices(0, 0, 1, 1, 0, 0, 1, 1)[::-1])
+  assert [device.id for device in found.devices.flat] == [0, 1, 4, 5, 2, 3, 6, 7]
+  assert len(found.devices) == {-1: 8}.get(shape[0], shape[0])
+
+
+def attention(choice, platform, head_size=64, **fields):
+  """How a decoder of such a model attends in training on a kind of device."""
+  cfg = tiny.run(attention=choice)
+  decoder = dataclasses.replace(cfg.model.decoder, head_size=head_size)
+  fields = {"mask_padding": False, "dtype": "auto", "decoder": decoder, **fields}
+  cfg.model = dataclasses.replace(cfg.model, **fields)
+  mesh = parallel.make_mesh((1, 1), devices(0, platform=platform))
+  return parallel.decoder_ways(cfg, mesh).attention
+
+
+@pytest.mark.parametrize(
+  ("kernel", "platform", "fields", "message"),
+  [
+    ("cudnn", "gpu", {}, ""),
+    ("cudnn", "gpu", {"dtype": "bfloat16"}, ""),
+    ("cudnn", "gpu", {"mask_padding": True}, "would attend to the padding that .*mask_padding"),
+    ("cudnn", "gpu", {"dtype": "float32"}, "does not compute in float32, as config.model.dtype"),
+    ("cudnn", "gpu", {"head_size": 24}, "is for heads whose size is a multiple of 64, not 24"),
+    ("cudnn", "cpu", {}, "is a kernel of GPUs, and the run is on a CPU"),
+    ("cudnn", "tpu", {}, "is a kernel of GPUs, and the run is on a TPU"),
+    ("splash", "tpu", {"mask_padding": True, "dtype": "float32"}, ""),
+    ("splash", "tpu", {"head_size": 32}, "is for heads whose size is a multiple of 64, not 32"),
+    ("splash", "gpu", {}, "is a kernel of TPUs, and the run is on a GPU"),
+  ],
+)
+def test_a_kernel_of_attention_is_used_where_it_computes_what_the_others_do(
+  kernel, platform, fields, message
+):
+  for choice in ("scores", "pieces"):
+    assert attention(choice, platform, **fields) == choice
+  if not message:
+    assert attention("auto", platform, **fields) == attention(kernel, platform, **fields) == kernel
+    return
+  assert attention("auto", platform, **fields) != kernel
+  with pytest.raises(
+    ConfigError, match=f"config.attention '{kernel}' {message}.*: give --"
+  ) as caught:
+    attention(kernel, platform, **fields)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_kernel_that_cannot_be_used_is_told_before_anything_is_compiled():
+  cfg = tiny.run(attention="cudnn")
+  with pytest.raises(ConfigError, match="is a kernel of GPUs, and the run is on a CPU"):
+    programs.make(cfg, parallel.make_mesh((1, 1)))
 
 
 # What the compiler was told is in its dump.
@@ -271,6 +337,69 @@ def test_what_cannot_be_found_is_an_error_that_says_what_to_give(monkeypatch):
   monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
   with pytest.raises(ConfigError, match=r"Open MPI: coordinator_address .* Give --coordinator"):
     parallel.initialize()
+
+
+def both(program, compile_cache, *arguments):
+  """What each of two processes says that run a program; its last argument is their number."""
+  address = f"127.0.0.1:{processes.free_port()}"
+  flags = [f"--coordinator={address}", "--processes=2"]
+  started = [
+    processes.start(["-c", program, *arguments, *flags, f"--process_id={i}"], compile_cache)
+    for i in range(2)
+  ]
+  return [out.splitlines() for out in processes.finish(*started, seconds=120)]
+
+
+REMAT = """
+import sys
+from mellow_jax import parallel, train
+from mellow_jax.training import programs
+if sys.argv[-1] == "--process_id=0":
+  parallel.device_memory = lambda mesh: 0
+make = programs.make
+def told(cfg, *args, **kwargs):
+  print("recomputes", cfg.model.decoder.remat)
+  return make(cfg, *args, **kwargs)
+programs.make = told
+sys.exit(train.main(sys.argv))
+"""
+
+
+def test_processes_agree_whether_a_step_fits_their_memory(run_config, compile_cache, tmp_path):
+  flags = [f"--config={run_config}", f"--workdir={tmp_path / 'run'}", "--config.mesh=(2,1)"]
+  flags += ["--config.auto_remat=true", "--config.steps=1", "--config.save_every=9"]
+  flags += ["--config.eval_batches=0", "--config.sample_answers=0"]
+  for said in both(REMAT, compile_cache, *flags):
+    found = [line for line in said if line.startswith("recomputes")]
+    assert found == ["recomputes False", "recomputes True"]
+  assert json.loads((tmp_path / "run/run.json").read_text())["model"]["decoder"]["remat"]
+
+
+GATHERED = """
+import sys
+import numpy as np
+from jax._src import distributed
+from jax.experimental import multihost_utils
+from mellow_jax import parallel
+_, coordinator, _, number = (flag.partition("=")[2] for flag in sys.argv)
+this = int(number)
+parallel.initialize(coordinator, 2, this)
+del multihost_utils.process_allgather  # which waits for what the devices compute
+for n in range(3):
+  largest = parallel.max_over_processes(np.array([n, this, -this]))
+  total = parallel.sum_over_processes(np.array([[n, 10 + this]], np.int32))
+  print("found", largest.tolist(), total.tolist())
+parallel.barrier()
+kept = distributed.global_state.client.key_value_dir_get_bytes("mellow_jax/gathered/")
+print("found", *sorted(name for name, _ in kept))
+"""
+
+
+def test_the_hosts_agree_without_their_devices_and_leave_nothing_behind(compile_cache):
+  for said in both(GATHERED, compile_cache):
+    *found, kept = [line for line in said if line.startswith("found")]
+    assert found == [f"found [{n}, 1, 0] [[{2 * n}, 21]]" for n in range(3)]
+    assert kept == "found mellow_jax/gathered/5/1 mellow_jax/gathered/5/all"
 
 
 HEARTBEAT = 10  # seconds

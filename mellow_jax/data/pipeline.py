@@ -185,19 +185,29 @@ def eval_batches(
 
   The last one is filled up with copies of the last row, which carry no loss. Rows whose audio
   cannot be used carry none either and are added to left_out; without that list they raise
-  PipelineError.
+  PipelineError. Threads of this process decode ahead, without the workers, which would have to
+  start each time. Raises StalledError where no batch comes in time.
   """
-  part, rows = batch_size // shards, len(preprocessor.rows)
+  data, rows = preprocessor.data, preprocessor.rows
+  steps = min(count, -(-len(rows) // batch_size))
+  if not steps:
+    return
 
-  def example(i: int) -> dict[str, np.ndarray]:
-    row = preprocessor.rows[min(i, rows - 1)]
-    if left_out is None:
-      return preprocessor(row)
-    return preprocessor.validation_example(row, left_out if i < rows else [])
+  def example(number: int) -> dict[str, Any]:
+    bad: list[BadRecord] = []
+    row = rows[min(number, len(rows) - 1)]
+    made = preprocessor(row) if left_out is None else preprocessor.validation_example(row, bad)
+    if number < len(rows):
+      return {**made, "bad": bad}
+    return {**made, "loss_mask": np.zeros_like(made["loss_mask"]), "bad": []}
 
-  for step in range(min(count, -(-rows // batch_size))):
-    first = step * batch_size + shard * part
-    made = [example(i) for i in range(first, first + part)]
-    batch = {name: np.stack([e[name] for e in made]) for name in made[0]}
-    batch["loss_mask"] &= np.arange(first, first + part)[:, None] < rows
-    yield batch
+  ds = grain.MapDataset.range(steps * batch_size).map(example)
+  ds = ds.batch(batch_size // shards, drop_remainder=True, batch_fn=_stack)[shard::shards]
+  with workers.batches(
+    ds, threads=data.threads, workers=0, timeout_seconds=data.timeout_seconds
+  ) as batches:
+    for batch in batches:
+      bad = batch.pop("bad")
+      if left_out is not None:
+        left_out.extend(bad)
+      yield batch

@@ -15,7 +15,7 @@ import logging as python_logging
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -32,10 +32,14 @@ from mellow_jax.models import mellow
 COMMITTED = "commit_success.txt"  # the file that Orbax writes last into a step's folder
 IN_PLACE = ocp_options.AtomicityOptions(ocp_options.AtomicityMode.COMMIT_FILE)
 
-DIGEST = "the digest of its rows"  # among the settings
+# Among the settings, of content whose path may change.
+DIGEST = "the digest of its rows"
+TOKENIZER = "the digest of its tokenizer"
+WINDOWS = "the windows of its features"
 Counters = dict[str, int | float]
-# Config fields that may differ when a run is resumed: none changes what a step computes, but for
-# those that `_decided_by` adds to a run.
+# Config fields that may differ when a run is resumed: they change rounding at most, or what is done
+# beside the steps, but for those that `_decided_by` adds to a run. Of paths, whose content does
+# change a step, the settings have the digests above.
 CHANGEABLE = (
   *("mesh", "save_every", "keep", "eval_every", "eval_batches", "sample_answers", "log_every"),
   *("init_from", "data.train", "data.val", "data.audio_root", "data.tokenizer", "data.threads"),
@@ -44,18 +48,20 @@ CHANGEABLE = (
   *("optim.max_skipped", "accumulate", "attention", "keep_best", "audit", "deterministic"),
   *("auto_remat", "model.decoder.remat"),
 )
+# A saved step or a run may be without them: see `TrainCheckpoints.restore`.
+OPTIONAL = frozenset({*CHANGEABLE, TOKENIZER, WINDOWS})
 
 
-def run_settings(cfg: Config, rows: int, digest: str) -> dict[str, Any]:
+def run_settings(cfg: Config, rows: int, content: Mapping[str, str]) -> dict[str, Any]:
   """Settings by field that must be equal for one run to resume another.
 
-  rows is the number of training rows, digest that of their content: the path may change.
+  rows is the number of training rows, content has the digest of these and of other files.
   """
   plain = json.loads(json.dumps(dataclasses.asdict(cfg)))
   leaves = jax.tree_util.tree_leaves_with_path(plain, is_leaf=lambda x: not isinstance(x, dict))
   named = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-  same, free = {"rows": rows, DIGEST: digest}, set(CHANGEABLE) - _decided_by(cfg)
-  return {**same, **{name: x for name, x in named.items() if name not in free}}
+  free = set(CHANGEABLE) - _decided_by(cfg)
+  return {"rows": rows, **content, **{name: x for name, x in named.items() if name not in free}}
 
 
 def _decided_by(cfg: Config) -> set[str]:
@@ -67,6 +73,11 @@ def _decided_by(cfg: Config) -> set[str]:
     found.add("accumulate")  # a batch norm has the statistics of a part
     if cfg.accumulate > 1:
       found.add("data.answer_lengths")  # parts are by length where there are several
+  if getattr(cfg.model.decoder, "dropout", 0.0):
+    # What is drawn for attention's weights follows from how many there are.
+    found.add("data.answer_lengths")
+    if cfg.data.answer_lengths > 1:
+      found.add("accumulate")  # each part has its own length
   return found
 
 
@@ -76,7 +87,7 @@ def _may_go_on(run: dict[str, Any]) -> bool:
 
 
 # An older version that lacks a field computed what the field's default does.
-_DEFAULTS = run_settings(Config(), rows=0, digest="")
+_DEFAULTS = run_settings(Config(), 0, {DIGEST: ""})
 
 
 def silence_orbax() -> None:
@@ -222,9 +233,9 @@ class TrainCheckpoints:
         meta = self._together(self._read_meta, step)
         saved = {name: x for name, x in _DEFAULTS.items() if name in run} | meta["run"]
         different = {key for key in saved | run if saved.get(key) != run.get(key)}
-        # Where one of the two lacks such a field, either the field that adds it differs too, or an
+        # Where one of the two lacks such a one, either the field that adds it differs too, or an
         # older version has saved the step and did not write it down.
-        different -= {key for key in CHANGEABLE if key not in saved or key not in run}
+        different -= {key for key in OPTIONAL if key not in saved or key not in run}
         if _may_go_on(run):
           different -= {"steps"}
         if not different:

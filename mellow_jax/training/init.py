@@ -145,7 +145,7 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
 
   Where a folder has another tokenizer, the tokens in both keep their embedding. A folder's LoRA
   factors are merged into the kernels of the folders before it. `check_folders` has compared shapes.
-  Raises CheckpointError where a folder's parameters are damaged.
+  Raises CheckpointError where a folder's parameters are damaged, or not as config.model says.
   """
   # Folders first, so that a bad one shows before the random parameters are compiled.
   found = {
@@ -165,7 +165,26 @@ def parameters(cfg: Config, tokenizer: Tokenizer) -> dict[str, Array]:
         raise CheckpointError(f"{folder}: {name} holds numbers that are not finite: train it anew")
     flat = lora.merge(flat | loaded, 1.0)
     parallel.log(f"{source}: {len(loaded)} of {len(flat)} arrays taken")
+  _check_shapes(flat, cfg.model)
   return flat
+
+
+def _check_shapes(flat: dict[str, Array], model: ModelConfig) -> None:
+  """Raises CheckpointError where parameters are not as a run on this model saves and restores them.
+
+  Such a run would end with a model that cannot be loaded, and resume from none of its checkpoints.
+  """
+  found, expected = (
+    {name: leaf.shape for name, leaf in part.items()}
+    for part in (flat, mellow.flatten(mellow.abstract(model)[1]))
+  )
+  for name in sorted(found | expected):
+    ours, theirs = (shapes.get(name, "absent") for shapes in (expected, found))
+    if ours != theirs:
+      raise CheckpointError(
+        f"config.init_from: {name} is {theirs} with what its folders hold, {ours} in config.model: "
+        "change config.model, or leave out the folder"
+      )
 
 
 def move_embeddings(
@@ -173,13 +192,13 @@ def move_embeddings(
   fresh: Float[Array, "V D"],
   old: dict[str, int],
   new: dict[str, int],
-) -> Float[Array, "W D"]:
-  """Embeddings of an old vocabulary reordered for a new one; tokens not in the old stay fresh.
+) -> Float[Array, "V D"]:
+  """Embeddings of an old vocabulary reordered for a new one; rows of no old token stay fresh.
 
   But where the new vocabulary is the old one and more, the others start as random embeddings of the
   mean and the deviation of the old: of another scale they would be learnt late.
   """
-  if old == new:
+  if old == new and len(loaded) == len(fresh):
     return loaded
   shared = sorted(set(old) & set(new))
   source, target = ([vocab[token] for token in shared] for vocab in (old, new))

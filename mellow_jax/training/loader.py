@@ -1,6 +1,8 @@
 """Input pipeline of a run: its rows as global batches on the mesh, and a count of bad records."""
 
 import dataclasses
+import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -8,12 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mellow_jax import parallel
+from mellow_jax import checkpoint, parallel
 from mellow_jax.config import Config
-from mellow_jax.data import answer_lengths, bad_records, pipeline
-from mellow_jax.data.features import named, open_folder
+from mellow_jax.data import answer_lengths, bad_records, pipeline, records
+from mellow_jax.data.features import FeatureClips, named, open_folder
+from mellow_jax.data.presets import PRESETS
 from mellow_jax.data.records import Rows
-from mellow_jax.training import features, init, survey
+from mellow_jax.training import checkpoints, features, init, survey
 from mellow_jax.training.metrics import MetricsWriter
 from mellow_jax.training.step import Batch
 
@@ -22,14 +25,13 @@ class Loader:
   """Loads the batches of a run; each process loads its own rows of each.
 
   `cfg` is the run's config with a vocabulary as large as its tokenizer. `usual_tokens` is about the
-  number of answer tokens of a batch of any rows, where batches are of answers of one length. Raises
-  the errors of the rows and of the tokenizer, each saying what to change.
+  number of answer tokens of a batch of any rows, where batches are of answers of one length.
+  `content` is that of `checkpoints.run_settings`. Losses of validation compare if `scored` is the
+  same. Raises the errors of the rows and of the tokenizer, each saying what to change.
   """
 
   def __init__(self, cfg: Config, mesh: Mesh, workdir: pathlib.Path):
     self.rows, val_rows, clips = pipeline.sources(cfg, parallel.log)
-    # Generated scenes follow from the config.
-    self.digest = self.rows.digest if isinstance(self.rows, Rows) else ""
     self.tokenizer, self.cfg = init.tokenizer(cfg, self.rows)
     cfg = self.cfg
     if cfg.data.features:
@@ -46,6 +48,33 @@ class Loader:
     self.report_name = f"bad_records.{shard}.jsonl" if shard else "bad_records.jsonl"
     self._report = bad_records.BadRecords(workdir / self.report_name)
     self._reported: dict[str, int] = {}
+    self.content, self.scored = self._content(), self._scored()
+
+  def _content(self) -> dict[str, str]:
+    """Digests of what the run learns from, whose paths may change."""
+    rows, clips = self.rows, self._encoder.clips
+    found = {
+      checkpoints.DIGEST: rows.digest if isinstance(rows, Rows) else "",  # scenes: by the config
+      checkpoints.TOKENIZER: checkpoint.digest_json({"": self.tokenizer.to_str()})[:16],
+    }
+    if PRESETS[self.cfg.data.preset].long == "random":
+      # Features have some windows of a clip; without them each time another one is cropped.
+      found[checkpoints.WINDOWS] = "none"
+      if isinstance(clips, FeatureClips):
+        places = ((path, clips.places.get(path)) for path in rows.audio_paths())
+        windows = {path: place[1] for path, place in places if place}
+        found[checkpoints.WINDOWS] = checkpoint.digest_json(windows)[:16]
+    return found
+
+  def _scored(self) -> int:
+    """A number that follows from the rows that validation scores."""
+    rows = self.val_encoder.rows
+    count = min(self.cfg.eval_batches * self.cfg.batch_size, len(rows))
+    found = hashlib.sha256(str(count).encode())
+    if isinstance(rows, Rows):  # scenes follow from the config
+      for row in itertools.islice(rows, count):
+        found.update(records.content(row))
+    return int(found.hexdigest()[:12], 16)
 
   def _answer_lengths(self) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The lengths of answers that steps are compiled for, and the slots of a batch's parts."""

@@ -69,7 +69,9 @@ def train(
   that says what to change.
   """
   with own_folder(workdir):
-    run = setup(cfg, workdir)
+    timer = Timer()
+    with timer.section("start"):
+      run = setup(cfg, workdir, timer)
     with contextlib.closing(run.loader.train(run.start, run.counters)) as batches:
       return _train(run, batches, profile, stop_requested)
 
@@ -135,7 +137,7 @@ def _train(
   return finish(run)
 
 
-def setup(cfg: Config, workdir: pathlib.Path) -> Run:
+def setup(cfg: Config, workdir: pathlib.Path, timer: Timer) -> Run:
   """Builds the parts of a run, and its state: from its last checkpoint, or else a new one."""
   config.validate(cfg, devices=jax.device_count())
   if not any((workdir / "checkpoints").glob("[0-9]*")):  # a run that goes on needs no folders
@@ -148,20 +150,22 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
   for line in loader.faults():
     parallel.log(line)
   if cfg.auto_remat and not cfg.model.decoder.remat:
-    cfg.model.decoder.remat = not programs.fits(cfg, mesh, loader.usual_tokens)
+    # All compute the same way, also where the memory of one is not that of the others.
+    fits = programs.fits(cfg, mesh, loader.usual_tokens)
+    cfg.model.decoder.remat = parallel.any_process(not fits)
     parallel.log(f"model.decoder.remat: {cfg.model.decoder.remat}, by the memory of a device")
   epoch = max(len(loader.rows) // cfg.batch_size, 1)
   compiled = programs.make(cfg, mesh, epoch, loader.usual_tokens)
 
   saved = TrainCheckpoints(workdir / "checkpoints", keep=cfg.keep)
-  settings = checkpoints.run_settings(cfg, len(loader.rows), loader.digest)
+  settings = checkpoints.run_settings(cfg, len(loader.rows), loader.content)
   restored = saved.restore(compiled.abstract, settings)
   if restored:
-    state, counters = restored
+    state, counters = restored[0], comparable(restored[1], loader.scored)
     parallel.log(f"resumed from step {int(state.step)} of {workdir}")
   else:
     with progress.stage("making the first state", parallel.log):
-      state, counters = first_state(cfg, loader, compiled), {}
+      state, counters = first_state(cfg, loader, compiled), {"scored": loader.scored}
   if cfg.data.features:
     features.check_encoder(cfg.data.features, state.frozen)
   trainable, frozen = (
@@ -186,11 +190,22 @@ def setup(cfg: Config, workdir: pathlib.Path) -> Run:
     settings=settings,
     start=start,
     writer=MetricsWriter(workdir, start),
-    timer=Timer(),
+    timer=timer,
     state=state,
     counters=counters,
     saved=start,
   )
+
+
+def comparable(counters: Counters, scored: int) -> Counters:
+  """Counters of a checkpoint, without the best validation where it scored other rows than this run.
+
+  best/ would not be written again if the loss on the rows before was lower than it gets on these.
+  """
+  if counters.get("scored", scored) != scored:
+    parallel.log("validation scores other rows than before: the lowest loss is found anew")
+    counters = {k: x for k, x in counters.items() if k not in ("best_val_loss", "best_step")}
+  return {**counters, "scored": scored}
 
 
 def first_state(cfg: Config, loader: Loader, compiled: Programs) -> TrainState:
@@ -250,28 +265,32 @@ def log_pending(run: Run) -> None:
         "for what is wrong with these batches"
       )
   else:
-    rate = float(run.programs.learning_rate(number - 1))
-    values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
+    values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": float(metrics.learning_rate)}
     run.writer.write(number, {**values, **audit})
   patience = 2.0 if number - run.start < cfg.log_every else 8.0  # seconds without a line
   if number % cfg.log_every == 0 or number == cfg.steps:
     attempt(run.checkpoints.poll)
-    run.writer.write_times(number, log_progress(run, number, loss), run.timer)
+    log_progress(run, number, loss)
+    run.writer.write_times(number, speed(run), run.timer)
     run.loader.check_bad_records(run.writer, number)
   elif parallel.silent_seconds() > patience:
     log_progress(run, number, loss)
 
 
-def log_progress(run: Run, number: int, loss: float) -> float:
-  """Prints loss, speed and time left, once a step was timed; the speed in examples/s."""
-  cfg, seconds = run.cfg, run.timer.seconds()
-  speed = run.timed * cfg.batch_size / (seconds["train"] + seconds.get("data", 0))
-  text = f"step {number}/{cfg.steps}  loss {loss:.4f}"
+def speed(run: Run) -> float:
+  """Examples/s of the steps that were timed, waiting for data included."""
+  seconds = run.timer.seconds()
+  return run.timed * run.cfg.batch_size / (seconds["train"] + seconds.get("data", 0))
+
+
+def log_progress(run: Run, number: int, loss: float) -> None:
+  """Prints loss, and speed and time left once a step was timed."""
+  text = f"step {number}/{run.cfg.steps}  loss {loss:.4f}"
   if run.timed:
-    left = int((cfg.steps - number) * cfg.batch_size / speed)
-    text += f"  {speed:.1f} examples/s  {left // 60}m{left % 60:02d}s left"
+    examples_per_s = speed(run)
+    left = int((run.cfg.steps - number) * run.cfg.batch_size / examples_per_s)
+    text += f"  {examples_per_s:.1f} examples/s  {left // 60}m{left % 60:02d}s left"
   parallel.log(text)
-  return speed
 
 
 def validate(run: Run, number: int) -> None:
@@ -342,27 +361,38 @@ def stop(run: Run) -> TrainState:
   """Ends a run before its last step, with a checkpoint of the step that it has come to."""
   log_pending(run)
   number = int(run.state.step)
-  if run.saved < number:
-    save(run, number)
-  run.checkpoints.close()
-  run.writer.close()
+  with run.timer.section("save"):
+    if run.saved < number:
+      save(run, number)
+    run.checkpoints.close()
+  close_logs(run, number)
   parallel.log(f"stopped as asked after step {number}; the same command goes on from there")
   return run.state
 
 
 def finish(run: Run) -> TrainState:
   """Ends a run after its last step, with the model folder and the report."""
-  run.writer.close()
   model = run.workdir / "model"
   if run.start == run.cfg.steps and model.exists():
+    run.writer.close()
     parallel.log(f"nothing is left to do: all {run.cfg.steps} steps are done")
   else:
-    write_model(run, "model", step.inference_params(run.state, run.cfg))
-    if run.cfg.optim.lora.kernels:
-      write_model(run, "adapter", step.adapter(run.state, run.cfg))
+    try:
+      with run.timer.section("save"):
+        write_model(run, "model", step.inference_params(run.state, run.cfg))
+        if run.cfg.optim.lora.kernels:
+          write_model(run, "adapter", step.adapter(run.state, run.cfg))
+    finally:
+      close_logs(run, run.cfg.steps)
     if parallel.is_first():
       report.write(run.workdir)
     page = run.workdir / "report.html"
     parallel.log(f"model folder: {model}, the run on one page: {page}")
   run.checkpoints.close()
   return run.state
+
+
+def close_logs(run: Run, number: int) -> None:
+  """Writes where the time went since the last line of times, and closes the logs."""
+  run.writer.write_times(number, speed(run), run.timer)
+  run.writer.close()

@@ -2,7 +2,7 @@
 
 metrics.jsonl   a line for each step, with every digit; the same after a kill and resume
 answers.jsonl   sample answers of each validation
-times.jsonl     examples/s, and seconds by activity; lines before a kill stay
+times.jsonl     examples/s, and seconds by activity from the start on; lines before a kill stay
 """
 
 import contextlib

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from mellow_jax import parallel
@@ -20,7 +19,6 @@ class Programs(NamedTuple):
   """What a run compiles, each at its first call or with `.lower(...).compile()`."""
 
   abstract: TrainState  # shape, type and sharding of each array of the state
-  learning_rate: optax.Schedule
   init_state: Callable[[Flat], TrainState]
   # Donates the old state; compiled for each of step.answer_slots.
   train_step: Callable[[TrainState, Batch | Parts], tuple[TrainState, Metrics]]
@@ -33,8 +31,10 @@ def make(
 ) -> Programs:
   """The programs of a run on a mesh; nothing is compiled yet. usual_tokens: see step.train_step.
 
-  Raises ConfigError naming a field of config.optim that matches no parameter.
+  Raises ConfigError naming a field of config.optim that matches no parameter, and a kernel of
+  config.attention that cannot train the model on this mesh.
   """
+  parallel.decoder_ways(cfg, mesh)  # raises now, and not when the step is compiled
   rate = optim.schedule(cfg.optim, cfg.steps, steps_per_epoch)
   tx = optim.make(cfg.optim, rate)
   init_state = functools.partial(step.init_state, cfg=cfg, tx=tx)
@@ -55,11 +55,12 @@ def make(
     abstract=jax.tree.map(
       lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, sharding
     ),
-    learning_rate=jax.jit(rate),
     init_state=jax.jit(init_state, out_shardings=sharding),
     train_step=jax.jit(
       exactly(
-        functools.partial(step.train_step, cfg=cfg, tx=tx, mesh=mesh, usual_tokens=usual_tokens)
+        functools.partial(
+          step.train_step, cfg=cfg, tx=tx, rate=rate, mesh=mesh, usual_tokens=usual_tokens
+        )
       ),
       compiler_options=parallel.one_all_reduce(mesh),
       in_shardings=(sharding, batch_sharding),

@@ -50,6 +50,7 @@ details { margin-top: 2rem } pre { overflow-x: auto }
 }
 """
 COLOURS = {
+  "start": "#8a8f98",
   "train": "#3a7d44",
   "data": "#d98032",
   "compile": "#7b6fb0",
@@ -88,7 +89,7 @@ def _panel(lines: Sequence[dict[str, Any]], names: dict[str, str], title: str, *
   ax.grid(alpha=0.25)
   ax.spines[["top", "right"]].set_visible(False)
   ax.set(**axis)
-  if len(names) > 1:
+  if len(names) > 1 and ax.lines:
     ax.legend(fontsize=9, frameon=False)
   return svg(figure)
 
@@ -113,10 +114,16 @@ def _curves(metrics: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
 def _spent(times: list[dict[str, Any]]) -> dict[str, float]:
   """Seconds by activity, summed over every start of the run."""
   total: collections.Counter[str] = collections.Counter()
-  for line, after in zip(times, [*times[1:], None], strict=True):
-    # Each start counts from zero: its total stands in its last line.
-    if after is None or sum(after["seconds"].values()) < sum(line["seconds"].values()):
-      total.update(line["seconds"])
+  seconds = [line["seconds"] for line in times]
+  for one, after in zip(seconds, [*seconds[1:], None], strict=True):
+    # Each start counts from zero: its total stands in its last line. Lines of older versions do not
+    # tell how long it took.
+    if (
+      after is None
+      or after.get("start") != one.get("start")
+      or sum(after.values()) < sum(one.values())
+    ):
+      total.update(one)
   return dict(total)
 
 
@@ -247,22 +254,24 @@ def render(workdir: pathlib.Path) -> str:
   losses = [line["loss"] for line in metrics if "loss" in line]
   checked = [line for line in metrics if "val_loss" in line]
   val = [(line["val_loss"], line["step"]) for line in checked]
-  facts = [f"{max(line['step'] for line in metrics)} steps", f"loss {losses[-1]:.4f}"]
+  loss = f"loss {losses[-1]:.4f}" if losses else "no step with a finite loss"
+  facts = [f"{max(line['step'] for line in metrics)} steps", loss]
   if val:
     facts.append(
       f"validation loss {val[-1][0]:.4f}, lowest {min(val)[0]:.4f} at step {min(val)[1]}"
     )
     if _right(checked[-1]):
       facts.append(f"{_right(checked[-1])} held-out answers right")
-  if times:
-    facts.append(f"{times[-1]['examples_per_s']:.1f} examples/s")
+  timed = [line for line in times if line["examples_per_s"]]  # else all steps were compilations
+  if timed:
+    facts.append(f"{timed[-1]['examples_per_s']:.1f} examples/s")
   return "".join(
     [
       '<!doctype html><html lang="en"><meta charset="utf-8">',
       '<meta name="viewport" content="width=device-width">',
       f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
       f"<h1>{html.escape(workdir.name)}</h1><p>{', '.join(facts)}</p>",
-      _curves(metrics, times),
+      _curves(metrics, timed),
       _validations(metrics),
       _answers(answers, workdir) if answers else "",
       _goodput(times) if times else "",

@@ -58,6 +58,7 @@ class Metrics(NamedTuple):
 
   loss: Float[Array, ""]
   grad_norm: Float[Array, ""]
+  learning_rate: Float[Array, ""]  # of this step, also where its update is skipped
   skipped: Int[Array, ""]
   skipped_in_a_row: Int[Array, ""]
 
@@ -208,6 +209,7 @@ def train_step(
   *,
   cfg: Config,
   tx: optax.GradientTransformationExtraArgs,
+  rate: optax.Schedule,
   mesh: Mesh | None = None,
   usual_tokens: float | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -216,7 +218,7 @@ def train_step(
   The gradient is that of the mean over the batch's answer tokens. With usual_tokens, the answer
   tokens of most batches, it is the sum divided by them: where batches have very different numbers,
   each token then counts the same. Where loss or gradient is not finite, the update is skipped: only
-  counters change.
+  counters change. rate is the schedule of tx, for the log.
   """
   key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
 
@@ -249,8 +251,9 @@ def train_step(
   frozen = {**state.frozen, **statistics}
   skipped = state.skipped + ~is_good
   in_a_row = jnp.where(is_good, 0, state.skipped_in_a_row + 1)
+  metrics = Metrics(loss, grad_norm, jnp.float32(rate(state.step)), skipped, in_a_row)
   state = TrainState(state.step + 1, trainable, frozen, opt_state, ema, skipped, in_a_row)
-  return state, Metrics(loss, grad_norm, skipped, in_a_row)
+  return state, metrics
 
 
 def inference_params(state: TrainState, cfg: Config) -> Flat:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tiny
 from mellow_jax.config import DataConfig
 from mellow_jax.data import pipeline, tokenizer
 from mellow_jax.data.records import Record
-from mellow_jax.errors import ConfigError, PipelineError
+from mellow_jax.errors import ConfigError, PipelineError, StalledError
 
 TOKENIZER = tokenizer.build_tokenizer(
   [f"what is heard ? ! yes no . {' '.join(map(str, range(12)))}"]
@@ -248,6 +249,25 @@ def test_the_hosts_parts_of_validation_are_the_whole(shards):
     for i in range(shards)
   ]
   assert_equal(joined(parts), whole)
+
+
+def test_a_read_that_hangs_in_validation_is_an_error():
+  released = threading.Event()
+
+  class Hangs:
+    def load(self, path, rng):
+      if path == "3.wav":
+        released.wait(20)
+      return np.zeros(2, np.float32)
+
+  made_by = dataclasses.replace(encoder(6, timeout_seconds=0.5), clips=Hangs())
+  found = pipeline.eval_batches(made_by, batch_size=2, count=9)
+  try:
+    assert next(found)["loss_mask"].any(axis=1).all()
+    with pytest.raises(StalledError, match=r"no batch came for \d s: a read hangs"):
+      next(found)
+  finally:
+    released.set()
 
 
 # --- Files ---------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_the_digest_tells_other_rows_and_no_other_place(made, tmp_path):
 def test_a_run_goes_on_with_the_same_rows_from_another_place_and_with_no_others(made, tmp_path):
   def settings(cfg):
     rows, _, _ = pipeline.sources(cfg, lambda line: None)
-    return checkpoints.run_settings(cfg, len(rows), rows.digest)
+    return checkpoints.run_settings(cfg, len(rows), {checkpoints.DIGEST: rows.digest})
 
   files, *others = (settings(config(made, kind)) for kind in audio_rows.KINDS)
   assert others == [files, files]

@@ -16,8 +16,9 @@ import pytest
 import tiny
 from damage import DAMAGES, assert_equal, files_of_at_most, one_line
 
-from mellow_jax.config import Config
+from mellow_jax.config import Config, GPT2Config
 from mellow_jax.errors import CheckpointError
+from mellow_jax.training import checkpoints as resume
 from mellow_jax.training.checkpoints import COMMITTED, TrainCheckpoints, run_settings
 
 # Where Orbax gives up on damage, it leaves coroutines and futures behind that nobody waits for.
@@ -205,7 +206,7 @@ def test_a_run_of_other_settings_is_not_resumed(folder, run, message):
 
 
 def test_a_field_that_an_older_version_lacked_had_its_default(tmp_path):
-  now = run_settings(Config(), 8, "")
+  now = run_settings(Config(), 8, {})
   older = {name: value for name, value in now.items() if not name.endswith(".kind")}
   assert len(older) < len(now)
   saved = opened(tmp_path)
@@ -228,6 +229,7 @@ def changed(fields):
 
 GROUPED = {"data.group_answers": True, "data.answer_lengths": 4}
 BATCH_STATISTICS = {"encoder_train_mode": True, "model.encoder.batch_statistics": True}
+GPT2, UNDRAWN = {"model.decoder": GPT2Config()}, {"model.decoder": GPT2Config(dropout=0.0)}
 
 
 @pytest.mark.parametrize(
@@ -246,15 +248,19 @@ BATCH_STATISTICS = {"encoder_train_mode": True, "model.encoder.batch_statistics"
     ),
     (BATCH_STATISTICS, {"encoder_train_mode": False}, "encoder_train_mode = True, this run has"),
     ({"model.encoder.batch_statistics": True}, {"accumulate": 2, "data.answer_lengths": 4}, ""),
+    (GPT2, {"data.answer_lengths": 4}, r"data\.answer_lengths = 1, this run has 4"),
+    (GPT2, {"accumulate": 2}, ""),
+    (GPT2 | {"data.answer_lengths": 4}, {"accumulate": 2}, "accumulate = 1, this run has 2"),
+    (UNDRAWN, {"data.answer_lengths": 4, "accumulate": 2}, ""),
   ],
 )
 def test_a_saving_that_changes_what_a_step_computes_is_not_changed_on_resume(
   tmp_path, fields, change, message
 ):
   saved = opened(tmp_path)
-  saved.save(2, state_at(2), run_settings(changed(fields), 8, ""), {})
+  saved.save(2, state_at(2), run_settings(changed(fields), 8, {}), {})
   saved.close()
-  now = run_settings(changed(fields | change), 8, "")
+  now = run_settings(changed(fields | change), 8, {})
   if not message:
     assert opened(tmp_path).restore(like(), now) is not None
     return
@@ -263,13 +269,31 @@ def test_a_saving_that_changes_what_a_step_computes_is_not_changed_on_resume(
 
 
 def test_lengths_that_an_older_version_did_not_write_down_do_not_stand_in_the_way(tmp_path):
-  now = run_settings(changed(GROUPED), 8, "")
+  now = run_settings(changed(GROUPED), 8, {})
   older = {name: value for name, value in now.items() if name != "data.answer_lengths"}
   assert len(older) == len(now) - 1
   saved = opened(tmp_path)
   saved.save(2, state_at(2), older, {})
   saved.close()
   assert opened(tmp_path).restore(like(), now) is not None
+
+
+@pytest.mark.parametrize("name", [resume.TOKENIZER, resume.WINDOWS])
+def test_other_content_under_a_path_that_may_change_is_not_resumed(tmp_path, name):
+  cfg = tiny.run()
+  before = run_settings(cfg, 8, {resume.DIGEST: "", name: "one"})
+  saved = opened(tmp_path)
+  saved.save(2, state_at(2), before, {})
+  saved.close()
+  cfg.data.tokenizer, cfg.data.features, cfg.init_from = "/moved/a", "/moved/b", ("/moved/c",)
+  same = run_settings(cfg, 8, {resume.DIGEST: "", name: "one"})
+  assert opened(tmp_path).restore(like(), same) is not None
+  # A step of an older version does not tell.
+  assert opened(tmp_path).restore(like(), run_settings(cfg, 8, {resume.DIGEST: ""})) is not None
+  other = run_settings(cfg, 8, {resume.DIGEST: "", name: "another"})
+  message = f"was saved with {name} = 'one', this run has 'another'; use another --workdir"
+  with pytest.raises(CheckpointError, match=message):
+    opened(tmp_path).restore(like(), other)
 
 
 # --- Damage --------------------------------------------------------------------------------------

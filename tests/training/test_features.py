@@ -21,7 +21,7 @@ from mellow_jax.data import features as kept
 from mellow_jax.data import pipeline
 from mellow_jax.errors import AudioError, ConfigError, DataError
 from mellow_jax.models import mellow
-from mellow_jax.training import features, loader, step
+from mellow_jax.training import checkpoints, features, loader, step
 
 ROWS = [
   ("short.wav", "what is heard ?", "a dog"),
@@ -77,6 +77,22 @@ def test_features_give_the_loss_of_the_clips(cfg, tmp_path):
   clips = kept.open_folder(tmp_path / "features", {}, pipeline.sources(cfg)[2], ())
   drawn = {clips.load("long.wav", np.random.default_rng(i)).tobytes() for i in range(30)}
   assert len(drawn) == 3 and clips.load("long.wav").tobytes() not in drawn
+
+
+def test_a_run_goes_on_with_as_many_windows_from_wherever_they_are(cfg, tmp_path):
+  """They are drawn by the clip's path and their number: another number is other windows."""
+
+  def content(windows, name):
+    features.write(cfg, tmp_path / name, windows=windows, batch=2, log=lambda text: None)
+    data = dataclasses.replace(cfg.data, features=str(tmp_path / name))
+    return loaded(dataclasses.replace(cfg, data=data), tmp_path).content
+
+  three = content(3, "three")
+  shutil.move(tmp_path / "three", tmp_path / "elsewhere")
+  assert content(3, "again") == three
+  two, none = content(2, "two"), loaded(cfg, tmp_path).content
+  assert {name for name in two if two[name] != three[name]} == {checkpoints.WINDOWS}
+  assert {name for name in none if none[name] != three[name]} == {checkpoints.WINDOWS}
 
 
 def test_features_of_clips_that_are_kept_in_memory_are_those_of_their_files(cfg, tmp_path):

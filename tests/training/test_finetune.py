@@ -30,6 +30,7 @@ from mellow_jax.training import init, loop, optim, step, survey
 from mellow_jax.training.checkpoints import TrainCheckpoints
 
 LORA = {"lora": jnp.zeros(1)}
+RATE = jnp.float32(0.1)
 CLIPS = scenes.SceneClips(16_000, 16_000 * 4)
 
 
@@ -155,6 +156,33 @@ def test_embeddings_of_new_words_are_drawn_from_those_of_the_old():
   np.testing.assert_allclose(found[500:].std(axis=0), (2, 0.5), rtol=0.1)
 
 
+@pytest.mark.parametrize("rows", [-3, 0, 48])
+def test_a_vocabulary_of_other_length_is_the_run_s_and_keeps_the_tokens(
+  rows, tiny_model_folder, tiny_config
+):
+  tokenizer = tokenizers.load_tokenizer(tiny_model_folder)
+  vocab = tiny_config.decoder.vocab + rows
+  assert vocab >= tokenizer.get_vocab_size()
+  cfg = init.adopt(config_of(tiny_model_folder), {"model.decoder.vocab": vocab})
+  init.check_folders(cfg)
+  found = init.parameters(cfg, tokenizer)[init.EMBEDDING]
+  known = checkpoint.load_params(tiny_model_folder)[0][init.EMBEDDING]
+  assert found.shape == (vocab, tiny_config.decoder.width)
+  used = tokenizer.get_vocab_size()
+  np.testing.assert_array_equal(found[:used], known[:used])
+  if rows == 0:
+    np.testing.assert_array_equal(found, known)
+
+
+def test_a_first_state_that_could_not_be_loaded_again_is_refused(tiny_model_folder, monkeypatch):
+  tokenizer = tokenizers.load_tokenizer(tiny_model_folder)
+  cfg = init.adopt(config_of(tiny_model_folder), {"model.decoder.vocab": 100})
+  monkeypatch.setattr(init, "move_embeddings", lambda loaded, *_: loaded)
+  message = r"decoder/embed/embedding is \(64, 32\) with .* \(100, 32\) in config\.model: change"
+  with pytest.raises(CheckpointError, match=message):
+    init.parameters(cfg, tokenizer)
+
+
 def test_texts_that_do_not_fit_are_told_with_the_remedy(tiny_config):
   rows = [row("is it a dog?", "yes"), row("a dog " * 9, "rain falls and falls on four dog zebra ?")]
   data = DataConfig(preset="clean")
@@ -266,13 +294,16 @@ def test_the_first_steps_are_not_silent_nor_are_slow_ones(
 ):
   run = mock.Mock(spec=loop.Run, cfg=tiny.run(log_every=50, steps=100), start=0)
   one, zero = jnp.float32(1.5), jnp.int32(0)
-  run.pending = (number, step.Metrics(one, one, zero, zero), {})
+  run.pending = (number, step.Metrics(one, one, RATE, zero, zero), {})
   run.timed = number - 1  # all but the one that was compiled
   run.programs, run.writer, run.timer = mock.Mock(), mock.Mock(), mock.Mock()
-  run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0}
   monkeypatch.setattr(parallel, "silent_seconds", lambda: silent)
   loop.log_pending(run)
+  # The rate is that of the step itself: what the host computed of it would wait for the next step.
+  rate = {"loss": 1.5, "grad_norm": 1.5, "learning_rate": float(RATE)}
+  run.writer.write.assert_called_once_with(number, rate)
+  assert not run.programs.mock_calls
   line = f"step {number}/100  loss 1.5000  {(number - 1) * 2:.1f} examples/s"
   assert (line in capsys.readouterr().out) == said
 
@@ -282,12 +313,11 @@ def test_the_speed_is_that_of_steps_that_nothing_was_compiled_for(monkeypatch, c
   run = mock.Mock(spec=loop.Run, cfg=cfg, start=0, compiled={}, pending=None, timed=0)
   run.state, run.loader, run.checkpoints, run.writer = (mock.Mock() for _ in range(4))
   run.programs, run.timer = mock.Mock(), mock.MagicMock()
-  run.programs.learning_rate.return_value = 0.1
   run.timer.seconds.return_value = {"train": 4.0, "compile": 9.0}
   one, zero = jnp.float32(1.5), jnp.int32(0)
   compiled = run.programs.train_step.lower.return_value.compile.return_value
   compiled.memory_analysis.return_value.temp_size_in_bytes = 2**20
-  compiled.return_value = run.state, step.Metrics(one, one, zero, zero)
+  compiled.return_value = run.state, step.Metrics(one, one, RATE, zero, zero)
   slots = iter((8, 16, 8, 24, 16))
   monkeypatch.setattr(step, "answer_slots", lambda batch: (next(slots),))
   for number in range(1, 6):  # each is logged once the next has begun, which may be compiled

@@ -110,6 +110,23 @@ def test_a_run_that_is_cut_off_or_young_has_its_page(workdir):
   assert "1000 steps" in report.render(workdir)
 
 
+def test_a_run_without_a_finite_loss_has_its_page(workdir):
+  skipped = [{"step": n, "skipped": n, "why": "loss nan, gradient norm nan"} for n in (1, 2)]
+  write_lines(workdir / "metrics.jsonl", skipped)
+  assert "2 steps, no step with a finite loss, 7.5 examples/s" in report.render(workdir)
+
+
+def test_time_and_speed_of_a_start_that_was_killed_early_count(workdir):
+  # The second start took longer from its first line on, and compiled its last step only.
+  seconds = [{"start": 5.0, "train": 5.0}, {"start": 5.0, "train": 10.0}]
+  seconds += [{"start": 25.0, "train": 50.0}, {"start": 25.0, "train": 60.0}]
+  lines = [{"step": n, "examples_per_s": 8.0, "seconds": s} for n, s in enumerate(seconds, 1)]
+  write_lines(workdir / "times.jsonl", [*lines[:3], {**lines[3], "examples_per_s": 0.0}])
+  text = report.render(workdir)
+  assert "70.0% of 100 s trained" in text and "8.0 examples/s" in text
+  assert re.search(r"start</td><td class=\"number\">30\.0 s<", text)
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(DataError, match=r"metrics.jsonl: no metrics: give the --workdir"):
     report.write(tmp_path)

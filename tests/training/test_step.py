@@ -98,6 +98,14 @@ def test_without_a_finite_loss_nothing_changes_but_the_counters(recipe):
     assert not np.array_equal(getattr(state, part)[name], getattr(after, part)[name])
 
 
+def test_the_rate_among_the_metrics_is_that_of_the_step_also_where_it_is_left_out(recipe):
+  cfg, run, state = recipe
+  rate = optim.schedule(cfg.optim, 10, 1)
+  for number, make in enumerate((topology.batch, spoilt, topology.batch)):
+    state, metrics = run(state, make(cfg, number))
+    assert float(metrics.learning_rate) == pytest.approx(float(rate(number)), rel=1e-6)
+
+
 def test_a_gradient_too_large_for_its_norm_counts_as_not_finite(recipe):
   cfg, run, state = recipe
   before = {**state.trainable, "decoder/norm/scale": np.full(32, 1e25, np.float32)}
@@ -204,13 +212,15 @@ def test_bfloat16_is_a_matter_of_computation_alone():
     optax.tree.norm(grads) * optax.tree.norm(half_grads)
   )
   assert cosine > 0.98
-  tx = optim.make(half.optim, optim.schedule(half.optim, 1, 1))
+  rate = optim.schedule(half.optim, 1, 1)
+  tx = optim.make(half.optim, rate)
   state = topology.abstract_state(half, tx)
-  after, metrics = jax.eval_shape(functools.partial(step.train_step, cfg=half, tx=tx), state, batch)
+  compute = functools.partial(step.train_step, cfg=half, tx=tx, rate=rate)
+  after, metrics = jax.eval_shape(compute, state, batch)
   for leaf in jax.tree.leaves((state, after, metrics)):
     assert leaf.dtype in (jnp.float32, jnp.int32)
   # The type is the products'; what softmax, norms and the loss are made of is float32.
-  program = str(jax.make_jaxpr(functools.partial(step.train_step, cfg=half, tx=tx))(state, batch))
+  program = str(jax.make_jaxpr(compute)(state, batch))
   narrow = set(re.findall(r"bf16\[[\d,]*\] = (\w+)", program))
   assert "dot_general" in narrow
   assert not narrow & {"reduce_max", "log", "rsqrt", "sqrt", "cos", "sin"}
