@@ -2,10 +2,12 @@
 # Read by the launchers: what they share. Runs a training command, and runs it again when it asks.
 #
 # The command ends with 0 when the run is done; with 1 when a person must mend something, which its
-# last line names; with 75 when it was told to stop and has saved that very step. A status above 128
-# is a death by signal. The launcher ends with the last status.
+# last line names; with 75 when it was told to stop and has saved that very step, or when others of
+# its processes were late to start. A status above 128 is a death by signal. The launcher ends with
+# the last status.
 #
-# LAUNCH_PAUSE is the number of seconds before a new start, 5 if it is not set.
+# LAUNCH_PAUSE is the number of seconds of every pause, in place of those that the launchers name: 5
+# before a new start.
 
 set -euo pipefail
 
@@ -39,6 +41,9 @@ require_run() {
     [[ $given == *" $flag="* ]] || fail "$flag=... is missing"
   done
 }
+
+# Waits as many seconds, or as many as LAUNCH_PAUSE says.
+pause() { sleep "${LAUNCH_PAUSE:-$1}"; }
 
 # Prints a command as it can be typed; runs it unless this is a dry run.
 act() {
@@ -79,6 +84,6 @@ again() {
     fi
     restarted=$((restarted + 1))
     say "status $status: starting again, $restarted of at most $restarts times"
-    sleep "${LAUNCH_PAUSE:-5}"
+    pause 5
   done
 }

@@ -6,8 +6,8 @@
 #     --config=configs/mellow.py --workdir=/mnt/shared/runs/mellow
 #     [--chips_per_host=4] [--restarts=20] [--dry_run] [flags of mellow_jax.train]
 #
-# The image holds this checkout, installed with the extra `tpu`, as its working directory. --claim
-# is a PersistentVolumeClaim (ReadWriteMany, Filestore for example), mounted at /mnt/shared. The
+# launch/Dockerfile makes the image, with --build-arg JAX=tpu: its first lines say how. --claim is
+# a PersistentVolumeClaim (ReadWriteMany, Filestore for example), mounted at /mnt/shared. The
 # processes find each other by what GKE tells each pod of its slice.
 #
 # JobSet restarts all pods when one dies or ends with 75, at most --restarts times. At status 1 or 2
@@ -77,6 +77,8 @@ spec:
               nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: $(quote "$accelerator")
                 cloud.google.com/gke-tpu-topology: $(quote "$topology")
+              securityContext:
+                runAsUser: 0  # of the device files of TPUs and of a new volume
               containers:
                 - name: train
                   image: $(quote "$image")
@@ -93,6 +95,7 @@ spec:
                     - python
                     - -m
                     - mellow_jax.train
+                    - --device=tpu
 $(for argument in "${arguments[@]}"; do echo "                    - $(quote "$argument")"; done)
               volumes:
                 - name: shared

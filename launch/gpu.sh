@@ -5,7 +5,8 @@
 #     [flags of mellow_jax.train]
 #
 # A run that dies or is told to stop is started again and goes on from its last checkpoint. SIGTERM
-# and SIGINT to this script save the step and end with 75.
+# and SIGINT to this script save the step and end with 75. Where JAX finds no GPU it is an error,
+# unless --device=cpu is given.
 
 # shellcheck source=again.sh
 . "$(dirname "${BASH_SOURCE[0]}")/again.sh"
@@ -20,10 +21,9 @@ pass_on() {
 }
 
 run() {
-  # The platform is named, since JAX would otherwise train on the CPU where it finds no GPU.
-  local command=(env "JAX_PLATFORMS=cuda,cpu"
-    "XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}"
-    "${PYTHON:-python}" -m mellow_jax.train "${arguments[@]}")
+  # The device is named, since JAX would otherwise train on the CPU where it finds no GPU.
+  local command=(env "XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}"
+    "${PYTHON:-python}" -m mellow_jax.train --device=gpu "${arguments[@]}")
   if $dry_run; then
     act "${command[@]}"
   else

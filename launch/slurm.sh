@@ -7,7 +7,8 @@
 #
 # When a task dies all are started again within the job. Three minutes before the time limit, or
 # when the job is preempted, the step is saved and the job is queued again; it goes on from there.
-# The folder of the run must lie on a file system that all nodes share.
+# The folder of the run must lie on a file system that all nodes share. Where JAX finds no GPU it is
+# an error, unless --device=cpu is given.
 #SBATCH --job-name=mellow
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -35,7 +36,7 @@ run() {
   # shellcheck disable=SC2016  # the variables are those of the task
   local command=(srun --kill-on-bad-exit=1 bash -c
     'trap : TERM; "$@"; status=$?; echo "$status" >> "$0"; exit "$status"'
-    "$statuses" "${PYTHON:-python}" -m mellow_jax.train "${arguments[@]}")
+    "$statuses" "${PYTHON:-python}" -m mellow_jax.train --device=gpu "${arguments[@]}")
   if $dry_run; then
     act "${command[@]}"
     return

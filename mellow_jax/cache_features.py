@@ -22,6 +22,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
   f = cli.flag_values()
   cli.define_config(f, argv)
   flags.DEFINE_string("output", None, "Folder to write.", flag_values=f)
+  cli.define_device(f)
   text = "Random windows of a clip that is longer than the model's input."
   flags.DEFINE_integer("windows", 8, text, lower_bound=1, flag_values=f)
   flags.DEFINE_integer("batch", 16, "Windows at a time.", lower_bound=1, flag_values=f)
@@ -35,13 +36,15 @@ def _cache(f: flags.FlagValues) -> None:
     raise FlagsError("--output is missing: name a folder to write")
   # Imported here, so that --help does not wait for JAX.
   from mellow_jax import config, parallel
-  from mellow_jax.training import features
+  from mellow_jax.training import features, init
 
   parallel.use_compilation_cache()
   parallel.keep_freed_memory()
-  config.validate(f.config)
+  parallel.require_device(f.device)
+  cfg = init.adopt(f.config, f["config"].override_values)
+  config.validate(cfg)
   rows, bad = features.write(
-    f.config, pathlib.Path(f.output), windows=f.windows, batch=f.batch, log=parallel.log
+    cfg, pathlib.Path(f.output), windows=f.windows, batch=f.batch, log=parallel.log
   )
   print(f"{f.output}: {rows} windows, {bad} clips that cannot be used")
 

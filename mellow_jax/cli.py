@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mellow_jax import config_help, files, progress
-from mellow_jax.errors import FlagsError, UserError, first_line
+from mellow_jax.errors import FlagsError, LateError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
 CHECKPOINT = "MELLOW_CHECKPOINT"  # the environment variable
@@ -309,9 +309,10 @@ def run(
   """Parses argv into f and calls do(f); with --help it prints doc and the flags instead.
 
   Returns the exit status: that of `do`, 0 for None, or 1 after one line on stderr for a UserError,
-  an OSError, a lack of memory or wrong flags. Arguments that are no flags are an error that
-  suggests `example`; where that is None, `do` gets them after f. While a command is silent for
-  long, lines say that it `waits_for` something; None: it has a progress bar or lines of its own.
+  an OSError, a lack of memory or wrong flags; for a LateError 75, which asks for the same command
+  again. Arguments that are no flags are an error that suggests `example`; where that is None, `do`
+  gets them after f. While a command is silent for long, lines say that it `waits_for` something;
+  None: it has a progress bar or lines of its own.
   Raises SystemExit, after a line on stderr, as ending_in_a_line does.
   """
   try:
@@ -333,10 +334,12 @@ def run(
         return do(f, *arguments) or 0
   except (flags.Error, UserError, OSError) as error:
     text = _os_fault(error) if isinstance(error, OSError) else str(error)
+    status = os.EX_TEMPFAIL if isinstance(error, LateError) else 1
   except RuntimeError as error:  # JAX's is one, and is not imported for --help
     if not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
       raise
     remedy = "lower the batch size or the length of answers, or take a device with more"
     text = f"the device has too little memory: {remedy} ({first_line(error)})"
+    status = 1
   print(f"error: {text}", file=sys.stderr, flush=True)
-  return 1
+  return status

@@ -23,6 +23,10 @@ class ConfigError(UserError):
   """A choice of a run that cannot be carried out; the message names the field."""
 
 
+class LateError(UserError):
+  """Other processes of a run that did not start in time: the same command may find them later."""
+
+
 class FlagsError(UserError):
   """Command-line flags that are missing or do not go together."""
 

@@ -7,7 +7,9 @@ import itertools
 import os
 import pathlib
 import platform
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +24,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from mellow_jax.config import Config, ModelConfig
-from mellow_jax.errors import ConfigError, how_to_install
+from mellow_jax.errors import ConfigError, LateError, first_line, how_to_install
 
 _CACHE_SECONDS = 2.0  # most that reading a compiled program takes
 _STORE_MS = 10**9  # to wait for other processes: whether they live, heartbeats tell
 # Source: DebugOptions of openxla/xla, xla.proto.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_MAX": -4, "M_ARENA_MAX": -8}  # of glibc's malloc.h
+# How JAX says that a process was late, where it does not abort: its coordination service, and the
+# clusters in which the host of process 0 has no address before it starts.
+_LATE = re.compile(
+  "DEADLINE_EXCEEDED|UNAVAILABLE|Failed to recognize coordinator address|Retry failed with all"
+)
 
 
 class Cluster(NamedTuple):
@@ -100,14 +107,18 @@ def initialize(
   `detect_cluster` finds; "none" is a process alone. Must be called before any device is used. All
   processes must see the same files.
 
-  start_seconds is how long to wait for the others. A process without a sign of life for
-  heartbeat_seconds counts as dead, and the others abort: no collective could ever end.
+  start_seconds is how long to wait for the others, until an error or an abort by JAX. A process
+  without a sign of life for heartbeat_seconds counts as dead, and the others abort: no collective
+  could ever end.
 
-  Raises ConfigError where flags and environment do not suffice.
+  Raises ConfigError where flags and environment do not suffice, and for a coordinator without an
+  address; LateError where the others did not start in time.
   """
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
   if coordinator == "none":
     return
+  if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+    raise ConfigError(f"--coordinator={coordinator}: give HOST:PORT, or none for a process alone")
   cluster = detect_cluster(os.environ)
   if not coordinator and cluster is None:
     if processes is not None or process_id is not None:
@@ -120,6 +131,8 @@ def initialize(
     "process_id": process_id,
   }
   arguments |= {name: value for name, value in given.items() if value is not None}
+  if coordinator:
+    _find(coordinator, start_seconds)
   source = f"--coordinator={coordinator}" if coordinator else cluster.name
   try:
     jax.distributed.initialize(
@@ -128,11 +141,35 @@ def initialize(
       heartbeat_timeout_seconds=heartbeat_seconds,
     )
   except (ValueError, RuntimeError, OSError) as error:
+    if _LATE.search(str(error)):
+      raise LateError(
+        f"{source}: not all processes had started after {start_seconds} s: give the same command "
+        f"again; `mellow train` waits longer with --start_seconds ({first_line(error)})"
+      ) from error
     raise ConfigError(
-      f"{source}: {str(error).splitlines()[0]} Give --coordinator=HOST:PORT --processes=N "
+      f"{source}: {first_line(error)} Give --coordinator=HOST:PORT --processes=N "
       "--process_id=I, or --coordinator=none for this process alone"
     ) from error
   log(f"{jax.process_count()} processes, from {source}")
+
+
+def _find(coordinator: str, seconds: int) -> None:
+  """Waits until the host of HOST:PORT has an address, which a pod has none of before it starts.
+
+  JAX would abort the process as if others were late. Raises ConfigError after so many seconds.
+  """
+  host, end = coordinator.rpartition(":")[0].strip("[]"), time.monotonic() + seconds
+  while True:
+    try:
+      socket.getaddrinfo(host, None)
+      return
+    except (OSError, UnicodeError) as error:
+      if time.monotonic() > end:
+        why = f"{host} has no address ({first_line(error)})"
+        raise ConfigError(
+          f"--coordinator={coordinator}: {why}: give the host of process 0"
+        ) from None
+    time.sleep(1)
 
 
 def require_device(kind: str | None) -> None:
@@ -148,12 +185,13 @@ def require_device(kind: str | None) -> None:
   }
   if kind is None:
     return
+  reason = ""
   try:
     found = jax.default_backend()
-  except (RuntimeError, AssertionError):  # the latter of JAX 0.10 where no GPU is visible
-    found = None
+  except (RuntimeError, AssertionError) as error:  # the latter of JAX 0.10 where no GPU is visible
+    found, reason = None, f" ({first_line(error)})" if str(error) else ""
   if found != kind:
-    raise ConfigError(f"--device={kind}: JAX finds none here: {remedies[kind]}")
+    raise ConfigError(f"--device={kind}: JAX finds none here{reason}: {remedies[kind]}")
 
 
 def make_deterministic() -> None:

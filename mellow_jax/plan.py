@@ -42,11 +42,12 @@ def _plan(f: flags.FlagValues) -> None:
   # Imported here, so that --help does not wait for JAX.
   import jax
 
-  from mellow_jax.training import device_plan
+  from mellow_jax.training import device_plan, init
 
   jax.config.update("jax_platforms", "cpu")  # the compilers need no device
   log = functools.partial(print, file=sys.stderr if f.json else sys.stdout, flush=True)
-  found = device_plan.plan(f.config, f.topology, f.batch_per_chip, f.utilisation, log)
+  cfg = init.adopt(f.config, f["config"].override_values, log)
+  found = device_plan.plan(cfg, f.topology, f.batch_per_chip, f.utilisation, log)
   print(json.dumps(found, indent=1) if f.json else device_plan.table(found))
 
 

@@ -8,8 +8,9 @@ run.json, TensorBoard files, and the logs that mellow_jax/training/metrics.py li
 --profile=100:5 writes a trace of steps 100 to 104 to profile/.
 
 SIGTERM and Ctrl-C save the current step and end with exit status 75: start the same command again.
-A second Ctrl-C ends at once, with status 130. Otherwise the status is 0 when all steps are done, 1
-after an error of one line.
+A second Ctrl-C ends at once, with status 130. Otherwise the status is 0 when all steps are done, or
+1 after an error of one line. Where other processes do not start within --start_seconds it is 75, or
+134 where JAX aborts: start them all again.
 
 Several processes find each other on TPU pods, SLURM, Open MPI and Kubernetes; elsewhere each is
 given --coordinator=HOST:PORT --processes=N --process_id=I, with I from 0 to N - 1. All must see the
@@ -57,7 +58,9 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
   text("profile", "", "STEP:COUNT, the first step to trace and how many.")
   number("start_seconds", 300, "How long processes wait for each other to start.")
   number("heartbeat_seconds", 100, "Silence after which a process counts as dead.")
-  text("verbosity", None, "What libraries log: debug, info, warning or error; warning if absent.")
+  levels = ["debug", "info", "warning", "error"]
+  logged = "What libraries log; warning if absent."
+  flags.DEFINE_enum("verbosity", None, levels, logged, flag_values=f, case_sensitive=False)
   return f
 
 

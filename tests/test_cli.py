@@ -11,7 +11,8 @@ import jax
 import pytest
 from absl import flags
 
-from mellow_jax import cli, config_help
+from mellow_jax import cli, config_help, parallel, train
+from mellow_jax.errors import ConfigError, LateError
 
 
 @pytest.mark.parametrize(
@@ -112,14 +113,51 @@ def test_help_config_without_a_config_says_what_is_missing(capsys):
   assert capsys.readouterr().err.startswith("error: --config is missing: name the config")
 
 
-@pytest.mark.parametrize("device", ["gpu", "tpu"])
-def test_a_device_that_is_not_here_is_one_line(tmp_path, device):
-  command = [sys.executable, "-m", "mellow_jax", "generate", f"--device={device}"]
-  command += [f"--checkpoint={tmp_path}", "--audio=a.wav", "--prompt=what?"]
+@pytest.mark.parametrize(
+  ("device", "words"),
+  [
+    ("gpu", "generate --checkpoint=. --audio=a.wav --prompt=what?"),
+    ("tpu", "generate --checkpoint=. --audio=a.wav --prompt=what?"),
+    ("gpu", "train --config=demo --workdir=run"),
+    ("tpu", "train --config=demo --workdir=run"),
+    ("gpu", "cache-features --config=mellow --output=features"),
+  ],
+)
+def test_a_device_that_is_not_here_is_one_line(tmp_path, device, words):
+  command = [sys.executable, "-m", "mellow_jax", *words.split(), f"--device={device}"]
   environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TPU_SKIP_MDS_QUERY": "1"}
-  done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
-  assert done.returncode == 1
+  environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+  asked = {"capture_output": True, "text": True, "check": False, "cwd": tmp_path}
+  done = subprocess.run(command, env=environ, **asked)
+  assert done.returncode == 1 and "Traceback" not in done.stderr
   assert done.stderr.splitlines()[-1].startswith(f"error: --device={device}: JAX finds none here")
+
+
+def test_a_device_that_cannot_be_used_is_named_with_the_reason(monkeypatch):
+  def fail():
+    raise RuntimeError("Unable to initialize backend 'tpu': ABORTED: in use by process 7\nmore")
+
+  monkeypatch.setattr(jax, "default_backend", fail)
+  with pytest.raises(ConfigError, match=r"finds none here \(.*in use by process 7\): on a TPU VM"):
+    parallel.require_device("tpu")
+
+
+def test_a_level_of_logging_that_does_not_exist_is_one_line(capsys):
+  assert train.main(["mellow train", "--verbosity=verbose"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "verbosity=verbose" in line and "debug|info|warning|error" in line
+  argv = ["mellow train", "--verbosity=INFO"]
+  f = train._flags(argv)
+  f(argv)
+  assert f.verbosity == "info"
+
+
+def test_processes_that_are_late_ask_for_the_same_command_again(capsys):
+  def late(f):
+    raise LateError("the others are late")
+
+  assert cli.run(["mellow x"], cli.flag_values(), "Doc.", late, example="--config=NAME") == 75
+  assert capsys.readouterr().err == "error: the others are late\n"
 
 
 def test_ctrl_c_ends_in_a_line(capsys):

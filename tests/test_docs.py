@@ -35,6 +35,7 @@ NOT_RUN = {
   "git clone": "needs the network",
   "python -m benchmarks": "a measurement, of minutes or with PyTorch or a GPU",
   "python -m lmms_eval": "needs lmms-eval; test_harness.py calls the plug-in as it does",
+  "docker ": "needs Docker; test_packaging.py checks what the file installs",
   "sbatch ": "needs SLURM; test_launch.py runs the script with a substitute",
   "mellow serve": "runs until it is stopped; tests/serving asks it",
   "make serve": "runs until it is stopped; tests/serving asks it",

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 RUN = ["--config=configs/demo.py", "--workdir=runs/a b", "--config.seed=3"]
 TRAIN = ["python", "-m", "mellow_jax.train", *RUN]
+ON = {kind: [*TRAIN[:3], f"--device={kind}", *RUN] for kind in ("gpu", "tpu")}
 POD = ["--name=m", "--zone=z", "--type=v5litepod-256", "--nfs=10.0.0.2:/share"]
 JOBSET = ["--name=m", "--accelerator=tpu-v5-lite-podslice", "--image=i:1", "--claim=shared"]
 
@@ -61,13 +62,13 @@ def test_local_processes_get_a_common_coordinator():
 def test_a_gpu_machine_gets_one_process_that_wants_gpus():
   (command,), _ = dry_run("gpu.sh")
   memory = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.9"
-  assert command == ["env", "JAX_PLATFORMS=cuda,cpu", memory, *TRAIN]
+  assert command == ["env", memory, *ON["gpu"]]
 
 
 def test_slurm_gets_a_task_for_each_gpu_and_queues_a_stopped_job_again():
   (run, requeue), _ = dry_run("slurm.sh")
   assert run[:4] == ["srun", "--kill-on-bad-exit=1", "bash", "-c"]
-  assert run[-len(TRAIN) :] == TRAIN
+  assert run[-len(ON["gpu"]) :] == ON["gpu"]
   assert requeue == ["scontrol", "requeue", "JOB"]
   head = (LAUNCH / "slurm.sh").read_text()
   assert "#SBATCH --requeue\n" in head and "#SBATCH --signal=B:TERM@180\n" in head
@@ -86,6 +87,7 @@ def test_a_tpu_pod_is_made_and_runs_on_all_hosts():
     assert command[:7] == [*tpus, "tpu-vm", "ssh", "m", "--zone=z"] and "--worker=all" in command
   assert "mount -t nfs 10.0.0.2:/share /mnt/shared" in install[-1]
   assert "--workdir=runs/a" in run[-1] and "ended with $?" in run[-1]
+  assert "mellow_jax.train --device=tpu --config" in run[-1]
   assert "gcloud compute tpus queued-resources delete m --zone=z --force" in out
 
 
@@ -102,7 +104,8 @@ def test_a_jobset_has_a_pod_for_each_host_and_restarts_them_together():
   assert pod["restartPolicy"] == "Never"
   assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16"
   (container,) = pod["containers"]
-  assert container["command"] == TRAIN
+  assert container["command"] == ON["tpu"]
+  assert pod["securityContext"] == {"runAsUser": 0}  # whose the TPU's device files are
   assert container["resources"]["limits"] == {"google.com/tpu": 4}
 
 
@@ -185,7 +188,7 @@ def ends(tmp_path):
 def test_a_run_is_started_again_only_when_that_can_help(ends, plan, status, calls):
   found, err, made = ends("gpu.sh", plan, "--restarts=3")
   assert (found, len(made)) == (status, calls)
-  assert made == [f"-m mellow_jax.train {' '.join(RUN)}"] * calls
+  assert made == [" ".join(ON["gpu"][1:])] * calls
   assert err.count("starting again") == calls - 1
 
 
@@ -272,6 +275,200 @@ def test_a_pod_is_started_again_on_all_hosts(ends, tmp_path, plan, status, calls
   path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
   found, _, made = ends("tpu_pod.sh", plan, *POD, PATH=path)
   assert (found, len(made)) == (status, calls)
+
+
+# Each kind of call ends as its outcomes say, one after the other, the last for ever: a status, or
+# what is printed.
+SLICE = f"""#!{sys.executable}
+import json, pathlib, sys
+words, plan = " ".join(sys.argv[1:]), pathlib.Path("outcomes.json")
+marks = {{"state": "value(state", "why": " describe ", "create": " create ", "delete": " delete ",
+  "copy": " scp ", "run": "ended with", "install": "tar -xzf"}}
+kind = next((kind for kind, mark in marks.items() if mark in words), None)
+if kind:
+  with open("calls", "a") as calls:
+    print(kind, file=calls)
+  outcomes = json.loads(plan.read_text())
+  outcome, *rest = outcomes.get(kind, [0])
+  plan.write_text(json.dumps(outcomes | ({{kind: rest}} if rest else {{}})))
+  if isinstance(outcome, str):
+    sys.exit(print(outcome))
+  if outcome:
+    print(f"ERROR: no {{kind}}", file=sys.stderr)
+  sys.exit(outcome)
+"""
+DONE = {"state": ["ACTIVE"], "run": ["mellow_jax.train ended with 0"]}
+START = "state copy install"
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+  """Starts a pod with a gcloud whose calls end as told: (status, stderr, kinds of calls)."""
+  (tmp_path / "gcloud").write_text(SLICE)
+  (tmp_path / "gcloud").chmod(0o755)
+
+  def run(**outcomes):
+    (tmp_path / "outcomes.json").write_text(json.dumps(DONE | outcomes))
+    environ = {"HERE": str(tmp_path), "TMPDIR": str(tmp_path)}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    status, _, err = launch("tpu_pod.sh", *RUN, *POD, PATH=path, **environ)
+    return status, err, " ".join((tmp_path / "calls").read_text().split())
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ("outcomes", "calls"),
+  [
+    ({"state": [1, "WAITING_FOR_RESOURCES", "ACTIVE"]}, f"state create state {START} run"),
+    # A slice that is there, and a gcloud that could not say so.
+    ({"state": [1, "ACTIVE"], "create": [1]}, f"state create {START} run"),
+    ({"state": ["SUSPENDED", 1, "ACTIVE"]}, f"state delete state create {START} run"),
+    ({"state": ["FAILED", 1, "ACTIVE"]}, f"state why delete state create {START} run"),
+    # No ssh yet, then a lock of apt.
+    ({"copy": [1, 0], "install": [1, 0]}, f"state copy {START} {START} run"),
+    # Taken away while it was installed.
+    (
+      {"state": ["ACTIVE", "SUSPENDED", 1, "ACTIVE"], "install": [1, 0]},
+      f"{START} state delete state create {START} run",
+    ),
+    (
+      {"install": [0, 1, 0], "run": ["mellow_jax.train ended with 137", *DONE["run"]]},
+      f"{START} run {START} {START} run",
+    ),
+  ],
+)
+def test_what_fails_for_a_while_is_tried_again(gcloud, outcomes, calls):
+  status, _, made = gcloud(**outcomes)
+  assert (status, made) == (0, calls)
+
+
+@pytest.mark.parametrize(
+  ("outcomes", "calls", "message"),
+  [
+    # Nobody is logged in, say, or the zone has no such --type.
+    (
+      {"state": [1], "create": [1]},
+      f"{'state create ' * 5}state",
+      "the slice m can neither be found nor made: see the lines above",
+    ),
+    (
+      {"state": ["FAILED"]},
+      f"{'state why delete ' * 4}state why",
+      "the slice could not be made, 5 times: see the lines above",
+    ),
+    (
+      {"install": [1]},
+      " ".join([START] * 5),
+      "the checkout could not be installed on all hosts, 5 times: see the lines above",
+    ),
+  ],
+)
+def test_what_fails_again_and_again_ends_the_launcher(gcloud, outcomes, calls, message):
+  status, err, made = gcloud(**outcomes)
+  assert (status, made) == (1, calls)
+  assert err.splitlines()[-2:] == [
+    f"launch: {message}",
+    "launch: status 1: not started again, see the line above",
+  ]
+  for kind in (kind for kind, (outcome, *_) in outcomes.items() if outcome == 1):
+    assert f"ERROR: no {kind}" in err
+
+
+# --- On a host -----------------------------------------------------------------------------------
+
+# A Python that fits or not, and whose own pip and venv work or not.
+PYTHON = """#!/bin/sh
+echo "${{0##*/}} $*" >> "$HOME/calls"
+case "$*" in
+  -c*) exit {fits} ;;
+  *target=uv*) [ {pip} = 0 ] && mkdir -p uv/bin && cp "$FAKES/uv" uv/bin/uv; exit {pip} ;;
+  "-m pip"*) exit {pip} ;;
+  "-m venv"*) mkdir -p venv/bin; cp "$FAKES/{made}" venv/bin/python; exit {venv} ;;
+esac
+"""
+FAKES = {
+  "whole": PYTHON.format(fits=0, pip=0, venv=0, made="whole"),
+  "without_pip": PYTHON.format(fits=0, pip=1, venv=1, made="without_pip"),
+  "too_old": PYTHON.format(fits=1, pip=0, venv=0, made="too_old"),
+  "too_old_without_pip": PYTHON.format(fits=1, pip=1, venv=1, made="too_old_without_pip"),
+  "absent": "#!/bin/sh\nexit 127\n",
+  "uv": '#!/bin/sh\necho "uv $*" >> "$HOME/calls"\nmkdir -p venv/bin\n'
+  'cp "$FAKES/whole" venv/bin/python\n',
+  "curl": "#!/bin/sh\n"
+  'echo \'mkdir -p "$UV_UNMANAGED_INSTALL"; cp "$FAKES/uv" "$UV_UNMANAGED_INSTALL/uv"\'\n',
+  "sudo": '#!/bin/sh\necho "sudo $*" >> "$HOME/calls"\n',
+  "mountpoint": "#!/bin/sh\nexit 1\n",
+  "tar": "#!/bin/sh\n",
+}
+INSTALL = "python -m pip install --quiet ./mellow_jax[tpu]"
+MOUNT = "sudo mount -t nfs 10.0.0.2:/share /mnt/shared"
+
+
+@pytest.fixture
+def host(tmp_path):
+  """Prepares a host with some Pythons: its status, and the commands that changed something."""
+  commands, _ = dry_run("tpu_pod.sh", *POD)
+  fakes, path = tmp_path / "fakes", tmp_path / "bin"
+  for folder, names in ((fakes, FAKES), (path, ("sudo", "mountpoint", "tar", "curl"))):
+    folder.mkdir()
+    for name in names:
+      (folder / name).write_text(FAKES[name])
+      (folder / name).chmod(0o755)
+
+  def prepare(**pythons):
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    (home / "calls").unlink(missing_ok=True)
+    for version in ("3", "3.11", "3.12", "3.13"):
+      python = pythons.get(f"python{version}".replace(".", "_"), "absent")
+      shutil.copy(fakes / python, path / f"python{version}")
+    done = subprocess.run(
+      ["sh", "-c", commands[3][-1].removeprefix("--command=")],
+      env={"PATH": f"{path}:/usr/bin:/bin", "HOME": str(home), "FAKES": str(fakes)},
+      cwd=home,
+      check=False,
+      capture_output=True,
+    )
+    calls = (home / "calls").read_text().splitlines()
+    changes = [call for call in calls if " -c " not in call and not call.endswith("--version")]
+    return done.returncode, [call for call in changes if "apt-get" not in call]
+
+  prepare.home = tmp_path / "home"
+  return prepare
+
+
+UV = "uv venv --quiet --seed --python=3.12 venv"
+
+
+@pytest.mark.parametrize(
+  ("pythons", "before"),
+  [
+    ({"python3": "too_old", "python3_12": "whole"}, ["python3.12 -m venv venv"]),
+    ({"python3": "whole"}, ["python3 -m venv venv"]),
+    # The usual image: 3.10 alone.
+    ({"python3": "too_old"}, ["python3 -m pip install --quiet --target=uv uv", UV]),
+    ({"python3": "too_old_without_pip"}, ["python3 -m pip install --quiet --target=uv uv", UV]),
+    # Without the package that venv needs for pip.
+    (
+      {"python3": "too_old", "python3_11": "without_pip"},
+      ["python3.11 -m venv venv", "python3 -m pip install --quiet --target=uv uv", UV],
+    ),
+  ],
+)
+def test_a_host_gets_a_python_that_fits(host, pythons, before):
+  made = [*before, INSTALL, "sudo mkdir -p /mnt/shared", MOUNT]
+  assert host(**pythons) == (0, made)
+  # Again, as after a preemption of another host: what is there stays.
+  assert host(**pythons) == (0, made[len(before) :])
+
+
+@pytest.mark.parametrize("left", ["without_pip", "too_old"])
+def test_a_half_made_or_older_environment_is_made_anew(host, left):
+  (host.home / "venv/bin").mkdir(parents=True)
+  shutil.copy(host.home.parent / "fakes" / left, host.home / "venv/bin/python")
+  status, made = host(python3="whole")
+  assert (status, made[:2]) == (0, ["python3 -m venv venv", INSTALL])
 
 
 # --- A real run ----------------------------------------------------------------------------------

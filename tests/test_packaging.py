@@ -1,6 +1,8 @@
 """What is installed: one package and one command that work wherever they are started."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 import mellow_jax
 from mellow_jax import __main__ as mellow
@@ -199,3 +202,28 @@ def test_importing_a_module_defines_no_flags_and_changes_no_backend():
   count, _, defined = flags.partition(" ")
   assert int(count) > 100
   assert (defined, backend) == ("[]", "True")
+
+
+# --- CI and the image ----------------------------------------------------------------------------
+
+
+def test_make_takes_the_python_that_ci_has_set_up():
+  """Its own choice is the newest: on a machine with 3.12, the job of 3.11 would test that."""
+  jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+  made = 0
+  for name, job in jobs.items():
+    steps = [step.get("run", "") for step in job["steps"]]
+    if any(step.startswith(("make ", ".ci/run")) for step in steps):
+      assert job.get("env", {}).get("PYTHON") == "python", name
+      made += 1
+  assert made == 2
+
+
+def test_the_image_is_for_what_the_extras_are_for():
+  text = (ROOT / "launch/Dockerfile").read_text()
+  known = importlib.metadata.metadata("jax").get_all("Provides-Extra")
+  (listed,) = re.findall(r"^# An extra of jax.*: (.+)\.\nARG JAX=cpu$", text, re.MULTILINE)
+  assert set(listed.split(", ")) <= {*known}
+  ours = re.findall(r'"jax\[(\w+)\]', (ROOT / "setup.py").read_text())
+  assert {*ours, "cpu"} == set(listed.split(", "))
+  assert 'pip install --no-cache-dir "jax[$JAX]"' in text

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ import systems
 import tiny
 
 from mellow_jax import checkpoint, parallel
-from mellow_jax.errors import ConfigError
+from mellow_jax.errors import ConfigError, LateError
 from mellow_jax.training import device_plan, programs
 
 TOPOLOGY = Path(__file__).parent / "topology.py"
@@ -400,6 +401,76 @@ def test_the_hosts_agree_without_their_devices_and_leave_nothing_behind(compile_
     *found, kept = [line for line in said if line.startswith("found")]
     assert found == [f"found [{n}, 1, 0] [[{2 * n}, 21]]" for n in range(3)]
     assert kept == "found mellow_jax/gathered/5/1 mellow_jax/gathered/5/all"
+
+
+# What JAX says of processes that are late: its own service, a node pool of TPUs, Kubernetes.
+LATE = [
+  "DEADLINE_EXCEEDED: Barrier timed out. Id: [Init]Wait_for_all_tasks_to_register",
+  "UNAVAILABLE: failed to connect to all addresses",
+  "Failed to recognize coordinator address mellow-slice-0-0.mellow",
+  "Retry failed with all attempts exhausted",
+]
+
+
+def failing_with(message):
+  def initialize(**_):
+    raise RuntimeError(message)
+
+  return initialize
+
+
+@pytest.mark.parametrize("message", LATE)
+@pytest.mark.parametrize("coordinator", ["", "127.0.0.1:7", "[::1]:7"])
+def test_processes_that_start_late_may_come_when_all_are_started_again(
+  monkeypatch, coordinator, message
+):
+  monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+  monkeypatch.setattr("jax.distributed.initialize", failing_with(message))
+  with pytest.raises(LateError, match="started after 7 s: give the same command again") as caught:
+    parallel.initialize(coordinator, 2, 1, start_seconds=7)
+  assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_coordinator_that_nobody_can_find_must_be_mended(monkeypatch):
+  def unknown(*_):
+    raise socket.gaierror("Name or service not known")
+
+  monkeypatch.setattr(socket, "getaddrinfo", unknown)
+  message = r"--coordinator=nowhere:7: nowhere has no address .*: give the host of process 0"
+  with pytest.raises(ConfigError, match=message):
+    parallel.initialize("nowhere:7", 2, 1, start_seconds=0)
+  for wrong in ("nowhere", "nowhere:", ":7", "nowhere:http"):
+    with pytest.raises(ConfigError, match=f"--coordinator={wrong}: give HOST:PORT, or none"):
+      parallel.initialize(wrong, 2, 1)
+
+
+def test_a_coordinator_whose_pod_starts_late_is_waited_for(monkeypatch):
+  tries = iter([socket.gaierror("not yet"), socket.gaierror("not yet"), None])
+
+  def address(*_):
+    if error := next(tries):
+      raise error
+
+  monkeypatch.setattr(socket, "getaddrinfo", address)
+  monkeypatch.setattr(time, "sleep", lambda seconds: None)
+  monkeypatch.setattr("jax.distributed.initialize", failing_with("reached"))
+  with pytest.raises(ConfigError, match="reached"):
+    parallel.initialize("pod-0:7", 2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_process_whose_others_do_not_come_asks_for_another_start(
+  run_config, compile_cache, tmp_path, present
+):
+  flags = [f"--coordinator=127.0.0.1:{processes.free_port()}", "--processes=2", "--start_seconds=5"]
+  run = processes.train(
+    tmp_path / "run", run_config, compile_cache, *flags, f"--process_id={present}"
+  )
+  _, err = run.communicate(timeout=120)
+  # JAX 0.10 aborts by itself. Launchers answer both.
+  assert run.returncode in (75, -signal.SIGABRT), err
 
 
 HEARTBEAT = 10  # seconds

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import pytest
 import tiny
 
-from mellow_jax import parallel
+from mellow_jax import parallel, plan
 from mellow_jax.errors import ConfigError
 from mellow_jax.training import device_plan
 
@@ -104,6 +105,25 @@ def test_without_the_gpu_compiler_a_line_says_how_to_get_it():
   says = r"the GPU compiler is missing: in the checkout, pip install -e '\.\[cuda\]'"
   with pytest.raises(ConfigError, match=says):
     device_plan.load_topology("h200:8")
+
+
+def test_the_plan_is_of_the_model_of_the_folder_that_a_run_adopts(
+  tiny_model_folder, tiny_config, tmp_path, monkeypatch, capsys
+):
+  def planned(cfg, *_):
+    return {"width": cfg.model.encoder.width, "answer_tokens": cfg.model.answer_tokens}
+
+  monkeypatch.setattr(device_plan, "plan", planned)
+  folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+  shutil.rmtree(folder / "params")  # a plan needs no weights
+  words = ["mellow plan", "--config=finetune", "--topology=v5e:2x4", "--json"]
+  asked = [*words, f"--config.init_from={folder}", "--config.model.answer_tokens=9"]
+  assert plan.main(asked) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found == {"width": tiny_config.encoder.width, "answer_tokens": 9}
+  assert plan.main([*words, f"--config.init_from={tmp_path}/absent"]) == 1
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert line.startswith(f"error: {tmp_path}/absent: there is no such folder")
 
 
 def test_what_does_not_fit_is_compiled_again_with_recomputation(monkeypatch):

@@ -1,6 +1,7 @@
 """PyTorch state_dicts to our parameters and back: total and exact, or it fails naming the keys."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,6 +150,10 @@ def plan(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> list[Line]:
         f"key {line.key!r} has shape {line.shape}, which gives {line.path} the shape "
         f"{shapes[line.path]} instead of {expected[line.path].shape}: {_ANOTHER}"
       )
+  for line, made in _made(lines, computed(cfg, kind)):
+    if line.shape != made.shape:
+      what = f"has shape {line.shape} instead of {made.shape}"
+      raise CheckpointError(f"key {line.key!r} {what}: {_of_another(line.key, cfg)}")
   return lines
 
 
@@ -205,13 +210,15 @@ def _check_total(lines: list[Line], expected: dict[str, Any], table: list[rules.
 def convert(state_dict: dict[str, np.ndarray], cfg: ModelConfig) -> dict[str, np.ndarray]:
   """Our parameters by path, float32, of the whole model or of the part that the file holds.
 
-  Raises CheckpointError as `plan` does, for values that are not finite, and where a head or
-  rotation of its own contradicts the configuration.
+  Raises CheckpointError as `plan` does, for values that are not finite, and where a head, rotation,
+  front end or mask of its own contradicts the configuration.
   """
   lines = plan(state_dict, cfg)
   kind, state_dict, _ = recognise(state_dict)
   table = rules.table(kind, cfg)
   embedding = next((state_dict[line.key] for line in lines if line.path == EMBEDDING), None)
+  for line, made in _made(lines, computed(cfg, kind)):
+    _check_made(line.key, state_dict[line.key], made, cfg)
   flat = {}
   for line in lines:
     array = state_dict[line.key]
@@ -238,6 +245,32 @@ def _check_dropped(key: str, array: np.ndarray, embedding: Any, cfg: ModelConfig
     # Kept in bfloat16 by some. Of another theta, the last differs by more than a tenth.
     if array.shape != expected.shape or not np.allclose(array.astype(float), expected, rtol=0.01):
       raise CheckpointError(f"key {key!r} is not of head size {size} and theta {theta:g}")
+
+
+def _made(lines: list[Line], made: dict[str, np.ndarray]) -> Iterator[tuple[Line, np.ndarray]]:
+  """The entries that are not kept and say something, each as the configuration makes it."""
+  for line in lines:
+    if line.key in made and not line.key.endswith("num_batches_tracked"):
+      yield line, made[line.key]
+
+
+def _check_made(key: str, array: np.ndarray, made: np.ndarray, cfg: ModelConfig) -> None:
+  """Raises CheckpointError where a computed entry is not as the configuration makes it."""
+  # Files may be in bfloat16, which rounds by up to a 512th. Of another rate, whole bins differ.
+  if not np.allclose(array.astype(float), made, rtol=0.01, atol=1e-3 * np.abs(made).max()):
+    raise CheckpointError(f"key {key!r} has other values: {_of_another(key, cfg)}")
+
+
+def _of_another(key: str, cfg: ModelConfig) -> str:
+  """What another form of a computed entry means, for a message."""
+  audio = cfg.audio
+  if re.search(r"(?:spectrogram|logmel)_extractor\.", key):
+    return (
+      f"the weights hear another log-mel than of {audio.sample_rate} Hz, n_fft {audio.n_fft} and "
+      f"{audio.mel_bins} bins, {audio.f_min:g} to {audio.f_max:g} Hz: give --like=FOLDER, a model "
+      "folder with theirs"
+    )
+  return f"the file is of {_ANOTHER}"
 
 
 _GROUP = re.compile(r"\([^()]*\)")

@@ -91,6 +91,7 @@ def write(
   check(cfg)
   if output.exists():
     raise ConfigError(f"--output={output}: is there already: remove it, or give another")
+  init.check_folders(cfg)
   train, val, clips = pipeline.sources(cfg, log)
   tokenizer, cfg = init.tokenizer(cfg, train)
   flat = init.parameters(cfg, tokenizer)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,9 @@ def _folder_and_part(source: str) -> tuple[str, str]:
   return (folder, f"{part}/") if folder and part in PARTS else (source, "")
 
 
-def adopt(cfg: Config, given: Mapping[str, Any]) -> Config:
+def adopt(
+  cfg: Config, given: Mapping[str, Any], log: Callable[[str], None] = parallel.log
+) -> Config:
   """The config with the model and the preset of the folder it starts from, if it adopts them.
 
   given holds the values that the command line sets, by their path in the config: they stay.
@@ -61,7 +63,7 @@ def adopt(cfg: Config, given: Mapping[str, Any]) -> Config:
       if not hasattr(part, name):
         raise ConfigError(f"config.{path}: the model in {folder} has no such field: leave it out")
       setattr(part, name, value)
-  parallel.log(f"{folder}: its model and its preset {cfg.data.preset!r} are taken")
+  log(f"{folder}: its model and its preset {cfg.data.preset!r} are taken")
   return cfg
 
 

@@ -17,7 +17,7 @@ from mellow_jax import checkpoint
 from mellow_jax.config import ModelConfig
 from mellow_jax.convert import convert, rules, torch_files
 from mellow_jax.errors import CheckpointError
-from mellow_jax.models import mellow
+from mellow_jax.models import mel, mellow
 from tools.convert_weights import __main__ as command
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -187,6 +187,17 @@ def test_an_inexact_type_is_named(state_dict):
 
 def test_an_untied_head_is_named(state_dict):
   refused({**state_dict, HEAD: state_dict[HEAD] + 1}, HEAD)
+
+
+def test_an_encoder_for_48_khz_is_named(state_dict):
+  """As CLAP has it: all shapes are those of the released HTSAT, but it hears other mel bins."""
+  entries = convert.computed(CFG)
+  convert.plan(state_dict | entries, CFG)
+  (key,) = (key for key in entries if key.endswith("melW"))
+  other = mel.filter_bank(48_000, 1024, 64, 50.0, 14_000.0).T
+  refused(
+    {**state_dict, **entries, key: other}, key, "32000 Hz, n_fft 1024 and 64 bins, 50 to 14000"
+  )
 
 
 def test_another_model_is_refused():

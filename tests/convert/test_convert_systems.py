@@ -5,10 +5,13 @@ import json
 import pathlib
 
 import jax
+import librosa
+import ml_dtypes
 import numpy as np
 import pytest
 import systems
 import tiny
+from damage import one_line
 from safetensors.numpy import load_file
 
 from mellow_jax import checkpoint
@@ -24,7 +27,7 @@ from mellow_jax.config import (
 from mellow_jax.convert import __main__ as command
 from mellow_jax.convert import convert, rules, sources, torch_files
 from mellow_jax.errors import CheckpointError
-from mellow_jax.models import lora, mellow
+from mellow_jax.models import lora, mel, mellow
 from tests.convert.weight_files import (
   KEY_QUERY,
   QUERY_VALUE,
@@ -97,6 +100,19 @@ def test_full_cnn14_alone_has_its_84_entries(manifest, abstract):
   assert {line.path for line in lines if line.path} == set(part(abstract, "encoder"))
   flat = {name: x.shape for name, x in part(abstract, "encoder").items()}
   assert shapes_of(convert.reverse(without_memory(flat), cfg)) == shapes
+
+
+def test_full_cnn14_of_panns_for_16_khz_is_told_by_its_log_mel(manifest):
+  held = {k.removeprefix(CNN14_PREFIX): v for k, v in manifest.items() if "cnn14." in k}
+  # Its other 81 entries have the shapes of the one for 32 kHz. Source: Cnn14_16k of PANNs.
+  held |= {f"spectrogram_extractor.stft.conv_{x}.weight": [257, 1, 512] for x in ("real", "imag")}
+  held |= {"logmel_extractor.melW": [257, 64]}
+  held = without_memory(held)
+  with pytest.raises(CheckpointError) as error:
+    convert.plan(held, convert.config_of(held))
+  assert one_line(error).startswith("key 'spectrogram_extractor.stft.conv_")
+  for words in ("(257, 1, 512) instead of (513, 1, 1024)", "than of 32000 Hz", "--like=FOLDER"):
+    assert words in str(error.value)
 
 
 def test_full_gpt2_of_the_hub_drops_masks_and_keeps_biases(manifest, abstract):
@@ -345,6 +361,51 @@ def test_factors_that_do_not_fit_are_named():
   refused(held | {other: held[b]}, cfg, other)
   wrapped_norm = PEFT + "model.norm.lora_A.default.weight"
   refused(held | {wrapped_norm: held[b]}, cfg, wrapped_norm)
+
+
+FRONT_END = "spectrogram_extractor.stft.conv_real.weight", "logmel_extractor.melW"
+
+
+def as_torchlibrosa(cfg, held):
+  """The entries with its front end: in float64 by powers of a root of one, then in float32."""
+  n, audio = cfg.audio.n_fft, cfg.audio
+  rows = np.arange(n)[:, None] * np.arange(n // 2 + 1)
+  waves = np.power(np.exp(-2j * np.pi / n), rows) * librosa.filters.get_window("hann", n)[:, None]
+  limits = {"fmin": audio.f_min, "fmax": audio.f_max}
+  mels = librosa.filters.mel(sr=audio.sample_rate, n_fft=n, n_mels=audio.mel_bins, **limits)
+  theirs = {"conv_real.weight": waves.real.T[:, None], "conv_imag.weight": waves.imag.T[:, None]}
+  theirs["melW"] = mels.T
+  return {
+    key: next((np.float32(y) for name, y in theirs.items() if key.endswith(name)), x)
+    for key, x in held.items()
+  }
+
+
+@pytest.mark.parametrize("name", ["htsat-nonlinear-smollm2", "cnn14-nonlinear-gpt2"])
+def test_computed_entries_may_be_rounded_in_other_ways(name):
+  cfg, flat = parameters(name)
+  held = convert.reverse(part(flat, "encoder"), cfg)
+  theirs = as_torchlibrosa(cfg, held)
+  assert any(not np.array_equal(held[key], x) for key, x in theirs.items())
+  made = convert.computed(cfg, cfg.encoder.kind)
+  coarse = {k: x.astype(ml_dtypes.bfloat16) if k in made else x for k, x in held.items()}
+  for state_dict in (theirs, coarse):
+    assert same(convert.convert(state_dict, cfg), part(flat, "encoder"))
+
+
+@pytest.mark.parametrize("name", ["htsat-nonlinear-smollm2", "cnn14-nonlinear-gpt2"])
+def test_computed_entries_of_another_model_are_named(name):
+  cfg, flat = parameters(name)
+  held, audio = convert.reverse(flat, cfg), cfg.audio
+  keys = [next(key for key in held if key.endswith(name)) for name in FRONT_END]
+  for key in keys:
+    refused(held | {key: held[key][1:]}, cfg, key, "shape", "another log-mel", "16000 Hz")
+    refused(held | {key: held[key][::-1]}, cfg, key, "values", "another log-mel", "16000 Hz")
+  bank = mel.filter_bank(22_050, audio.n_fft, audio.mel_bins, audio.f_min, audio.f_max)
+  refused(held | {keys[1]: bank.T}, cfg, keys[1], "values", f"{audio.mel_bins} bins, 50 to 8000 Hz")
+  for key in (key for key in held if key.endswith(("attn_mask", "relative_position_index"))):
+    refused(held | {key: held[key] + 1}, cfg, key, "values", "another architecture")
+    refused(held | {key: held[key][1:]}, cfg, key, "shape", "another architecture")
 
 
 def test_a_part_that_is_missing_or_of_another_kind_is_named():

@@ -15,13 +15,14 @@ import tiny
 from damage import files_of_at_most, one_line
 
 import mellow_jax
-from mellow_jax import parallel
+from mellow_jax import cache_features, checkpoint, parallel
 from mellow_jax.config import DataConfig
+from mellow_jax.configs import finetune
 from mellow_jax.data import features as kept
 from mellow_jax.data import pipeline
-from mellow_jax.errors import AudioError, ConfigError, DataError
+from mellow_jax.errors import AudioError, CheckpointError, ConfigError, DataError
 from mellow_jax.models import mellow
-from mellow_jax.training import checkpoints, features, loader, step
+from mellow_jax.training import checkpoints, features, init, loader, step
 
 ROWS = [
   ("short.wav", "what is heard ?", "a dog"),
@@ -93,6 +94,33 @@ def test_a_run_goes_on_with_as_many_windows_from_wherever_they_are(cfg, tmp_path
   two, none = content(2, "two"), loaded(cfg, tmp_path).content
   assert {name for name in two if two[name] != three[name]} == {checkpoints.WINDOWS}
   assert {name for name in none if none[name] != three[name]} == {checkpoints.WINDOWS}
+
+
+def test_the_command_hears_with_the_model_of_the_folder_that_a_run_adopts(
+  cfg, tiny_model_folder, tmp_path, capsys
+):
+  output, words = tmp_path / "features", ["mellow cache-features", "--config=finetune"]
+  words += [f"--config.data.{name}={cfg.data.train}" for name in ("train", "val")]
+  words += ["--config.data.max_bad_fraction=1.0", f"--output={output}", "--device=cpu"]
+  assert cache_features.main([*words, f"--config.init_from={tmp_path}/absent"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"error: {tmp_path}/absent: there is no such folder")
+  given = [*words, f"--config.init_from={tiny_model_folder}"]
+  assert cache_features.main(given) == 0, capsys.readouterr().err
+  # What training asks of the folder.
+  run = dataclasses.replace(finetune.get_config(), init_from=(str(tiny_model_folder),))
+  kept.check_made_by(output, features.made_by(init.adopt(run, {})))
+  features.check_encoder(str(output), checkpoint.load_params(tiny_model_folder)[0])
+
+
+def test_a_folder_of_another_architecture_is_told_before_clips_are_read(cfg, tiny_model_folder):
+  decoder = dataclasses.replace(cfg.model.decoder, width=64)
+  other = dataclasses.replace(
+    cfg, init_from=(str(tiny_model_folder),), model=dataclasses.replace(cfg.model, decoder=decoder)
+  )
+  shutil.rmtree(pathlib.Path(cfg.data.train).parent)
+  with pytest.raises(CheckpointError, match=r"another architecture: .* in config.model"):
+    features.write(other, pathlib.Path("absent"), windows=1, batch=1, log=print)
 
 
 def test_features_of_clips_that_are_kept_in_memory_are_those_of_their_files(cfg, tmp_path):
