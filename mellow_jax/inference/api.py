@@ -188,6 +188,28 @@ def _check_readable(options: Sequence[str]) -> None:
     try:
       prompts.check(option)
     except ValueError as error:
+def numbered(rows: Iterable[Row], numbers: Sequence[int] | None) -> Iterator[Row]:
+  """The rows, where there is one for each of the numbers; None: any rows.
+
+  Raises QuestionError for what is no rows at all, and, after what fits, for a row without a number
+  or a number without a row.
+  """
+  if not isinstance(rows, Iterable):
+    raise QuestionError(f"rows {rows!r:.60}: give rows of (clip, second clip or None, question)")
+  if numbers is None:
+    yield from rows
+    return
+  left = len(numbers)
+  for row in rows:
+    if not left:
+      raise QuestionError(f"numbers: {len(numbers)} for more rows: give each row one")
+    left -= 1
+    yield row
+  if left:
+    given = f"numbers: {len(numbers)} for {len(numbers) - left} rows"
+    raise QuestionError(f"{given}: give each row one")
+
+
       raise QuestionError(f"option {notes.quoted(option)}: {error}") from None
 
 
@@ -400,7 +422,8 @@ class Mellow:
     A row that cannot be asked raises AudioError or QuestionError after the answers before it; where
     strict is False, NotAsked takes its place.
 
-    Raises AudioError and QuestionError, as `answer` does, for the rows it comes to.
+    Raises AudioError and QuestionError, as `answer` does, for the rows it comes to, and
+    QuestionError where numbers are not as many as the rows.
     """
     key = _random_key(seed, sampling)
     own = None if numbers is None else np.array(numbers, np.int32)
@@ -429,6 +452,7 @@ class Mellow:
     """The answer to a prompt from the tokens of its samples, without their ends."""
     texts = tuple(self.tokenizer.decode(i).strip() for i in ids)
     is_full = [len(i) == sampling.max_new_tokens for i in ids]
+    rows = numbered(rows, numbers)
     return Answer(
       texts=texts,
       log_probs=tuple(log_probs.tolist()),
@@ -703,8 +727,6 @@ class Mellow:
     """
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
       raise QuestionError(f"batch_size {batch_size!r}: give 1 or more")
-    if not isinstance(rows, Iterable):
-      raise QuestionError(f"rows {rows!r:.60}: give rows of (clip, second clip or None, question)")
     rows, start, running = iter(rows), 0, []
 
     def finish() -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:
@@ -713,17 +735,18 @@ class Mellow:
         yield from ((p, next(parts) if isinstance(p, Prompt) else ()) for p in batch)
       running.clear()
 
-    while True:
+    fault = None
+    while not fault:
+      batch = []
       # The next clips are read while the device is busy with the last batch.
       try:
-        some = itertools.islice(rows, batch_size)
-        batch = [self.prompt_or_reason(row, window, strict) for row in some]
-      except ValueError:
-        yield from finish()
-        raise
+        for row in itertools.islice(rows, batch_size):
+          batch.append(self.prompt_or_reason(row, window, strict))
+      except ValueError as error:  # of a row; the answers before it come first
+        fault = error
       yield from finish()
       if not batch:
-        return
+        break
       asked = [place for place, prompt in enumerate(batch) if isinstance(prompt, Prompt)]
       # The batch is filled up with its last row: another size would compile again.
       asked += asked[-1:] * (batch_size - len(asked))
@@ -741,3 +764,6 @@ class Mellow:
       if strict:
         raise
       return NotAsked(getattr(error, "reason", "question"), str(error))
+    yield from finish()
+    if fault:
+      raise fault

@@ -41,6 +41,7 @@ from mellow_jax.inference.api import (
   NotAsked,
   Prompt,
   Row,
+  numbered,
   check_seed,
 )
 from mellow_jax.inference.decide import Decision, Question
@@ -265,7 +266,7 @@ class Engine:
     """
     if sampling.beams > 1 or sampling.top_k:
       raise QuestionError("beams and top_k: ask Mellow.stream, which answers batch by batch")
-    rows, places = iter(rows), itertools.count() if numbers is None else iter(numbers)
+    rows, places = numbered(rows, numbers), itertools.count() if numbers is None else iter(numbers)
     asked: collections.deque[_AskedRow] = collections.deque()
     fault, is_open = None, True
     try:

@@ -188,3 +188,12 @@ def test_a_full_queue_and_a_closed_engine_say_so(model):
     assert refused
   with pytest.raises(BusyError, match="closed"):
     small.submit(Request(model.prompt(row), 4))
+def test_numbers_that_are_not_as_many_as_the_rows_are_told(model, engine):
+  rows = prompts(model, 3)
+  for numbers, answers, says in (([5], 1, "1 for more rows"), ([5, 6, 7, 8], 3, "4 for 3 rows")):
+    found = []
+    with pytest.raises(QuestionError, match=f"numbers: {says}: give each row one"):
+      found.extend(engine.answers(rows, sampling=Sampling(max_new_tokens=4), numbers=numbers))
+    assert len(found) == answers
+
+
