@@ -26,6 +26,7 @@ from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, choices, presets, prompts
 from mellow_jax.data.audio import Clip, Source
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.prompts import Unread
 from mellow_jax.errors import AudioError, CheckpointError, QuestionError
 from mellow_jax.inference import decide, decode, notes, text_stream
@@ -37,7 +38,9 @@ from mellow_jax.models.mellow import MellowModel
 
 GREEDY = Sampling()
 logger = logging.getLogger("mellow_jax")
-OPTION_BUCKET = 8  # options are padded to a multiple of so many tokens, so that few sizes compile
+# Options are padded to one of these numbers of tokens, or to all that a model reads of one: each is
+# compiled, at full size for seconds to a minute.
+OPTION_LENGTHS = (16, 64, 256)
 
 # First clip, second or None, question. In the place of a clip that could not be read may stand its
 # error, which is raised, or recorded, when it is the row's turn.
@@ -156,6 +159,14 @@ def log_progress() -> None:
     logger.propagate = False  # some libraries give the root logger a handler
 
 
+@contextlib.contextmanager
+def announced(what: str) -> Iterator[None]:
+  """Logs that the block compiles something: it is easily taken for slowness."""
+  told = parallel.told_of_compilation(lambda: logger.info("compiling, once: %s", what))
+  with told, progress.stage("preparing", logger.info, is_said=True):
+    yield
+
+
 def say_unheard(windows: Sequence[Clip]) -> None:
   """Says in the log where the end of a clip is in none of its windows."""
   if (rest := audio.unheard(windows)) >= 0.01:
@@ -177,17 +188,6 @@ def _random_key(seed: int, sampling: Sampling) -> Key[Array, ""]:
   return jax.random.key(seed)
 
 
-def _are_texts(options: Any) -> bool:
-  """Whether these are the options of a question: texts, at least one."""
-  is_list = isinstance(options, Sequence) and not isinstance(options, str)
-  return is_list and bool(options) and all(isinstance(text, str) for text in options)
-
-
-def _check_readable(options: Sequence[str]) -> None:
-  for option in options:
-    try:
-      prompts.check(option)
-    except ValueError as error:
 def numbered(rows: Iterable[Row], numbers: Sequence[int] | None) -> Iterator[Row]:
   """The rows, where there is one for each of the numbers; None: any rows.
 
@@ -210,6 +210,23 @@ def numbered(rows: Iterable[Row], numbers: Sequence[int] | None) -> Iterator[Row
     raise QuestionError(f"{given}: give each row one")
 
 
+def _are_texts(options: Any) -> bool:
+  """Whether these are the options of a question: texts, at least one."""
+  is_list = isinstance(options, Sequence) and not isinstance(options, str)
+  return is_list and bool(options) and all(isinstance(text, str) for text in options)
+
+
+def _preset_of(name: str) -> Preset:
+  if name not in presets.PRESETS:
+    raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
+  return presets.PRESETS[name]
+
+
+def _check_readable(options: Sequence[str]) -> None:
+  for option in options:
+    try:
+      prompts.check(option)
+    except ValueError as error:
       raise QuestionError(f"option {notes.quoted(option)}: {error}") from None
 
 
@@ -233,11 +250,10 @@ class Mellow:
     log_progress()
     if not isinstance(loaded, LoadedModel):
       raise CheckpointError(f"{loaded!r:.80} is no loaded model: use Mellow.load(FOLDER)")
-    name = loaded.preset if preset is None else preset
-    if name not in presets.PRESETS:
-      raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
-    self.preset, self.cfg = presets.PRESETS[name], loaded.config
-    self.tokenizer, self._compiled = loaded.tokenizer, set()
+    self.preset = _preset_of(loaded.preset if preset is None else preset)
+    self.cfg, self.tokenizer, self._compiled = loaded.config, loaded.tokenizer, set()
+    most = self.cfg.answer_tokens
+    self.option_lengths = (*(n for n in OPTION_LENGTHS if 2 * n <= most), most)
     # Of long clips, and of the first question and option that are cut; commands count them instead.
     self.warns, self._warned = True, set[NoteKind]()
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
@@ -301,6 +317,8 @@ class Mellow:
     """
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
       raise CheckpointError(f"{folder!r:.80} is no path of a model folder: name one")
+    if preset is not None:
+      _preset_of(preset)  # before what takes long
     parallel.use_compilation_cache()
     log_progress()
     devices = devices or jax.local_devices()[:1]
@@ -434,6 +452,7 @@ class Mellow:
       return found.tokens, found.lengths, found.log_probs
 
     program = ("answers", sampling)
+    rows = numbered(rows, numbers)
     for prompt, arrays in self._run(rows, window, batch_size, compute, program, strict):
       if isinstance(prompt, NotAsked):
         yield prompt
@@ -452,7 +471,6 @@ class Mellow:
     """The answer to a prompt from the tokens of its samples, without their ends."""
     texts = tuple(self.tokenizer.decode(i).strip() for i in ids)
     is_full = [len(i) == sampling.max_new_tokens for i in ids]
-    rows = numbered(rows, numbers)
     return Answer(
       texts=texts,
       log_probs=tuple(log_probs.tolist()),
@@ -517,7 +535,8 @@ class Mellow:
     encoded = [[self._encode_option(option) for option in row] for row in options]
     longest = max(room[1], *(length for row in encoded for _, length in row))
     most = max(room[0], *map(len, encoded))
-    shape = (len(options), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
+    padded = next((n for n in self.option_lengths if n >= longest), longest)
+    shape = (len(options), most, padded)
     ids, lengths = np.full(shape, self.cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
     for r, row in enumerate(encoded):
       for o, (tokens, length) in enumerate(row):
@@ -632,9 +651,7 @@ class Mellow:
     if (program, batch_size) in self._compiled:
       yield
       return
-    says = "compiling, once: %s in batches of %d"
-    told = parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size))
-    with told, progress.stage("preparing", logger.info, is_said=True):
+    with announced(f"{program[0]} in batches of {batch_size}"):
       yield
     self._compiled.add((program, batch_size))
 
@@ -755,6 +772,9 @@ class Mellow:
         arrays = compute(self._inputs(inputs), start + np.array(asked)) if asked else ()
       running.append((batch, arrays))
       start += len(batch)
+    yield from finish()
+    if fault:
+      raise fault
 
   def prompt_or_reason(self, row: Row, window: audio.Window, strict: bool) -> Prompt | NotAsked:
     """A row as the model gets it; unless strict, why it cannot be asked takes its place."""
@@ -764,6 +784,3 @@ class Mellow:
       if strict:
         raise
       return NotAsked(getattr(error, "reason", "question"), str(error))
-    yield from finish()
-    if fault:
-      raise fault
