@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mellow_jax import config_help, files, progress
+from mellow_jax.data import presets
 from mellow_jax.errors import FlagsError, LateError, UserError, first_line
 
 CONFIGS = Path(__file__).parent / "configs"  # of the checkout, or as installed
@@ -99,8 +100,8 @@ def define_device(f: flags.FlagValues) -> None:
 
 def define_preset(f: flags.FlagValues) -> None:
   """Defines --preset; what there is to choose stands in data/presets.py."""
-  text = "How inputs are prepared: release, training or clean; by default the model's."
-  flags.DEFINE_string("preset", None, text, flag_values=f)
+  text = "Input preparation; by default the model's."
+  flags.DEFINE_enum("preset", None, [*presets.PRESETS], text, flag_values=f)
 
 
 def define_sampling(f: flags.FlagValues, samples: str) -> None:

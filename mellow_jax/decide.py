@@ -48,10 +48,12 @@ def _decide(f: flags.FlagValues, *words: str) -> None:
     if f[name].present and not f[name].value:
       raise FlagsError(f"--{name} is empty: give texts with commas between them, or drop it")
   # Here, so that --help needs none of it.
+  from mellow_jax import parallel
   from mellow_jax.inference.api import Mellow
   from mellow_jax.inference.decide import Choice, Rating, YesNo
   from mellow_jax.inference.notes import NoteCounts
 
+  parallel.require_device(f.device)
   if f.options:
     question = Choice(f.question, tuple(f.options))
   elif f.levels:

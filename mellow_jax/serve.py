@@ -3,8 +3,9 @@
   mellow serve --checkpoint=runs/demo/model
 
 Then open http://127.0.0.1:8000, or send requests as docs/serving.md shows. The server answers
-/health with 503 until the model is loaded and compiled. SIGTERM and Ctrl-C let it finish the
-requests that it has. It needs the extra `serve`: in the checkout, pip install -e '.[serve]'.
+/health with 503 until the model is loaded and compiled, and ends where that fails. SIGTERM and
+Ctrl-C let it finish the requests that it has. It needs the extra `serve`: in the checkout,
+pip install -e '.[serve]'.
 """
 
 import contextlib
@@ -76,30 +77,39 @@ def _serve(f: flags.FlagValues) -> int:
   listener = _listen(f.host, f.port)  # before anything is loaded
   import uvicorn  # here, so that --help needs none of it
 
+  from mellow_jax import parallel
   from mellow_jax.inference.api import Mellow
   from mellow_jax.inference.engine import Engine
   from mellow_jax.serving import app
 
+  parallel.require_device(f.device)
+
   def load() -> Engine:
     model = Mellow.load(f.checkpoint, f.preset)
     model.warns = False  # responses do
-    found = Engine(
+    return Engine(
       model,
       slots=f.slots,
       max_new_tokens=f.max_new_tokens,
       max_queue=f.max_queue,
       cache_bytes=f.cache_mib * 2**20,
     )
-    found.prepare_decisions()
-    print(f"ready: http://{f.host}:{f.port}", flush=True)
-    return found
+
+  failures: list[Exception] = []
+
+  def on_start(failure: Exception | None) -> None:
+    if failure is None:
+      print(f"ready: http://{f.host}:{f.port}", flush=True)
+    else:  # a server without a model would never answer, and nothing would start it anew
+      failures.append(failure)
+      server.should_exit = True
 
   settings = app.ServerSettings(
     names=tuple(dict.fromkeys([f.name or "mellow", "mellow"])),
     api_key=f.api_key or os.environ.get("MELLOW_API_KEY", ""),
   )
   how = uvicorn.Config(
-    app.create_app(load, settings),
+    app.create_app(load, settings, on_start),
     log_level="warning",
     server_header=False,
     timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -109,6 +119,8 @@ def _serve(f: flags.FlagValues) -> int:
   server = uvicorn.Server(how)
   with contextlib.suppress(KeyboardInterrupt):  # once all requests are finished
     server.run(sockets=[listener])
+  if failures:
+    raise failures[0]
   if {thread.name for thread in threading.enumerate()} & {"load", "engine"}:
     # Ctrl-C came while the model was loaded, or twice: an ordinary exit would abort within XLA.
     print("error: stopped by Ctrl-C", file=sys.stderr, flush=True)

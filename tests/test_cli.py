@@ -3,6 +3,7 @@
 import importlib
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,24 +114,63 @@ def test_help_config_without_a_config_says_what_is_missing(capsys):
   assert capsys.readouterr().err.startswith("error: --config is missing: name the config")
 
 
-@pytest.mark.parametrize(
-  ("device", "words"),
-  [
-    ("gpu", "generate --checkpoint=. --audio=a.wav --prompt=what?"),
-    ("tpu", "generate --checkpoint=. --audio=a.wav --prompt=what?"),
-    ("gpu", "train --config=demo --workdir=run"),
-    ("tpu", "train --config=demo --workdir=run"),
-    ("gpu", "cache-features --config=mellow --output=features"),
+# What has the flag --device, by its module, and what else it wants.
+WITH_DEVICE = {
+  "ablate": ["--workdir=out"],
+  "cache_features": ["--config=mellow", "--output=features"],
+  "decide": ["--checkpoint=model", "a.wav", "--question=what?"],
+  "evaluation.commands.predict": [
+    "--checkpoint=model",
+    "--benchmark=table",
+    "--data=a.csv",
+    "--output=a.jsonl",
   ],
+  "evaluation.linear_probe": ["--checkpoint=model", "--train=a.json", "--test=a.json"],
+  "generate": ["--checkpoint=model", "--audio=a.wav", "--prompt=what?"],
+  "inspect": ["--checkpoint=model", "--audio=a.wav"],
+  "serve": ["--checkpoint=model", "--port={port}"],
+  "train": ["--config=demo", "--workdir=out"],
+}
+
+
+def test_what_has_the_flag_device_is_known():
+  package = Path(cli.__file__).parent
+  paths = (p for p in package.rglob("*.py") if "cli.define_device(" in p.read_text())
+  assert {".".join(p.relative_to(package).with_suffix("").parts) for p in paths} == {*WITH_DEVICE}
+
+
+@pytest.mark.parametrize(
+  ("module", "device"),
+  [*((module, "gpu") for module in WITH_DEVICE), ("generate", "tpu"), ("train", "tpu")],
 )
-def test_a_device_that_is_not_here_is_one_line(tmp_path, device, words):
-  command = [sys.executable, "-m", "mellow_jax", *words.split(), f"--device={device}"]
+def test_a_device_that_is_not_here_is_one_line(tmp_path, module, device):
+  """A CPU does not take its place in silence."""
+  if module == "serve":
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+  (tmp_path / "model").mkdir()
+  (tmp_path / "model" / "config.json").write_text("no model")  # that would be told if it were read
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  code = f"import sys; from mellow_jax.{module} import main; sys.exit(main(sys.argv))"
+  command = [sys.executable, "-c", code, f"--device={device}"]
+  command += [flag.format(port=port) for flag in WITH_DEVICE[module]]
   environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TPU_SKIP_MDS_QUERY": "1"}
-  environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-  asked = {"capture_output": True, "text": True, "check": False, "cwd": tmp_path}
-  done = subprocess.run(command, env=environ, **asked)
-  assert done.returncode == 1 and "Traceback" not in done.stderr
+  done = subprocess.run(
+    command, capture_output=True, text=True, check=False, env=environ, cwd=tmp_path, timeout=120
+  )
+  assert done.returncode == 1
   assert done.stderr.splitlines()[-1].startswith(f"error: --device={device}: JAX finds none here")
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+  "module", ["decide", "evaluation.commands.predict", "generate", "inspect", "serve"]
+)
+def test_a_preset_that_is_none_is_one_line_before_anything_is_read(module, capsys):
+  command = importlib.import_module(f"mellow_jax.{module}")
+  assert command.main([f"mellow {module}", "--checkpoint=absent", "--preset=relase"]) == 1
+  says = "error: flag --preset=relase: value should be one of <release|training|clean>\n"
+  assert capsys.readouterr().err == says
 
 
 def test_a_device_that_cannot_be_used_is_named_with_the_reason(monkeypatch):

@@ -546,7 +546,7 @@ def test_predictions_made_otherwise_are_refused(run, clips, tmp_path):
     (["--audio={clips}/a.wav", "--prompt=  "], "the question is empty"),
     (["--prompt=x"], "give either --audio"),
     (["--audio=a.wav", "--audio=b.wav", "--audio=c.wav", "--prompt=x"], "--audio is given 3 times"),
-    (["--audio={clips}/a.wav", "--prompt=x", "--preset=nosuch"], "preset 'nosuch' is unknown"),
+    (["--prompt=x", "--preset=nosuch"], "--preset=nosuch: value should be one of <release"),
     (["--audio=a.wav", "--audio=b.wav", "--prompt=x", "--window=all"], "--window=all takes one"),
     (["--audio=a.wav", "--prompt=x", "--top_k=3"], "--top_k does nothing"),
     (["--audio=a.wav", "--prompt=x", "--sampling=sample", "--top_p=2"], "top_p 2.0 must be"),

@@ -26,6 +26,7 @@ from mellow_jax import checkpoint, parallel, progress
 from mellow_jax.checkpoint import LoadedModel
 from mellow_jax.data import audio, choices, presets, prompts
 from mellow_jax.data.audio import Clip, Source
+from mellow_jax.data.presets import Preset
 from mellow_jax.data.prompts import Unread
 from mellow_jax.errors import AudioError, CheckpointError, QuestionError
 from mellow_jax.inference import decide, decode, notes, text_stream
@@ -37,7 +38,9 @@ from mellow_jax.models.mellow import MellowModel
 
 GREEDY = Sampling()
 logger = logging.getLogger("mellow_jax")
-OPTION_BUCKET = 8  # options are padded to a multiple of so many tokens, so that few sizes compile
+# Options are padded to one of these numbers of tokens, or to all that a model reads of one: each is
+# compiled, at full size for seconds to a minute.
+OPTION_LENGTHS = (16, 64, 256)
 
 # First clip, second or None, question. In the place of a clip that could not be read may stand its
 # error, which is raised, or recorded, when it is the row's turn.
@@ -156,6 +159,14 @@ def log_progress() -> None:
     logger.propagate = False  # some libraries give the root logger a handler
 
 
+@contextlib.contextmanager
+def announced(what: str) -> Iterator[None]:
+  """Logs that the block compiles something: it is easily taken for slowness."""
+  told = parallel.told_of_compilation(lambda: logger.info("compiling, once: %s", what))
+  with told, progress.stage("preparing", logger.info, is_said=True):
+    yield
+
+
 def say_unheard(windows: Sequence[Clip]) -> None:
   """Says in the log where the end of a clip is in none of its windows."""
   if (rest := audio.unheard(windows)) >= 0.01:
@@ -177,10 +188,38 @@ def _random_key(seed: int, sampling: Sampling) -> Key[Array, ""]:
   return jax.random.key(seed)
 
 
+def numbered(rows: Iterable[Row], numbers: Sequence[int] | None) -> Iterator[Row]:
+  """The rows, where there is one for each of the numbers; None: any rows.
+
+  Raises QuestionError for what is no rows at all, and, after what fits, for a row without a number
+  or a number without a row.
+  """
+  if not isinstance(rows, Iterable):
+    raise QuestionError(f"rows {rows!r:.60}: give rows of (clip, second clip or None, question)")
+  if numbers is None:
+    yield from rows
+    return
+  left = len(numbers)
+  for row in rows:
+    if not left:
+      raise QuestionError(f"numbers: {len(numbers)} for more rows: give each row one")
+    left -= 1
+    yield row
+  if left:
+    given = f"numbers: {len(numbers)} for {len(numbers) - left} rows"
+    raise QuestionError(f"{given}: give each row one")
+
+
 def _are_texts(options: Any) -> bool:
   """Whether these are the options of a question: texts, at least one."""
   is_list = isinstance(options, Sequence) and not isinstance(options, str)
   return is_list and bool(options) and all(isinstance(text, str) for text in options)
+
+
+def _preset_of(name: str) -> Preset:
+  if name not in presets.PRESETS:
+    raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
+  return presets.PRESETS[name]
 
 
 def _check_readable(options: Sequence[str]) -> None:
@@ -211,11 +250,10 @@ class Mellow:
     log_progress()
     if not isinstance(loaded, LoadedModel):
       raise CheckpointError(f"{loaded!r:.80} is no loaded model: use Mellow.load(FOLDER)")
-    name = loaded.preset if preset is None else preset
-    if name not in presets.PRESETS:
-      raise QuestionError(f"preset {name!r} is unknown: one of {', '.join(presets.PRESETS)}")
-    self.preset, self.cfg = presets.PRESETS[name], loaded.config
-    self.tokenizer, self._compiled = loaded.tokenizer, set()
+    self.preset = _preset_of(loaded.preset if preset is None else preset)
+    self.cfg, self.tokenizer, self._compiled = loaded.config, loaded.tokenizer, set()
+    most = self.cfg.answer_tokens
+    self.option_lengths = (*(n for n in OPTION_LENGTHS if 2 * n <= most), most)
     # Of long clips, and of the first question and option that are cut; commands count them instead.
     self.warns, self._warned = True, set[NoteKind]()
     graphdef, params = mellow.fuse(self.cfg, loaded.params)
@@ -284,6 +322,8 @@ class Mellow:
     """
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
       raise CheckpointError(f"{folder!r:.80} is no path of a model folder: name one")
+    if preset is not None:
+      _preset_of(preset)  # before what takes long
     parallel.use_compilation_cache()
     log_progress()
     devices = devices or jax.local_devices()[:1]
@@ -405,7 +445,8 @@ class Mellow:
     A row that cannot be asked raises AudioError or QuestionError after the answers before it; where
     strict is False, NotAsked takes its place.
 
-    Raises AudioError and QuestionError, as `answer` does, for the rows it comes to.
+    Raises AudioError and QuestionError, as `answer` does, for the rows it comes to, and
+    QuestionError where numbers are not as many as the rows.
     """
     key = _random_key(seed, sampling)
     own = None if numbers is None else np.array(numbers, np.int32)
@@ -416,6 +457,7 @@ class Mellow:
       return found.tokens, found.lengths, found.log_probs
 
     program = ("answers", sampling)
+    rows = numbered(rows, numbers)
     for prompt, arrays in self._run(rows, window, batch_size, compute, program, strict):
       if isinstance(prompt, NotAsked):
         yield prompt
@@ -498,7 +540,8 @@ class Mellow:
     encoded = [[self._encode_option(option) for option in row] for row in options]
     longest = max(room[1], *(length for row in encoded for _, length in row))
     most = max(room[0], *map(len, encoded))
-    shape = (len(options), most, -(-longest // OPTION_BUCKET) * OPTION_BUCKET)
+    padded = next((n for n in self.option_lengths if n >= longest), longest)
+    shape = (len(options), most, padded)
     ids, lengths = np.full(shape, self.cfg.pad_id, np.int32), np.zeros(shape[:2], np.int32)
     for r, row in enumerate(encoded):
       for o, (tokens, length) in enumerate(row):
@@ -613,9 +656,7 @@ class Mellow:
     if (program, batch_size) in self._compiled:
       yield
       return
-    says = "compiling, once: %s in batches of %d"
-    told = parallel.told_of_compilation(lambda: logger.info(says, program[0], batch_size))
-    with told, progress.stage("preparing", logger.info, is_said=True):
+    with announced(f"{program[0]} in batches of {batch_size}"):
       yield
     self._compiled.add((program, batch_size))
 
@@ -708,8 +749,6 @@ class Mellow:
     """
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
       raise QuestionError(f"batch_size {batch_size!r}: give 1 or more")
-    if not isinstance(rows, Iterable):
-      raise QuestionError(f"rows {rows!r:.60}: give rows of (clip, second clip or None, question)")
     rows, start, running = iter(rows), 0, []
 
     def finish() -> Iterator[tuple[Prompt | NotAsked, tuple[np.ndarray, ...]]]:
@@ -718,17 +757,18 @@ class Mellow:
         yield from ((p, next(parts) if isinstance(p, Prompt) else ()) for p in batch)
       running.clear()
 
-    while True:
+    fault = None
+    while not fault:
+      batch = []
       # The next clips are read while the device is busy with the last batch.
       try:
-        some = itertools.islice(rows, batch_size)
-        batch = [self.prompt_or_reason(row, window, strict) for row in some]
-      except ValueError:
-        yield from finish()
-        raise
+        for row in itertools.islice(rows, batch_size):
+          batch.append(self.prompt_or_reason(row, window, strict))
+      except ValueError as error:  # of a row; the answers before it come first
+        fault = error
       yield from finish()
       if not batch:
-        return
+        break
       asked = [place for place, prompt in enumerate(batch) if isinstance(prompt, Prompt)]
       # The batch is filled up with its last row: another size would compile again.
       asked += asked[-1:] * (batch_size - len(asked))
@@ -737,6 +777,9 @@ class Mellow:
         arrays = compute(self._inputs(inputs), start + np.array(asked)) if asked else ()
       running.append((batch, arrays))
       start += len(batch)
+    yield from finish()
+    if fault:
+      raise fault
 
   def prompt_or_reason(self, row: Row, window: audio.Window, strict: bool) -> Prompt | NotAsked:
     """A row as the model gets it; unless strict, why it cannot be asked takes its place."""

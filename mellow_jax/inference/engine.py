@@ -29,19 +29,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from mellow_jax import parallel, progress
 from mellow_jax.data.audio import Clip, Window
 from mellow_jax.errors import BusyError, QuestionError
 from mellow_jax.inference import decide, decode
 from mellow_jax.inference.api import (
   GREEDY,
-  OPTION_BUCKET,
   Answer,
   Mellow,
   NotAsked,
   Prompt,
   Row,
+  announced,
   check_seed,
+  numbered,
 )
 from mellow_jax.inference.decide import Decision, Question
 from mellow_jax.inference.decode import DecodeState, RowSampling, SampleState, Sampling
@@ -49,7 +49,8 @@ from mellow_jax.models import mellow
 from mellow_jax.models.decoder import Cache
 
 BURST = 4  # most steps between two looks at the queue: a host's wait for each would cost more
-OPTIONS = (4, 16)  # that are scored at a time
+OPTIONS = (4, 16)  # that are scored at a time; long ones by 4
+SAMPLES = 8  # of a question, whose random keys are compiled at the start
 TOP = 20  # tokens beside the chosen one, where a request asks for their log-probabilities
 FinishReason = Literal["stop", "length", "cancelled"]
 logger = logging.getLogger("mellow_jax")
@@ -87,8 +88,18 @@ class Job:
   """Anything else that needs the device, run between two bursts in the engine's thread."""
 
   call: Callable[[], Any]
-  on_end: Callable[[Any], None]  # what call returns, or the exception that it raises
-  cancelled: bool = False
+  cancel: threading.Event  # set by any thread: it is dropped, if it has not begun
+  ended: Future = field(default_factory=Future, init=False)  # what call returns or raises
+
+  def run(self) -> None:
+    """Calls it, or drops it: whoever waits gets a CancelledError."""
+    if self.cancel.is_set():
+      self.ended.cancel()
+      return
+    try:
+      self.ended.set_result(self.call())
+    except Exception as error:
+      self.ended.set_exception(error)
 
 
 @dataclass
@@ -164,7 +175,7 @@ class _ByContent:
       self.hits += 1
       self._found.move_to_end(key)
       return self._found[key]
-    made = make()
+    made = jax.block_until_ready(make())  # what fails on the device must not be kept
     self._found[key] = made
     self.bytes += _size(made)
     while self.bytes > self.max_bytes and len(self._found) > 1:
@@ -206,20 +217,20 @@ class Engine:
     self._waiting = threading.Semaphore(max_queue)
     self._rows: list[Request | None] = [None] * slots
     self._is_closed, self._lock = False, threading.Lock()
+    self._why_closed = "the engine is closed"
     self._compile()
-    self._table, self._no_key = self._empty(), jax.random.split(jax.random.key(0), 1)
+    self._table: _Rows | None = self._empty()  # None: lost with a program that failed
+    self._no_key = jax.random.split(jax.random.key(0), 1)
     self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-    started, says = time.monotonic(), "compiling, once: answers in a table of %d rows"
-    told = parallel.told_of_compilation(lambda: logger.info(says, slots))
-    with told, progress.stage("preparing", logger.info, is_said=True):
+    self.compile_seconds = 0.0
+    with self._preparing(f"answers in a table of {slots} rows"):
       self._thread.start()
       self._warm_up()
-    self.compile_seconds = time.monotonic() - started
 
   # --- Requests: from any thread -----------------------------------------------------------------
 
   def submit(self, request: Request | Job, *, wait: bool = False) -> None:
-    """Puts a request into the queue. Raises BusyError where it is full or the engine is closed.
+    """Puts a request into the queue. Raises BusyError where it is full or the engine has ended.
 
     With wait, a full queue is waited for.
     """
@@ -234,7 +245,7 @@ class Engine:
     with self._lock:  # none is put behind the word that ends the thread
       if self._is_closed:
         self._waiting.release()
-        raise BusyError("the engine is closed")
+        raise BusyError(self._why_closed)
       self._queue.put(request)
 
   def stream(self, request: Request) -> Iterator[Token]:
@@ -266,7 +277,7 @@ class Engine:
     """
     if sampling.beams > 1 or sampling.top_k:
       raise QuestionError("beams and top_k: ask Mellow.stream, which answers batch by batch")
-    rows, places = iter(rows), itertools.count() if numbers is None else iter(numbers)
+    rows, places = numbered(rows, numbers), itertools.count() if numbers is None else iter(numbers)
     asked: collections.deque[_AskedRow] = collections.deque()
     fault, is_open = None, True
     try:
@@ -288,40 +299,65 @@ class Engine:
     if fault:
       raise fault
 
-  def call(self, f: Callable[[], Any]) -> Any:
-    """What f returns or raises, in the engine's thread: it may use the device meanwhile."""
-    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    self.submit(Job(f, ended.put))
-    if isinstance(found := ended.get(), Exception):
-      raise found
-    return found
+  def call(self, f: Callable[[], Any], cancel: threading.Event | None = None) -> Any:
+    """What f returns or raises, in the engine's thread: it may use the device meanwhile.
+
+    Raises CancelledError where cancel is set, by any thread, before f has begun.
+    """
+    job = Job(f, cancel or threading.Event())
+    self.submit(job)
+    return job.ended.result()
 
   def score(
-    self, prompt: Prompt, options: Int[np.ndarray, "O R"], lengths: Int[np.ndarray, "O"]
+    self,
+    prompt: Prompt,
+    options: Int[np.ndarray, "O R"],
+    lengths: Int[np.ndarray, "O"],
+    cancel: threading.Event | None = None,
   ) -> Float[np.ndarray, "O"]:
-    """Natural log-likelihoods of options, tokens padded to one length; see `decode.score`."""
-    found = []
-    size = next((n for n in OPTIONS if n >= len(options)), OPTIONS[-1])
-    for first in range(0, len(options), size):  # few sizes, so that few programs are compiled
+    """Natural log-likelihoods of options, as `Mellow.encode_options` pads them; see `decode.score`.
+
+    The options are scored some at a time; cancel is that of `call`, for each time.
+    """
+    found, sizes = [], self._option_counts(options.shape[1])
+    size = next((n for n in sizes if n >= len(options)), sizes[-1])
+    for first in range(0, len(options), size):
       ids, counts = options[first : first + size], lengths[first : first + size]
       room = size - len(ids)
       ids, counts = np.pad(ids, ((0, room), (0, 0))), np.pad(counts, (0, room))
-      part = self.call(functools.partial(self._options, prompt, ids, counts))
+      part = self.call(functools.partial(self._options, prompt, ids, counts), cancel)
       found.append(part[: size - room])
     return np.concatenate(found)
 
-  def decide(self, clips: tuple[Clip, Clip], question: Question, state: str = "") -> Decision:
-    """The decision on a typed question about clips; state is text before it. See `decide`."""
+  def decide(
+    self,
+    clips: tuple[Clip, Clip],
+    question: Question,
+    state: str = "",
+    cancel: threading.Event | None = None,
+  ) -> Decision:
+    """The decision on a typed question about clips; state is text before it. See `decide`.
+
+    cancel is that of `call`.
+    """
     asked = self.model.phrase(question, state)
     ids, lengths = self.model.encode_options([asked.answers])
     prompt = self.model.prompt((*clips, asked.text))
-    found, lost = self.score(prompt, ids[0], lengths[0]), (*prompt.notes, *asked.notes)
+    found, lost = self.score(prompt, ids[0], lengths[0], cancel), (*prompt.notes, *asked.notes)
     return decide.decision(question, found, self.model.temperature, lost)
 
   def prepare_decisions(self) -> None:
-    """Compiles what decisions between a few short options need; else the first makes all wait."""
-    option = np.full((1, OPTION_BUCKET), self.model.cfg.pad_id, np.int32)
-    self.score(self._nothing(), option, np.ones(1, np.int32))
+    """Compiles all that decisions need: the first ones would else make all requests wait."""
+    for length in self.model.option_lengths:
+      for count in self._option_counts(length):
+        ids = np.full((count, length), self.model.cfg.pad_id, np.int32)
+        with self._preparing(f"decisions, {count} options of up to {length} tokens at a time"):
+          self.score(self._nothing(), ids, np.ones(count, np.int32))
+
+  @property
+  def is_alive(self) -> bool:
+    """Whether its thread runs: after it, no request is answered any more."""
+    return self._thread.is_alive()
 
   @property
   def running(self) -> int:
@@ -346,6 +382,13 @@ class Engine:
 
   def __exit__(self, *error: object) -> None:
     self.close()
+
+  def _option_counts(self, length: int) -> Sequence[int]:
+    """How many options of a length are scored at a time: few numbers, for each is a program.
+
+    Many long ones would take much memory for their attention.
+    """
+    return OPTIONS if length <= self.model.option_lengths[0] else OPTIONS[:1]
 
   def _ask_row(
     self, prompt: Prompt | NotAsked, sampling: Sampling, seed: int, number: int
@@ -470,12 +513,27 @@ class Engine:
       wants_top=jnp.zeros(self.slots, bool),
     )
 
+  @contextlib.contextmanager
+  def _preparing(self, what: str) -> Iterator[None]:
+    """Says what the block compiles, and counts its time; where that fails, the engine ends."""
+    started = time.monotonic()
+    try:
+      with announced(what):
+        yield
+    except Exception:
+      self.close()
+      raise
+    self.compile_seconds += time.monotonic() - started
+
   def _warm_up(self) -> None:
     """Compiles by answering nothing about silence, and by no step: that answer may end at once."""
-    for temperature in (0.0, 1.0):
-      for _ in self.stream(Request(self._nothing(), 1, temperature)):
+    nothing = self._nothing()
+    drawn = [Request(nothing, 1, temperature=1.0, sample=i) for i in range(SAMPLES)]
+    for request in (Request(nothing, 1), drawn[0]):
+      for _ in self.stream(request):
         pass
-    self.call(self._continue)
+    self.call(lambda: [self._key(request) for request in drawn])
+    self.call(self._burst)
 
   def _nothing(self) -> Prompt:
     """No question about silence."""
@@ -487,7 +545,22 @@ class Engine:
   # --- The engine's thread -----------------------------------------------------------------------
 
   def _run(self) -> None:
-    """Until it is closed and all is answered: requests join, then all rows go on for a burst.
+    """Until it is closed and all is answered; where it fails, nobody waits for ever."""
+    try:
+      self._answer_all()
+    except Exception as error:
+      logger.exception("the engine has failed")
+      with self._lock:
+        self._is_closed, self._why_closed = True, "the engine has failed, as its log describes"
+      self._drop_rows(error)
+      with contextlib.suppress(queue.Empty):
+        while True:
+          if request := self._queue.get_nowait():
+            self._waiting.release()
+            _fail(request, error)
+
+  def _answer_all(self) -> None:
+    """Requests join, then all rows go on for a burst, until it is closed and nobody waits.
 
     A burst takes as long for one row as for many, so several join while less than half are taken.
     Above, one joins at a time: each makes the others wait.
@@ -507,15 +580,16 @@ class Engine:
         self._continue()
 
   def _start(self, request: Request | Job) -> None:
+    if isinstance(request, Job):
+      request.run()
+      return
     if request.cancelled:
       _tell(request, request.on_end, "cancelled")
       return
     try:
-      found = request.call() if isinstance(request, Job) else self._insert(request)
+      self._insert(request)
     except Exception as error:  # one request's fault, such as memory, ends no other
-      found = error
-    if isinstance(request, Job) or found is not None:
-      _tell(request, request.on_end, found)
+      _fail(request, error)
 
   def _audio(self, prompt: Prompt) -> Cache:
     """The decoder's cache of a prompt's clips."""
@@ -542,19 +616,28 @@ class Engine:
       np.array([request.temperature], np.float32), np.array([request.top_p], np.float32)
     )
     audio = self._audio(prompt)
-    self._table, steps = self._join(
-      self.model.params,
-      self._table,
-      np.int32(row),
-      audio,
-      prompt.ids[None],
-      np.array([prompt.length], np.int32),
-      self._key(request),
-      sampling,
-      np.array([request.top > 0]),
-    )
+    if self._table is None:
+      self._table = self._empty()
+    try:
+      table, steps = self._join(
+        self.model.params,
+        self._table,
+        np.int32(row),
+        audio,
+        prompt.ids[None],
+        np.array([prompt.length], np.int32),
+        self._key(request),
+        sampling,
+        np.array([request.top > 0]),
+      )
+      steps = jax.device_get(steps)
+    except Exception as error:
+      if any(x.is_deleted() for x in jax.tree.leaves(self._table)):  # it was donated
+        self._drop_rows(error)
+      raise
+    self._table = table
     self._rows[row] = request
-    self._give(row, 0, jax.device_get(steps))
+    self._give(row, 0, steps)
 
   def _key(self, request: Request) -> Key[Array, "1"]:
     """Where its random numbers come from, as Mellow.stream makes it; a greedy one uses none."""
@@ -564,21 +647,31 @@ class Engine:
     count = 1 << request.sample.bit_length()
     return _row_key(jax.random.key(request.seed), request.number, request.sample, count)
 
+  def _burst(self) -> _Steps:
+    """The next steps of all rows."""
+    left = [row.max_new_tokens - row.tokens if row else 0 for row in self._rows]
+    self._table, steps = self._advance(self.model.params, self._table, np.array(left, np.int32))
+    return jax.device_get(steps)
+
   def _continue(self) -> None:
     try:
-      left = [row.max_new_tokens - row.tokens if row else 0 for row in self._rows]
-      self._table, steps = self._advance(self.model.params, self._table, np.array(left, np.int32))
-      steps = jax.device_get(steps)
-    except Exception as error:  # the table is gone with it
-      rows, self._rows = self._rows, [None] * self.slots
-      self._table = self._empty()
-      for request in filter(None, rows):
-        _tell(request, request.on_end, error)
+      steps = self._burst()
+    except Exception as error:
+      self._drop_rows(error)
       return
     by_step = [_Steps(*(x[i] for x in steps)) for i in range(BURST)]
     for row in (row for row in range(self.slots) if self._rows[row] is not None):
       for one in by_step:
         self._give(row, row, one)
+
+  def _drop_rows(self, error: Exception) -> None:
+    """Ends all that is decoded: the table is lost with a program that failed.
+
+    The next request makes another one. Here that might fail as well, such as for lack of memory.
+    """
+    rows, self._rows, self._table = self._rows, [None] * self.slots, None
+    for request in filter(None, rows):
+      _fail(request, error)
 
   def _give(self, row: int, column: int, steps: _Steps) -> None:
     """Hands a row's token to its request, and frees the row where that was the last."""
@@ -617,7 +710,15 @@ def _row_key(
   return jax.lax.dynamic_slice_in_dim(keys, sample, 1)
 
 
-def _tell(request: Request | Job, callback: Callable[[Any], None], event: Any) -> None:
+def _fail(request: Request | Job, error: Exception) -> None:
+  """Tells whoever waits for a request that an error has ended it."""
+  if isinstance(request, Job):
+    request.ended.set_exception(error)
+  else:
+    _tell(request, request.on_end, error)
+
+
+def _tell(request: Request, callback: Callable[[Any], None], event: Any) -> None:
   """Calls a callback; one that fails ends its own request, and not the engine's thread."""
   try:
     callback(event)

@@ -7,6 +7,7 @@ event loop only passes on.
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import threading
@@ -53,12 +54,26 @@ class ServerSettings:
   limits: Limits = field(default_factory=Limits)
 
 
-class Service:
-  """One model behind the routes; load gives its engine, in a thread of its own."""
+def _log_failure(failure: Exception | None) -> None:
+  if failure is not None:
+    logger.error("the model could not be loaded: %s", failure)
 
-  def __init__(self, load: Callable[[], Engine], settings: ServerSettings):
+
+class Service:
+  """One model behind the routes.
+
+  load gives its engine, in a thread of its own; on_start is then told that the server is ready, by
+  None, or why it never will be.
+  """
+
+  def __init__(
+    self,
+    load: Callable[[], Engine],
+    settings: ServerSettings,
+    on_start: Callable[[Exception | None], None],
+  ):
     self.settings, self.metrics = settings, ServerMetrics()
-    self._load, self._engine = load, None
+    self._load, self._on_start, self._engine = load, on_start, None
     self.failure: Exception | None = None
     self._bodies = limits.Bodies(settings.limits)
 
@@ -76,20 +91,27 @@ class Service:
       await anyio.to_thread.run_sync(self._engine.close)
 
   def _start(self) -> None:
+    engine = None
     try:
       engine = self._load()
+      engine.prepare_decisions()
+      self.timeline = engine.call(functools.partial(timeline.make, engine.model))
     except Exception as error:
+      if engine:
+        engine.close()
       self.failure = error
-      logger.error("the model could not be loaded: %s", error)
+      self._on_start(error)
       return
     self.metrics.watch(engine)
-    self.timeline = timeline.make(engine.model)
     self._engine = engine
+    self._on_start(None)
 
   def engine(self) -> Engine:
-    """Raises RequestError until the model is loaded and compiled."""
+    """Raises RequestError until the model is loaded and compiled, and after its thread failed."""
     if self._engine is None:
       raise RequestError(503, "the model is not ready: it is loaded and compiled, try again soon")
+    if not self._engine.is_alive:
+      raise RequestError(503, "the engine has failed, as its log describes: restart the server")
     return self._engine
 
   # --- Steps of a request ------------------------------------------------------------------------
@@ -128,6 +150,18 @@ class Service:
       found = [Clip(samples, 0.0, 0.0, 0.0)]
     self.metrics.audio_seconds.inc(sum(clip.seconds_used for clip in found))
     return found[0], found[-1]
+
+  async def wait_for(self, request: HttpRequest, work: Callable[[threading.Event], T]) -> T:
+    """What work returns, in a thread that waits for the engine.
+
+    Its event is set where nobody waits any more: the engine is then not to begin what it has not.
+    """
+    cancel = threading.Event()
+    working = anyio.to_thread.run_sync(work, cancel, limiter=self._waiters)
+    try:
+      return await _while_connected(request, working, self.settings.limits)
+    finally:
+      cancel.set()
 
   async def tokens(self, request: Request) -> AsyncIterator[Token | str]:
     """Tokens of the engine's answer, then why it ended; cancels it where nobody waits any more."""
@@ -252,16 +286,15 @@ async def decisions(request: HttpRequest) -> Response:
   service: Service = request.app.state.service
   service.admit(request)
   wanted, clips, fit = await service.read(request, lambda body: _read_decisions(service, body))
-  engine, answers = service.engine(), {}
+  engine = service.engine()
 
-  async def decide() -> None:
-    for key, question in wanted.questions.items():
-      found = await anyio.to_thread.run_sync(
-        engine.decide, clips, question, wanted.state, limiter=service._waiters
-      )
-      answers[key] = systemone.answer(question, found)
+  def decide(cancel: threading.Event) -> dict[str, dict[str, Any]]:
+    return {
+      key: systemone.answer(question, engine.decide(clips, question, wanted.state, cancel))
+      for key, question in wanted.questions.items()
+    }
 
-  await _while_connected(request, asyncio.ensure_future(decide()), service.settings.limits)
+  answers = await service.wait_for(request, decide)
   positions = engine.model.cfg.prefix_tokens * len(answers)
   service.metrics.prompt_tokens.inc(positions)
   service.metrics.success.labels("stop").inc()
@@ -280,9 +313,8 @@ async def events(request: HttpRequest) -> Response:
   service: Service = request.app.state.service
   service.admit(request)
   clip = await service.read(request, lambda body: _read_clip(service, body))
-  found = await anyio.to_thread.run_sync(
-    service.engine().call, lambda: service.timeline(clip), limiter=service._waiters
-  )
+  engine, detect = service.engine(), functools.partial(service.timeline, clip)
+  found = await service.wait_for(request, lambda cancel: engine.call(detect, cancel))
   return JSONResponse({"clip": describe(clip), **found})
 
 
@@ -313,7 +345,7 @@ async def models(request: HttpRequest) -> Response:
 
 
 async def health(request: HttpRequest) -> Response:
-  """Status 200 once the model answers, 503 before and where it could not be loaded."""
+  """Status 200 while the model answers, 503 before, after and where it could not be loaded."""
   service: Service = request.app.state.service
   if service.failure:
     return JSONResponse({"status": "failed", "reason": str(service.failure)}, 503)
@@ -358,9 +390,13 @@ _SERVED = "ask " + ", ".join(
 )
 
 
-def create_app(load: Callable[[], Engine], settings: ServerSettings | None = None) -> Starlette:
-  """The application; load is called once, in a thread, when the server starts."""
-  service = Service(load, settings or ServerSettings())
+def create_app(
+  load: Callable[[], Engine],
+  settings: ServerSettings | None = None,
+  on_start: Callable[[Exception | None], None] = _log_failure,
+) -> Starlette:
+  """The application; load is called once, in a thread, when the server starts. See `Service`."""
+  service = Service(load, settings or ServerSettings(), on_start)
   app = Starlette(
     routes=ROUTES,
     exception_handlers=dict.fromkeys((HTTPException, UserError, TimeoutError, Exception), refused),

@@ -15,11 +15,11 @@ from typing import Any
 import tokenizers
 
 from mellow_jax.errors import RequestError
-from mellow_jax.inference.engine import TOP, Token
+from mellow_jax.inference.engine import SAMPLES, TOP, Token
 from mellow_jax.serving import limits
 from mellow_jax.serving.limits import Limits
 
-MOST_ANSWERS, MOST_STOPS = 8, 4
+MOST_ANSWERS, MOST_STOPS = SAMPLES, 4
 WINDOWS = ("first", "center")
 # Fields whose named values ask for nothing; any other value asks for what this model does not do.
 NOT_DONE = {
@@ -67,12 +67,13 @@ def parse(body: Any, limit: Limits, max_new_tokens: int) -> ChatRequest:
   # Fields of other servers are left alone, those of this one's own are not mistyped in silence.
   if isinstance(extra, dict) and (unknown := sorted(extra.keys() - {"window"})):
     raise RequestError(400, f"mellow.{unknown[0]:.60}: there is only mellow.window", "mellow")
-  window = extra.get("window", "first") if isinstance(extra, dict) else None
+  window = extra.get("window") if isinstance(extra, dict) else ""
+  window = "first" if window is None else window  # clients send null for what they leave open
   if window not in WINDOWS:
     raise RequestError(400, f"mellow.window: one of {', '.join(WINDOWS)}", "mellow")
   # A client asks for room, not for length: what is more than there is becomes what there is.
-  wanted = body.get("max_completion_tokens", body.get("max_tokens"))
-  most = _number({"max_tokens": wanted}, "max_tokens", max_new_tokens, 1, math.inf, whole=True)
+  name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
+  most = _number(body, name, max_new_tokens, 1, math.inf, whole=True)
   options = body.get("stream_options") or {}
   if not isinstance(options, dict):
     raise RequestError(400, "stream_options: give an object", "stream_options")
@@ -94,7 +95,7 @@ def parse(body: Any, limit: Limits, max_new_tokens: int) -> ChatRequest:
     stop=_stop(body.get("stop")),
     top=top,
     stream=_flag(body, "stream"),
-    include_usage=bool(options.get("include_usage")),
+    include_usage=_flag(options, "include_usage"),
     window=window,
   )
 

@@ -58,8 +58,8 @@ def _state(state: Any, limit: Limits) -> tuple[list[bytes], str]:
   if isinstance(state, dict):
     rest = dict(state)
     for name in ("audio", "audio2"):
-      if name in rest:
-        audio.append(limits.decode_base64(rest.pop(name), name, limit))
+      if (data := rest.pop(name, None)) is not None:
+        audio.append(limits.decode_base64(data, name, limit))
     return audio, _text(rest) if rest else ""
   if isinstance(state, list):
     kinds = [part.get("type") if isinstance(part, dict) else None for part in state]

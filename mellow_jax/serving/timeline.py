@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from mellow_jax.data.audio import Clip
 from mellow_jax.errors import ConfigError
 from mellow_jax.evaluation.inspection import events, hallucination
-from mellow_jax.inference.api import Mellow
+from mellow_jax.inference.api import Mellow, announced
 
 SHOWN = 8  # events, the most probable ones
 
@@ -16,8 +17,8 @@ SHOWN = 8  # events, the most probable ones
 def make(model: Mellow) -> Callable[[Clip], dict[str, Any]]:
   """A function of clips: the steps of the most probable events, by name, and their stems.
 
-  Where the encoder tells no events, or its classes have no names, its list is empty and "note" says
-  why.
+  Its program is compiled here: the first clip would else make all requests wait for it. Where the
+  encoder tells no events, or its classes have no names, the list is empty and "note" says why.
   """
   try:
     detect = events.make_detector(model.cfg)
@@ -28,6 +29,9 @@ def make(model: Mellow) -> Callable[[Clip], dict[str, Any]]:
     note = "this model's encoder was trained here: its classes have no names"
     return lambda clip: {"events": [], "note": note}
   params = model.params["encoder"]
+  with announced("the sound events of a clip"):
+    silence = np.zeros((1, model.cfg.audio.clip_samples), np.float32)
+    jax.block_until_ready(detect(params, silence))
 
   def read(clip: Clip) -> dict[str, Any]:
     found = events.detect_events("clip", [clip], model.cfg, detect, params)

@@ -389,7 +389,7 @@ def test_a_damaged_clip_is_recorded_and_tried_again(run, data, tmp_path):
     ({"audio": "loud"}, "--audio=loud"),
     ({"data": "absent"}, "absent: there is no such file or folder"),
     ({"checkpoint": "absent"}, "absent: there is no such folder"),
-    ({"preset": "nosuch"}, "preset 'nosuch' is unknown"),
+    ({"preset": "nosuch"}, "--preset=nosuch: value should be one of <release|training"),
     ({"quarantine": "absent"}, "absent: is not a quarantine file"),
     ({"max_new_tokens": 0}, "max_new_tokens"),
     ({"batch_size": 0}, "batch_size"),

@@ -1,5 +1,6 @@
 """Rows and clips at the boundary of Python: taken where they are plain, else one line."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import tiny
 
-from mellow_jax.errors import QuestionError
+from mellow_jax.checkpoint import LoadedModel
+from mellow_jax.errors import AudioError, QuestionError
 from mellow_jax.inference import api
 from mellow_jax.inference.decode import Sampling
 
@@ -102,6 +105,55 @@ def test_what_is_no_row_is_one_line_that_says_what_to_give(tiny_model_folder):
 def test_options_that_do_not_fit_the_rows_are_refused(model, options):
   with pytest.raises(QuestionError, match="give each row a list of texts"):
     model.score([(CLIP, None, "rain ?")], options)
+
+
+def test_a_preset_is_checked_before_the_model_is_read(tmp_path):
+  with pytest.raises(QuestionError, match="preset 'relase' is unknown: one of release, training"):
+    api.Mellow.load(tmp_path / "absent", "relase")
+
+
+GOOD = [(CLIP, None, f"{word} ?") for word in ("rain", "dog", "one")]
+PAIRS = {"sampling": Sampling(max_new_tokens=3, temperature=1.0), "batch_size": 2}
+
+
+@pytest.mark.parametrize(
+  ("bad", "error"),
+  [((b"no audio", None, "rain ?"), AudioError), ((CLIP, None, " "), QuestionError)],
+)
+def test_the_answers_of_a_batch_before_its_bad_row_come_first(model, bad, error):
+  expected, found = model.answers(GOOD, **PAIRS), []
+  programs = model._generate._cache_size()
+  with pytest.raises(error):
+    found.extend(model.stream([*GOOD, bad, GOOD[0]], **PAIRS))
+  assert found == expected and model._generate._cache_size() == programs
+
+
+@pytest.mark.parametrize(
+  ("numbers", "answers", "says"),
+  [
+    ([], 0, "numbers: 0 for more rows: give each row one"),
+    ([5], 1, "numbers: 1 for more rows: give each row one"),
+    ([5, 6, 7, 8], 3, "numbers: 4 for 3 rows: give each row one"),
+  ],
+)
+def test_numbers_that_are_not_as_many_as_the_rows_are_told(model, numbers, answers, says):
+  found = []
+  with pytest.raises(QuestionError, match=says):
+    found.extend(model.stream(iter(GOOD), numbers=numbers, **PAIRS))
+  assert len(found) == answers
+
+
+def test_options_of_any_length_take_few_programs(tiny_config):
+  cfg = dataclasses.replace(tiny_config, answer_tokens=40)
+  model = api.Mellow(LoadedModel(tiny.params(cfg), cfg, "training", tiny.tokenizer()))
+  texts = [" ".join(["rain"] * n) for n in range(1, 40)]
+  sizes = [model.encode_options([[text]])[0].shape[-1] for text in texts]
+  assert sizes == [16] * 15 + [40] * 24  # an end token follows each
+  short = ["a dog barks", "rain falls", "one"]
+  found = model.score(GOOD[:1], [short], batch_size=1)
+  padded = model.score(GOOD[:1], [short], batch_size=1, room=(3, 40))
+  np.testing.assert_allclose(found, padded, rtol=1e-5)
+  assert model._score._cache_size() == 2
 
 
 def test_all_forms_of_a_clip_are_answered_alike(model):

@@ -3,6 +3,7 @@
 import base64
 import collections
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ import wave
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -119,6 +122,19 @@ def server(model) -> Iterator[Running]:
     yield found
 
 
+def refusals(server: Running, status: int) -> float:
+  text = server.send("GET", "/metrics")[1].decode()
+  found = re.search(rf'mellow:request_refused_total{{status="{status}"}} (\S+)', text)
+  return float(found[1]) if found else 0.0
+
+
+def until(holds) -> None:
+  deadline = time.monotonic() + 30
+  while not holds():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
 # --- Chat completions ----------------------------------------------------------------------------
 
 
@@ -163,6 +179,28 @@ def test_samples_are_those_of_the_seed_and_greedy_ones_are_all_the_same(server, 
   body = server.chat("rain falls", clip, n=2, temperature=0)
   assert body["choices"][0]["message"] == body["choices"][1]["message"]
   assert [c["index"] for c in body["choices"]] == [0, 1]
+
+
+def test_a_field_that_is_null_is_as_if_it_were_left_out(server):
+  clip = wav(4)
+  expected = server.chat("what is heard", clip, max_tokens=2)
+  assert expected["usage"]["completion_tokens"] == 2
+  names = ("max_completion_tokens", "temperature", "top_p", "n", "seed", "stop", "logprobs")
+  names += ("top_logprobs", "stream", "stream_options", "mellow", "tools", "response_format")
+  found = server.chat("what is heard", clip, max_tokens=2, **dict.fromkeys(names))
+  assert found["choices"] == expected["choices"] and found["usage"] == expected["usage"]
+  found = server.chat("what is heard", clip, max_completion_tokens=2, max_tokens=None)
+  assert found["choices"] == expected["choices"]
+  window = server.chat("what is heard", clip, max_tokens=2, mellow={"window": None})
+  assert window["choices"] == expected["choices"]
+  data = f"data:audio/wav;base64,{encoded(clip)}"
+  body = {"model": "mellow", "questions": {"q": {"type": "noul", "instructions": "a dog"}}}
+  answers = []
+  for state in ({"audio": data}, {"audio": data, "audio2": None}, {"audio": None, "audio2": data}):
+    status, found = server.post("/v1/systemone", {**body, "state": state})
+    assert status == 200, found
+    answers.append(found["answers"])
+  assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_stop_text_ends_the_answer_before_it(server):
@@ -271,6 +309,8 @@ def test_an_address_that_is_not_to_be_had_is_one_line_before_the_model_is_loaded
     ({"stop": list("abcde")}, 400, "at most 4"),
     ({"stream": "yes"}, 400, "true or false"),
     ({"stream": 1}, 400, "true or false"),
+    ({"stream_options": {"include_usage": "no"}}, 400, "include_usage: true or false"),
+    ({"max_completion_tokens": 0, "max_tokens": 5}, 400, "max_completion_tokens 0: give a number"),
     ({"mellow": {"window": "last"}}, 400, "first, center"),
     ({"mellow": {"windw": "center"}}, 400, "mellow.windw: there is only mellow.window"),
     ({"top_logprobs": 3}, 400, "set logprobs to true"),
@@ -514,6 +554,53 @@ def test_until_the_model_is_there_requests_may_come_again(model):
   thread.join()
 
 
+def test_no_request_makes_the_others_wait_for_a_compilation(tiny_config):
+  encoder = dataclasses.replace(tiny_config.encoder, classes=527)  # AudioSet's, which have names
+  cfg = dataclasses.replace(tiny_config, encoder=encoder, answer_tokens=40)
+  named = Mellow(checkpoint.LoadedModel(tiny.params(cfg), cfg, "training", tiny.tokenizer()))
+  data, compiled = f"data:audio/wav;base64,{encoded(wav(1))}", []
+  with serving(named) as server:
+    jax.monitoring.register_event_duration_secs_listener(
+      lambda event, _, **__: compiled.append(event)
+    )
+    status, found = server.post("/v1/events", {"audio": data})
+    assert status == 200 and len(found["events"]) == 8
+    assert len(server.chat("a dog", wav(2), n=8, temperature=1.0)["choices"]) == 8
+    for criteria in (MANY, {"rain " * 20: None, "dog": None}):
+      questions = {"q": {"type": "choice", "criteria": criteria}}
+      body = {"model": "mellow", "state": {"audio": data}, "questions": questions}
+      assert server.post("/v1/systemone", body)[0] == 200
+  assert not [event for event in compiled if "backend_compile" in event]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server_in_a_line(tiny_model_folder, tmp_path):
+  folder = tmp_path / "damaged"
+  shutil.copytree(tiny_model_folder, folder)
+  for file in (path for path in (folder / "params").rglob("*") if path.is_file()):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  command = [sys.executable, "-m", "mellow_jax", "serve", f"--port={port}"]
+  command += [f"--checkpoint={folder}"]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+  assert done.returncode == 1 and "Traceback" not in done.stderr and "ready" not in done.stdout
+  (line,) = (line for line in done.stderr.splitlines() if "error" in line or "could not" in line)
+  assert line == done.stderr.splitlines()[-1] and line.startswith("error: ") and str(folder) in line
+
+
+def test_an_engine_that_has_failed_is_not_ready(model, monkeypatch):
+  def fails() -> None:
+    raise RuntimeError("what nobody expected")
+
+  with serving(model) as server:
+    monkeypatch.setattr(server.engine, "_continue", fails)
+    assert server.post("/v1/chat/completions", chat("what is heard", wav(4)))[0] == 500
+    server.engine._thread.join(60)
+    assert server.send("GET", "/health")[0] == 503
+    status, body = server.post("/v1/chat/completions", chat("a dog", wav()))
+    assert status == 503 and "restart the server" in body["error"]["message"]
+
+
 # --- Hostile clients -----------------------------------------------------------------------------
 
 
@@ -557,19 +644,53 @@ def test_a_vanished_client_frees_its_row(server):
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/systemone", "/v1/events"])
 def test_a_client_that_goes_while_it_sends_is_no_error_of_the_server(server, path, caplog):
-  def refusals(status: int) -> float:
-    text = server.send("GET", "/metrics")[1].decode()
-    found = re.search(rf'mellow:request_refused_total{{status="{status}"}} (\S+)', text)
-    return float(found[1]) if found else 0.0
-
-  before, errors = refusals(499), refusals(500)
+  before, errors = refusals(server, 499), refusals(server, 500)
   with socket.create_connection(("127.0.0.1", server.port), timeout=30) as gone:
     gone.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
-  deadline = time.monotonic() + 30
-  while refusals(499) + refusals(500) == before + errors and time.monotonic() < deadline:
-    time.sleep(0.05)
-  assert (refusals(499), refusals(500)) == (before + 1, errors)
+  until(lambda: refusals(server, 499) + refusals(server, 500) > before + errors)
+  assert (refusals(server, 499), refusals(server, 500)) == (before + 1, errors)
   assert "Traceback" not in caplog.text and "a request failed" not in caplog.text
+
+
+MANY = {f"dog {i}": None for i in range(255)}
+# By the route: a body that waits for the engine before any answer begins.
+JOBS = {
+  "/v1/events": {"audio": f"data:audio/wav;base64,{encoded(wav(1, 0.2))}"},
+  "/v1/systemone": {
+    "model": "mellow",
+    "state": "x",
+    "questions": {"q": {"type": "choice", "criteria": MANY}},
+  },
+}
+
+
+@pytest.mark.parametrize("why", ["gone", "late"])
+@pytest.mark.parametrize("path", JOBS)
+def test_what_nobody_waits_for_is_not_begun(server, path, why, monkeypatch):
+  service, engine = server.server.config.app.state.service, server.engine
+  begun, holds, go = [], threading.Event(), threading.Event()
+  monkeypatch.setattr(service, "timeline", lambda clip: begun.append(1) or {"events": []})
+  monkeypatch.setattr(engine, "_options", lambda *_: begun.append(1) or np.zeros(16, np.float32))
+  held = threading.Thread(target=engine.call, args=(lambda: holds.set() or go.wait(60),))
+  held.start()
+  assert holds.wait(60)
+  body, before = json.dumps(JOBS[path]).encode(), refusals(server, 499)
+  try:
+    if why == "late":
+      soon = dataclasses.replace(LIMITS, request_seconds=0.3)
+      monkeypatch.setattr(service, "settings", dataclasses.replace(service.settings, limits=soon))
+      assert server.send("POST", path, body)[0] == 503
+    else:
+      head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+      with socket.create_connection(("127.0.0.1", server.port), timeout=30) as gone:
+        gone.sendall(head.encode() + body)
+        until(lambda: engine.waiting == 1)
+      until(lambda: refusals(server, 499) > before)
+  finally:
+    go.set()
+    held.join()
+  until(lambda: engine.waiting == 0)
+  assert engine.call(lambda: "on") == "on" and not begun
 
 
 def hostile(rng: random.Random) -> bytes:
