@@ -332,6 +332,10 @@ async def example(request: HttpRequest) -> Response:
   return Response(data, media_type="audio/wav")
 
 
+def _openai_model(name: str) -> dict[str, Any]:
+  return {"id": name, "object": "model", "created": 0, "owned_by": "mellow_jax"}
+
+
 async def models(request: HttpRequest) -> Response:
   """The one model, in the forms of both interfaces."""
   name = request.app.state.service.settings.names[0]
@@ -340,8 +344,15 @@ async def models(request: HttpRequest) -> Response:
     "description": "Mellow, a small audio-language model",
     "release_date": "2025-03-11",
   }
-  openai = {"id": name, "object": "model", "created": 0, "owned_by": "mellow_jax"}
-  return JSONResponse({"object": "list", "data": [openai], "models": [described]})
+  return JSONResponse({"object": "list", "data": [_openai_model(name)], "models": [described]})
+
+
+async def model(request: HttpRequest) -> Response:
+  """The model of a name, in OpenAI's form."""
+  name = request.path_params["name"]
+  if name not in request.app.state.service.settings.names:
+    raise RequestError(404, f"there is no model {name!r}: see GET /v1/models")
+  return JSONResponse(_openai_model(name))
 
 
 async def health(request: HttpRequest) -> Response:
@@ -374,6 +385,7 @@ ROUTES = (
   Route("/v1/systemone", decisions, methods=["POST"]),
   Route("/v1/events", events, methods=["POST"]),
   Route("/v1/models", models),
+  Route("/v1/models/{name:path}", model),
   Route("/examples", listed),
   Route("/examples/{number:int}.wav", example),
   Route("/health", health),
@@ -386,7 +398,7 @@ ROUTES = (
 _SERVED = "ask " + ", ".join(
   f"{'POST' if 'POST' in route.methods else 'GET'} {route.path}"
   for route in ROUTES
-  if isinstance(route, Route) and not route.path.startswith("/examples")
+  if isinstance(route, Route) and route.path != "/examples" and "{" not in route.path
 )
 
 

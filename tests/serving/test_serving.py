@@ -504,6 +504,10 @@ def test_models_health_metrics_and_the_page(server):
   status, body, _ = server.send("GET", "/v1/models")
   models = json.loads(body)
   assert status == 200 and models["data"][0]["id"] == models["models"][0]["name"] == "mellow"
+  status, body, _ = server.send("GET", "/v1/models/mellow")
+  assert status == 200 and json.loads(body) == models["data"][0]
+  status, body, _ = server.send("GET", "/v1/models/other/one")
+  assert status == 404 and "there is no model 'other/one'" in json.loads(body)["error"]["message"]
   assert server.send("GET", "/health")[0] == 200
   text = server.send("GET", "/metrics")[1].decode()
   for name in (
